@@ -1,0 +1,244 @@
+"""Every error that kbr raises on purpose: one hierarchy, its exit codes and its facts.
+
+Imports nothing from kbr. Errors cross process boundaries, so each one pickles with its
+message, hint and context. A message says what happened and where; ``hint`` says what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "AccessDenied",
+    "AuthenticationFailed",
+    "AuthorizationFailed",
+    "BackupExists",
+    "BackupMissing",
+    "ClusterError",
+    "ClusterUnavailable",
+    "ConfigError",
+    "CorruptSegment",
+    "FetchFailed",
+    "Incomplete",
+    "IntegrityError",
+    "Interrupted",
+    "KbrError",
+    "Locked",
+    "ManifestUnreadable",
+    "ObjectMissing",
+    "OffsetOutOfRange",
+    "PreconditionFailed",
+    "PreflightRefused",
+    "ProduceFailed",
+    "RepositoryError",
+    "StorageError",
+    "StoreFull",
+    "StoreUnavailable",
+    "TopicMissing",
+    "TopicNotEmpty",
+    "UnsupportedFormat",
+    "UsageError",
+    "WorkerBootFailed",
+    "WorkerCrashed",
+    "WorkerError",
+]
+
+
+class KbrError(Exception):
+    """Base of all errors that kbr raises on purpose.
+
+    Args:
+        message: what happened and where, lower case, without a final stop.
+        hint: a sentence that says what the user can do, or an empty string.
+        context: facts for programs (topic, partition, offset, object, ...); must pickle.
+    """
+
+    #: Process exit code (DESIGN section 7); every code not listed in the docs is a failure.
+    exit_code: ClassVar[int] = 1
+    #: Whether running the same command again later can succeed without a change.
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str, /, *, hint: str = "", **context: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.context = context
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.hint, self.context))
+
+    @property
+    def id(self) -> str:
+        """The class name, the stable identifier in JSON output."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _rebuild(cls: type[KbrError], message: str, hint: str, context: dict[str, Any]) -> KbrError:
+    return cls(message, hint=hint, **context)
+
+
+class UsageError(KbrError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(KbrError):
+    """The configuration is wrong; the message names file, line and key."""
+
+    exit_code = 2
+
+
+class Incomplete(KbrError):
+    """The run finished, but gaps or failed partitions remain."""
+
+    exit_code = 3
+
+
+class IntegrityError(KbrError):
+    """Stored data is not what it has to be."""
+
+    exit_code = 4
+
+
+class CorruptSegment(IntegrityError):
+    """A segment object is truncated, altered or claims absurd sizes; context: object, position."""
+
+
+class Interrupted(KbrError):
+    """The user stopped the run; what was committed is kept."""
+
+    exit_code = 130
+
+
+class PreflightRefused(KbrError):
+    """A check before the first write found that the run would do harm."""
+
+    exit_code = 13
+
+
+# -- repository ---------------------------------------------------------------------------
+
+
+class RepositoryError(KbrError):
+    """The backup as a whole can't be used."""
+
+
+class BackupMissing(RepositoryError):
+    """There is no backup of that id at that place."""
+
+    exit_code = 10
+
+
+class BackupExists(RepositoryError):
+    """The backup_id is taken."""
+
+    exit_code = 13
+
+
+class Locked(RepositoryError):
+    """Somebody else is writing this backup."""
+
+    exit_code = 11
+
+
+class ManifestUnreadable(RepositoryError):
+    """A manifest exists but can't be read: never the same as no backup."""
+
+    exit_code = 4
+
+
+class UnsupportedFormat(RepositoryError):
+    """Written by a newer kbr, or by something else."""
+
+
+# -- cluster ------------------------------------------------------------------------------
+
+
+class ClusterError(KbrError):
+    """Kafka said no, or nothing."""
+
+
+class ClusterUnavailable(ClusterError):
+    """No broker answered within the deadline."""
+
+    exit_code = 5
+    retriable = True
+
+
+class AuthenticationFailed(ClusterError):
+    """The brokers rejected the credentials or the TLS handshake."""
+
+
+class AuthorizationFailed(ClusterError):
+    """A right is missing; the message names it."""
+
+
+class TopicMissing(ClusterError):
+    """A named topic does not exist."""
+
+
+class TopicNotEmpty(PreflightRefused):
+    """A restore target holds records and appending was not asked for."""
+
+
+class OffsetOutOfRange(ClusterError):
+    """A position is not (or no longer) in the partition's log."""
+
+
+class FetchFailed(ClusterError):
+    """A partition could not be read to its end; context: topic, partition, offset."""
+
+
+class ProduceFailed(ClusterError):
+    """A record could not be written; context: topic, partition, offset."""
+
+
+# -- storage ------------------------------------------------------------------------------
+
+
+class StorageError(KbrError):
+    """The object store or filesystem failed; context: object, operation."""
+
+
+class StoreUnavailable(StorageError):
+    """The store did not answer, or answered with temporary errors, until the deadline."""
+
+    exit_code = 5
+    retriable = True
+
+
+class AccessDenied(StorageError):
+    """The store rejected the credentials or a right is missing."""
+
+
+class ObjectMissing(StorageError):
+    """An object that has to be there is not."""
+
+
+class PreconditionFailed(StorageError):
+    """A conditional write found the object already there."""
+
+
+class StoreFull(StorageError):
+    """No space, or a quota, on the target."""
+
+
+# -- workers ------------------------------------------------------------------------------
+
+
+class WorkerError(KbrError):
+    """A worker process did not do its task."""
+
+
+class WorkerCrashed(WorkerError):
+    """A worker process died: signal, exit code or out of memory."""
+
+    retriable = True
+
+
+class WorkerBootFailed(WorkerError):
+    """A worker process failed before it could take a task: never respawned."""

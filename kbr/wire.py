@@ -1,0 +1,54 @@
+"""The only importer of msgpack and orjson: bytes to plain values and back, with bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import orjson
+
+__all__ = ["dump_json", "dump_msgpack", "load_json", "load_msgpack"]
+
+
+def dump_json(value: Any, *, indent: bool = False) -> bytes:
+    """JSON, UTF-8, keys in the order given."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else 0)
+
+
+def load_json(data: bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: not JSON (orjson rejects NaN, bad UTF-8 and nesting over 1,024 levels).
+    """
+    return orjson.loads(data)
+
+
+def dump_msgpack(value: Any) -> bytes:
+    """msgpack; ``bytes`` as bin, ``str`` as str."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def load_msgpack(data: bytes | memoryview) -> Any:
+    """Parse exactly one msgpack value; every declared length is bounded by the input's size.
+
+    Raises:
+        ValueError: not msgpack, trailing bytes, or a length that the input can't hold.
+    """
+    size = len(data)
+    try:
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=size,
+            max_bin_len=size,
+            max_array_len=size,
+            max_map_len=size,
+            max_ext_len=size,
+        )
+    except ValueError:
+        raise
+    except (msgpack.UnpackException, RecursionError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error

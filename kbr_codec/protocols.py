@@ -1,0 +1,65 @@
+"""What the compiled and the pure codec both are: the record, a block's statistics, the functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+__all__ = ["BlockCodec", "BlockStats", "Record"]
+
+
+class Record(NamedTuple):
+    """One Kafka record, exact.
+
+    ``headers`` keeps order and duplicates; a name is the bytes it was, a value may be None.
+    ``timestamp`` is ms since the epoch, -1 for none; ``timestamp_type`` is 0 none,
+    1 CreateTime, 2 LogAppendTime (librdkafka's numbers).
+    """
+
+    offset: int
+    timestamp: int
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[bytes, bytes | None], ...]
+
+
+class BlockStats(NamedTuple):
+    """What a scan of a block finds. Offsets and timestamps are those of its records."""
+
+    record_count: int
+    first_offset: int
+    last_offset: int
+    first_timestamp: int
+    last_timestamp: int
+    min_timestamp: int
+    max_timestamp: int
+    #: Largest key + value + header names and values of one record, bytes.
+    max_record_bytes: int
+
+
+class BlockCodec(Protocol):
+    """One block: records to msgpack columns and back (docs/format.md, "Block")."""
+
+    def encode_block(self, records: Iterable[Record]) -> bytes:
+        """Encode records, whose offsets rise strictly.
+
+        Raises:
+            ValueError: no records, offsets that don't rise, or a field out of its range.
+        """
+
+    def decode_block(self, data: bytes | bytearray | memoryview) -> list[Record]:
+        """Decode a whole block.
+
+        Raises:
+            Truncated: the data ends too early.
+            Corrupt: the data is no block of this version.
+        """
+
+    def scan_block(self, data: bytes | bytearray | memoryview) -> BlockStats:
+        """Check a whole block as strictly as decode_block does, without making records.
+
+        Raises:
+            Truncated: the data ends too early.
+            Corrupt: the data is no block of this version.
+        """
