@@ -1,0 +1,1 @@
+"""kbr: back up Kafka topics and restore them, exactly."""

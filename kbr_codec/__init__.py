@@ -1,0 +1,22 @@
+"""kbr's codec: Kafka records to msgpack blocks and back, in Cython, without the GIL.
+
+Stands alone: never imports kbr. ``kbr_codec.pure`` says the same in plain Python and is used only
+when asked for by name; ``kbr_codec.rdkafka`` drives librdkafka's C API on top of the same encoder.
+"""
+
+from ._block import RawBlock, decode_block, encode_block, scan_block
+from .errors import CodecError, Corrupt, Truncated
+from .protocols import BlockCodec, BlockStats, Record
+
+__all__ = [
+    "BlockCodec",
+    "BlockStats",
+    "CodecError",
+    "Corrupt",
+    "RawBlock",
+    "Record",
+    "Truncated",
+    "decode_block",
+    "encode_block",
+    "scan_block",
+]

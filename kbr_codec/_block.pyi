@@ -1,0 +1,19 @@
+from collections.abc import Iterable
+from typing import final
+
+from .protocols import BlockStats, Record
+
+__all__ = ["RawBlock", "decode_block", "encode_block", "scan_block"]
+
+@final
+class RawBlock:
+    """One encoded block, before compression: read-only memory with its statistics."""
+
+    @property
+    def stats(self) -> BlockStats: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def encode_block(records: Iterable[Record]) -> bytes: ...
+def decode_block(data: bytes | bytearray | memoryview) -> list[Record]: ...
+def scan_block(data: bytes | bytearray | memoryview) -> BlockStats: ...
