@@ -19,8 +19,7 @@ from ._builder cimport (
     BUILD_NO_MEMORY, BUILD_OK, block_stats, builder, builder_add, builder_add_header, builder_begin_headers,
     builder_free, builder_init, builder_seal,
 )
-from ._cursor cimport READ_TRUNCATED
-from ._view cimport view, view_header, view_next, view_open, view_record, view_record_bytes
+from ._view cimport view, view_error_kind, view_header, view_next, view_open, view_record, view_record_bytes
 
 from .errors import Corrupt, Truncated
 from .protocols import BlockStats, Record
@@ -156,7 +155,7 @@ def encode_block(records) -> bytes:
 
 
 cdef object view_error(const view *v):
-    kind = Truncated if v.at.failure == READ_TRUNCATED else Corrupt
+    kind = Truncated if view_error_kind(v) else Corrupt
     return kind((<bytes>v.at.reason).decode("ascii"), v.at.failed_at)
 
 

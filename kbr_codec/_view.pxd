@@ -7,7 +7,7 @@ view_next then walks six readers in step. No allocation depends on what the bloc
 
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
-from ._cursor cimport READ_CORRUPT, READ_OK, reader, reader_fail, reader_init, reader_left
+from ._cursor cimport READ_CORRUPT, READ_TRUNCATED, reader, reader_fail, reader_init, reader_left
 from ._msgpack cimport MSGPACK_NIL, expect_str, get_array_head, get_bin_or_nil, get_int, get_map_head
 
 
@@ -235,3 +235,8 @@ cdef inline int64_t view_record_bytes(const view_record *record) noexcept nogil:
             if size > 0:
                 total += size
     return total
+
+
+cdef inline bint view_error_kind(const view *v) noexcept nogil:
+    """True when the block was cut short, False when it is wrong."""
+    return v.at.failure == READ_TRUNCATED

@@ -1,0 +1,13 @@
+__all__ = ["MINIMUM_VERSION", "ClientConfigError", "LibraryError", "library_version", "load"]
+
+MINIMUM_VERSION: int
+
+class LibraryError(RuntimeError): ...
+
+class ClientConfigError(ValueError):
+    name: str
+    reason: str
+    def __init__(self, name: str, reason: str) -> None: ...
+
+def load(path: str) -> str: ...
+def library_version() -> str: ...

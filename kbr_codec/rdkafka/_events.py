@@ -1,0 +1,85 @@
+"""What a Source and a Sink report: plain tuples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .._block import RawBlock
+
+__all__ = [
+    "ERR_HEADER_NUL",
+    "ERR_NO_MEMORY",
+    "ERR_OFFSETS_FELL",
+    "ERR_RECORD_TOO_LARGE",
+    "ERR_TIMESTAMP_ZERO",
+    "BlockReady",
+    "ClientEvent",
+    "Delivered",
+    "PartitionEnd",
+    "SinkFailure",
+    "SourceError",
+]
+
+#: kbr's own codes in SourceError, outside librdkafka's range (rd_kafka_resp_err_t).
+ERR_HEADER_NUL = -100001
+ERR_NO_MEMORY = -100002
+ERR_RECORD_TOO_LARGE = -100003
+ERR_OFFSETS_FELL = -100004
+ERR_TIMESTAMP_ZERO = -100005
+
+
+class ClientEvent(NamedTuple):
+    """A log line (code 0) or a client-wide error of librdkafka."""
+
+    level: int
+    facility: str
+    text: str
+    code: int
+    fatal: bool
+
+
+class BlockReady(NamedTuple):
+    """A sealed block of partition ``index``."""
+
+    index: int
+    block: RawBlock
+    #: First offset after it that has not been seen: where the partition goes on.
+    next_offset: int
+
+
+class PartitionEnd(NamedTuple):
+    """Partition ``index`` has given all records below its end."""
+
+    index: int
+    next_offset: int
+
+
+class SourceError(NamedTuple):
+    """An error of one partition (or of none: index -1), as librdkafka or kbr words it."""
+
+    index: int
+    code: int
+    text: str
+    offset: int
+
+
+class Delivered(NamedTuple):
+    """All records of a ticket's block are acknowledged."""
+
+    ticket: int
+    record_count: int
+    record_bytes: int
+    #: Target offsets of the first and the last of them; -1 where the broker's reply did not tell
+    #: (none matched, or a retried batch of an idempotent producer).
+    first_offset: int
+    last_offset: int
+
+
+class SinkFailure(NamedTuple):
+    """The first record that could not be written."""
+
+    ticket: int
+    code: int
+    text: str
+    #: The record's offset in the archive.
+    source_offset: int

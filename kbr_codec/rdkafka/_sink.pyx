@@ -1,0 +1,413 @@
+# cython: language_level=3
+"""Sink: the records of blocks straight into a producer, without the GIL and without copying values.
+
+Owns one producer handle. A block given to produce() stays referenced until the broker has
+acknowledged its last record: librdkafka reads values from the block's own memory.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free
+from libc.string cimport strlen
+
+from .._view cimport view, view_error_kind, view_header, view_next, view_open, view_record, view_record_bytes
+from ._api cimport (
+    ERR_QUEUE_FULL, EVENT_DR, EVENT_ERROR, EVENT_LOG, PURGE_INFLIGHT, PURGE_QUEUE, TYPE_PRODUCER, VTYPE_HEADERS,
+    VTYPE_KEY, VTYPE_OPAQUE, VTYPE_PARTITION, VTYPE_RKT, VTYPE_TIMESTAMP, VTYPE_VALUE, message, new_handle, rd,
+    require_loaded, vu, vu_i32, vu_i64, vu_mem, vu_ptr,
+)
+
+from ..errors import Corrupt, Truncated
+from ._events import ClientEvent, Delivered, SinkFailure
+
+__all__ = ["Sink"]
+
+cdef enum:
+    REPORTS = 1024
+    TEXT_MAX = 384
+    ERR_TIMESTAMP_ZERO = -100005
+
+
+cdef struct ticket:
+    int64_t id
+    int64_t queued           # records given to librdkafka
+    int64_t reported         # of them, acknowledged or failed
+    int64_t record_bytes
+    int64_t first_offset     # target offsets, -1 unknown
+    int64_t last_offset
+    int complete             # all records of the block have been queued
+    ticket *next_done
+    Py_buffer buffer
+
+
+cdef struct filter:
+    int64_t offset_from
+    int64_t offset_to_exclusive
+    int64_t timestamp_from
+    int64_t timestamp_to
+
+
+cdef class Sink:
+    """A producer that takes blocks.
+
+    Args:
+        properties: librdkafka's properties as pairs of str.
+        zero_timestamp_as: what to send for timestamp 0, which librdkafka takes for "now"
+            (rdkafka.h, RD_KAFKA_V_TIMESTAMP); 0 refuses such a record.
+
+    Raises:
+        ClientConfigError: librdkafka refused a property.
+        LibraryError: load() has not been called.
+    """
+
+    cdef void *rk
+    cdef void *queue
+    cdef list topics         # rkt pointers as ints
+    cdef dict open_tickets   # id -> address of its ticket
+    cdef ticket *done
+    cdef int64_t next_id
+    cdef int64_t zero_timestamp_as
+    cdef bint failed
+    cdef int failed_code
+    cdef int64_t failed_ticket
+    cdef int64_t failed_offset
+    cdef char failed_text[TEXT_MAX]
+    cdef int64_t report_total
+    cdef list pending_events
+    cdef readonly int64_t zero_timestamps
+
+    def __cinit__(self):
+        self.rk = NULL
+        self.queue = NULL
+        self.done = NULL
+        self.topics = []
+        self.open_tickets = {}
+        self.pending_events = []
+
+    def __init__(self, properties, *, zero_timestamp_as: int = 0):
+        if self.rk != NULL:
+            raise RuntimeError("a sink is made once")
+        require_loaded()
+        self.zero_timestamp_as = zero_timestamp_as
+        self.rk = new_handle(TYPE_PRODUCER, properties, EVENT_DR)
+        self.queue = rd.queue_get_main(self.rk)
+
+    def __dealloc__(self):
+        self.release()
+
+    cdef void release(self) noexcept:
+        cdef void *rk = self.rk
+        cdef ticket *t
+        if rk == NULL:
+            return
+        # What is still queued must not be read after its block is freed: purge, and take all reports.
+        with nogil:
+            rd.purge(rk, PURGE_QUEUE | PURGE_INFLIGHT)
+            while rd.outq_len(rk) > 0:
+                if self.serve(100) == 0 and rd.outq_len(rk) == 0:
+                    break
+        for rkt in self.topics:
+            rd.topic_destroy(<void *><size_t>rkt)
+        self.topics = []
+        rd.queue_destroy(self.queue)
+        self.rk = NULL
+        with nogil:
+            rd.destroy_flags(rk, 0)
+        for address in self.open_tickets.values():
+            t = <ticket *><size_t>address
+            PyBuffer_Release(&t.buffer)
+            free(t)
+        self.open_tickets = {}
+        self.done = NULL
+
+    def close(self):
+        """Drop what is not yet sent and free everything; again is fine."""
+        self.release()
+
+    def open_topic(self, topic: str) -> int:
+        """A handle for produce()."""
+        cdef void *rkt
+        if self.rk == NULL:
+            raise RuntimeError("the sink is closed")
+        rkt = rd.topic_new(self.rk, topic.encode(), NULL)
+        if rkt == NULL:
+            raise ValueError(f"librdkafka refused topic {topic!r}: {rd.err2str(rd.last_error()).decode()}")
+        self.topics.append(<size_t>rkt)
+        return len(self.topics) - 1
+
+    def produce(
+        self, topic: int, partition: int, block, *, offset_from: int, offset_to_exclusive: int,
+        timestamp_from: int, timestamp_to: int, original_offset_header: bytes = b"",
+    ):
+        """Queue the block's records that lie in the window; waits while librdkafka's queue is full.
+
+        Args:
+            topic: from open_topic().
+            partition: the target partition.
+            block: a decompressed block (buffer protocol); held until its last record is acknowledged.
+            offset_from, offset_to_exclusive: source offsets, the end not included.
+            timestamp_from, timestamp_to: ms, both included.
+            original_offset_header: name of a header to add that holds the record's source offset in
+                decimal; empty for none.
+
+        Returns:
+            (ticket, record_count): Delivered of that ticket comes from poll() unless record_count is 0.
+
+        Raises:
+            Truncated: the block ends too early.
+            Corrupt: it is no block. Nothing of it has been queued in both cases.
+        """
+        cdef view v
+        cdef filter f
+        cdef ticket *t
+        cdef void *rkt = <void *><size_t>self.topics[topic]
+        cdef int32_t target = partition
+        cdef const char *header = NULL
+        cdef ssize_t header_size = 0
+        cdef int bad
+        if self.rk == NULL:
+            raise RuntimeError("the sink is closed")
+        f.offset_from = offset_from
+        f.offset_to_exclusive = offset_to_exclusive
+        f.timestamp_from = timestamp_from
+        f.timestamp_to = timestamp_to
+        if original_offset_header:
+            header = original_offset_header
+            header_size = len(original_offset_header)
+        t = <ticket *>calloc(1, sizeof(ticket))
+        if t == NULL:
+            raise MemoryError
+        try:
+            PyObject_GetBuffer(block, &t.buffer, PyBUF_SIMPLE)
+        except BaseException:
+            free(t)
+            raise
+        t.id = self.next_id
+        self.next_id += 1
+        t.first_offset = -1
+        t.last_offset = -1
+        with nogil:
+            bad = view_open(&v, <const uint8_t *>t.buffer.buf, <size_t>t.buffer.len)
+        if bad:
+            error = (Truncated if view_error_kind(&v) else Corrupt)((<bytes>v.at.reason).decode(), v.at.failed_at)
+            PyBuffer_Release(&t.buffer)
+            free(t)
+            raise error
+        self.open_tickets[t.id] = <size_t>t
+        number = t.id
+        with nogil:
+            self.send(t, &v, &f, rkt, target, header, header_size)
+            t.complete = 1
+        count = t.queued
+        if t.queued == t.reported:
+            # nothing matched, or all reports came while the rest was being queued
+            if count:
+                self.finished(t)
+            else:
+                self.drop(t)
+        return number, count
+
+    cdef void drop(self, ticket *t):
+        del self.open_tickets[t.id]
+        PyBuffer_Release(&t.buffer)
+        free(t)
+
+    cdef void finished(self, ticket *t) noexcept nogil:
+        t.next_done = self.done
+        self.done = t
+
+    cdef void send(
+        self, ticket *t, view *v, const filter *f, void *rkt, int32_t partition, const char *header,
+        ssize_t header_size,
+    ) noexcept nogil:
+        cdef view_record record
+        while not self.failed and view_next(v, &record):
+            if (record.offset < f.offset_from or record.offset >= f.offset_to_exclusive
+                    or record.timestamp < f.timestamp_from or record.timestamp > f.timestamp_to):
+                continue
+            self.send_record(t, &record, rkt, partition, header, header_size)
+
+    cdef void send_record(
+        self, ticket *t, view_record *record, void *rkt, int32_t partition, const char *header, ssize_t header_size,
+    ) noexcept nogil:
+        cdef vu vus[7]
+        cdef size_t count = 6
+        cdef void *headers = NULL
+        cdef void *error
+        cdef int code
+        cdef int64_t timestamp = record.timestamp
+        if timestamp == 0:
+            self.zero_timestamps += 1
+            timestamp = self.zero_timestamp_as
+            if timestamp == 0:
+                self.fail(t.id, ERR_TIMESTAMP_ZERO, b"timestamp 0 can't be sent: librdkafka takes it for the time of sending", record.offset)
+                return
+        vu_ptr(&vus[0], VTYPE_RKT, rkt)
+        vu_i32(&vus[1], VTYPE_PARTITION, partition)
+        vu_mem(&vus[2], VTYPE_KEY, record.key, <size_t>record.key_size if record.key_size > 0 else 0)
+        vu_mem(&vus[3], VTYPE_VALUE, record.value, <size_t>record.value_size if record.value_size > 0 else 0)
+        vu_i64(&vus[4], VTYPE_TIMESTAMP, timestamp)
+        vu_ptr(&vus[5], VTYPE_OPAQUE, t)
+        if record.header_count or header != NULL:
+            headers = self.make_headers(record, header, header_size)
+            vu_ptr(&vus[6], VTYPE_HEADERS, headers)
+            count = 7
+        while True:
+            error = rd.produceva(self.rk, vus, count)
+            if error == NULL:
+                t.queued += 1
+                t.record_bytes += view_record_bytes(record)
+                return
+            code = rd.error_code(error)
+            if code != ERR_QUEUE_FULL:
+                self.fail(t.id, code, rd.error_string(error), record.offset)
+                rd.error_destroy(error)
+                break
+            rd.error_destroy(error)
+            self.serve(100)
+            if self.failed:
+                break
+        if headers != NULL:
+            rd.headers_destroy(headers)
+
+    cdef void *make_headers(self, view_record *record, const char *header, ssize_t header_size) noexcept nogil:
+        cdef void *headers = rd.headers_new(record.header_count + 1)
+        cdef const uint8_t *name = NULL
+        cdef const uint8_t *value = NULL
+        cdef int64_t name_size = 0
+        cdef int64_t value_size = 0
+        cdef uint32_t i
+        cdef char number[24]
+        cdef int size
+        for i in range(record.header_count):
+            view_header(record, &name, &name_size, &value, &value_size)
+            rd.header_add(headers, <const char *>name, name_size, value, value_size if value_size > 0 else 0)
+        if header != NULL:
+            size = snprintf(number, sizeof(number), b"%lld", <long long>record.offset)
+            rd.header_add(headers, header, header_size, number, size)
+        return headers
+
+    cdef void fail(self, int64_t number, int code, const char *text, int64_t offset) noexcept nogil:
+        """Keep the first failure; nothing is queued after it."""
+        cdef size_t size, i
+        if self.failed:
+            return
+        self.failed = True
+        self.failed_ticket = number
+        self.failed_code = code
+        self.failed_offset = offset
+        size = strlen(text) if text != NULL else 0
+        if size > TEXT_MAX - 1:
+            size = TEXT_MAX - 1
+        for i in range(size):
+            self.failed_text[i] = text[i]
+        self.failed_text[size] = 0
+
+    cdef int serve(self, int timeout_ms) noexcept nogil:
+        """Take one event; 1 if there was one. Delivery reports are counted, the rest is kept for Python."""
+        cdef const message *reports[REPORTS]
+        cdef size_t count, i
+        cdef ticket *t
+        cdef int kind
+        cdef void *event = rd.queue_poll(self.queue, timeout_ms)
+        if event == NULL:
+            return 0
+        kind = rd.event_type(event)
+        if kind == EVENT_DR:
+            while True:
+                count = rd.event_message_array(event, reports, REPORTS)
+                if count == 0:
+                    break
+                for i in range(count):
+                    t = <ticket *>reports[i]._private
+                    t.reported += 1
+                    if reports[i].err:
+                        self.fail(t.id, reports[i].err, rd.err2str(reports[i].err), -1)
+                    else:
+                        self.report_total += 1
+                        if reports[i].offset >= 0:
+                            if t.first_offset < 0:
+                                t.first_offset = reports[i].offset
+                            t.last_offset = reports[i].offset
+                    if t.complete and t.reported == t.queued:
+                        self.finished(t)
+            rd.event_destroy(event)
+        elif kind == EVENT_LOG or kind == EVENT_ERROR:
+            with gil:
+                self.keep_event(event, kind)
+        else:
+            rd.event_destroy(event)
+        return 1
+
+    cdef void keep_event(self, void *event, int kind):
+        cdef const char *facility
+        cdef const char *text
+        cdef int level
+        if kind == EVENT_LOG:
+            if len(self.pending_events) < 1000 and rd.event_log(event, &facility, &text, &level) == 0:
+                self.pending_events.append(
+                    ClientEvent(level, facility.decode(errors="replace"), text.decode(errors="replace"), 0, False))
+        else:
+            code = rd.event_error(event)
+            words = rd.event_error_string(event)
+            fatal = bool(rd.event_error_is_fatal(event))
+            if len(self.pending_events) < 1000:
+                self.pending_events.append(ClientEvent(3, "ERROR", words.decode(errors="replace"), code, fatal))
+            if fatal:
+                self.fail(-1, code, words, -1)
+        rd.event_destroy(event)
+
+    def poll(self, timeout_ms: int):
+        """Wait for acknowledgements.
+
+        Args:
+            timeout_ms: how long to wait for the first one at most, ms.
+
+        Returns:
+            Delivered of each ticket whose records are all acknowledged, oldest first.
+        """
+        cdef ticket *t
+        cdef ticket *following
+        if self.rk == NULL:
+            raise RuntimeError("the sink is closed")
+        cdef int wait = timeout_ms if self.done == NULL else 0
+        cdef int budget = 10000
+        with nogil:
+            while budget > 0 and self.serve(wait):
+                wait = 0
+                budget -= 1
+        delivered = []
+        t = self.done
+        self.done = NULL
+        while t != NULL:
+            following = t.next_done
+            if not self.failed:
+                delivered.append(Delivered(t.id, t.queued, t.record_bytes, t.first_offset, t.last_offset))
+            self.drop(t)
+            t = following
+        delivered.sort()
+        return delivered
+
+    def failure(self):
+        """The first failure as SinkFailure, or None."""
+        if not self.failed:
+            return None
+        return SinkFailure(
+            self.failed_ticket, self.failed_code, (<bytes>self.failed_text).decode(errors="replace"), self.failed_offset)
+
+    @property
+    def open_count(self) -> int:
+        """Blocks whose records are not all acknowledged."""
+        return len(self.open_tickets)
+
+    @property
+    def acknowledged_total(self) -> int:
+        """Records acknowledged so far."""
+        return self.report_total
+
+    def client_events(self):
+        """librdkafka's log lines and client-wide errors since the last call, as ClientEvent."""
+        events = self.pending_events
+        self.pending_events = []
+        return events

@@ -1,0 +1,533 @@
+# cython: language_level=3
+"""Source: fetched records of many partitions straight into blocks, without the GIL.
+
+Owns one consumer handle and one queue to which all its partitions' records come. It knows offsets
+and blocks; it knows no storage and makes no decision about errors: it reports them.
+
+librdkafka's simple consumer is used (rd_kafka_consume_start_queue), so that no group.id, no
+coordinator and no group right is needed.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport strlen
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from .._block cimport RawBlock
+from .._builder cimport (
+    BUILD_NO_MEMORY, BUILD_OK, block_stats, builder, builder_add, builder_add_header, builder_begin_headers,
+    builder_capacity, builder_clear, builder_free, builder_init, builder_seal, builder_size,
+)
+from ._api cimport (
+    ERR_PARTITION_EOF, TYPE_CONSUMER, message, new_handle, rd, require_loaded, take_events,
+)
+
+from ._events import BlockReady, PartitionEnd, SourceError
+
+__all__ = ["Source"]
+
+cdef enum:
+    BATCH = 1000            # messages taken from the queue at once: 8 kB of pointers
+    READY_MAX = 64          # sealed blocks handed over at once
+    FAILURES_MAX = 64
+    TEXT_MAX = 384
+    # reasons of our own, outside librdkafka's codes
+    ERR_HEADER_NUL = -100001
+    ERR_NO_MEMORY = -100002
+    ERR_RECORD_TOO_LARGE = -100003
+    ERR_OFFSETS_FELL = -100004
+
+
+cdef struct lane:
+    # one partition
+    void *rkt
+    int32_t partition
+    int64_t next_offset      # first offset not yet seen
+    int64_t end_offset       # exclusive
+    int done                 # nothing more is wanted or can be had
+    builder build
+
+
+cdef struct ready_block:
+    int32_t lane
+    uint8_t *data
+    size_t size
+    int64_t next_offset
+    block_stats stats
+
+
+cdef struct failure:
+    int32_t lane
+    int code
+    int64_t offset
+    char text[TEXT_MAX]
+
+
+cdef struct topic_lanes:
+    # a topic's opaque: partition -> lane index, -1 for none
+    int32_t count
+    int32_t *lanes
+
+
+cdef inline int64_t now_ms() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1000 + t.tv_nsec // 1000000
+
+
+cdef class Source:
+    """A consumer of some partitions that gives blocks.
+
+    Args:
+        properties: librdkafka's properties as pairs of str.
+        block_bytes: a block is sealed when its columns reach this size, bytes.
+
+    Raises:
+        ClientConfigError: librdkafka refused a property.
+        LibraryError: load() has not been called.
+    """
+
+    cdef void *rk
+    cdef void *queue
+    cdef void *main_queue
+    cdef lane *lanes
+    cdef int32_t lane_count
+    cdef int32_t open_lanes
+    cdef size_t block_bytes
+    cdef ready_block ready[READY_MAX]
+    cdef int ready_count
+    cdef failure failures[FAILURES_MAX]
+    cdef int failure_count
+    cdef int ended[READY_MAX]
+    cdef int ended_count
+    cdef message *batch[BATCH]
+    cdef ssize_t batch_size
+    cdef ssize_t batch_at
+    cdef list topics         # (rkt, topic_lanes) pointers as ints
+    cdef int64_t record_total
+    cdef int64_t byte_total
+    cdef int64_t dropped_total
+
+    def __cinit__(self):
+        self.rk = NULL
+        self.queue = NULL
+        self.main_queue = NULL
+        self.lanes = NULL
+        self.topics = []
+
+    def __init__(self, properties, *, block_bytes: int):
+        if self.rk != NULL:
+            raise RuntimeError("a source is made once")
+        require_loaded()
+        if not 1024 <= block_bytes <= 1 << 30:
+            raise ValueError("block_bytes has to be between 1 KiB and 1 GiB")
+        self.block_bytes = block_bytes
+        self.rk = new_handle(TYPE_CONSUMER, properties, 0)
+        self.queue = rd.queue_new(self.rk)
+        self.main_queue = rd.queue_get_main(self.rk)
+
+    def __dealloc__(self):
+        self.release()
+
+    cdef void release(self) noexcept:
+        cdef int i
+        cdef topic_lanes *t
+        cdef void *rkt
+        cdef void *rk
+        if self.rk == NULL:
+            return
+        for i in range(self.lane_count):
+            if not self.lanes[i].done:
+                rd.consume_stop(self.lanes[i].rkt, self.lanes[i].partition)
+            builder_free(&self.lanes[i].build)
+        while self.batch_at < self.batch_size:
+            rd.message_destroy(self.batch[self.batch_at])
+            self.batch_at += 1
+        for i in range(self.ready_count):
+            free(self.ready[i].data)
+        self.ready_count = 0
+        if self.queue != NULL:
+            rd.queue_destroy(self.queue)
+        if self.main_queue != NULL:
+            rd.queue_destroy(self.main_queue)
+        for rkt_address, table_address in self.topics:
+            rkt = <void *><size_t>rkt_address
+            t = <topic_lanes *><size_t>table_address
+            rd.topic_destroy(rkt)
+            free(t.lanes)
+            free(t)
+        self.topics = []
+        free(self.lanes)
+        self.lanes = NULL
+        self.lane_count = 0
+        rk = self.rk
+        self.rk = NULL
+        with nogil:
+            rd.destroy_flags(rk, 0)
+
+    def close(self):
+        """Stop fetching and free everything; blocks already handed over stay valid. Again is fine."""
+        self.release()
+
+    def start(self, partitions):
+        """Begin to fetch; once.
+
+        Args:
+            partitions: (topic, partition, start_offset, end_offset_exclusive) each. An empty range
+                ends at once. Events name a partition by its place in this list.
+        """
+        cdef lane *l
+        cdef topic_lanes *t
+        cdef void *conf
+        cdef void *rkt
+        cdef int32_t i
+        if self.rk == NULL or self.lanes != NULL:
+            raise RuntimeError("a source is started once, before it is closed")
+        wanted = list(partitions)
+        by_topic = {}
+        for index, (topic, partition, start, end) in enumerate(wanted):
+            if partition < 0 or start < 0 or end < 0:
+                raise ValueError(f"a negative partition or offset: {topic}[{partition}] {start}..{end}")
+            if partition in by_topic.setdefault(topic, {}):
+                raise ValueError(f"{topic}[{partition}] is named twice")
+            by_topic[topic][partition] = index
+        self.lanes = <lane *>calloc(max(1, len(wanted)), sizeof(lane))
+        if self.lanes == NULL:
+            raise MemoryError
+        self.lane_count = <int32_t>len(wanted)
+        for i in range(self.lane_count):
+            self.lanes[i].done = 1
+            builder_init(&self.lanes[i].build)
+        self.open_lanes = 0
+        for topic, indexes in by_topic.items():
+            t = <topic_lanes *>calloc(1, sizeof(topic_lanes))
+            if t == NULL:
+                raise MemoryError
+            t.count = <int32_t>(max(indexes) + 1)
+            t.lanes = <int32_t *>calloc(t.count, sizeof(int32_t))
+            if t.lanes == NULL:
+                free(t)
+                raise MemoryError
+            for i in range(t.count):
+                t.lanes[i] = indexes.get(i, -1)
+            conf = rd.default_topic_conf_dup(self.rk)
+            rd.topic_conf_set_opaque(conf, t)
+            rkt = rd.topic_new(self.rk, topic.encode(), conf)
+            if rkt == NULL:
+                free(t.lanes)
+                free(t)
+                raise ValueError(f"librdkafka refused topic {topic!r}: {rd.err2str(rd.last_error()).decode()}")
+            self.topics.append((<size_t>rkt, <size_t>t))
+            for partition, index in indexes.items():
+                l = &self.lanes[<int32_t>index]
+                l.rkt = rkt
+                l.partition = partition
+        for index, (topic, partition, start, end) in enumerate(wanted):
+            l = &self.lanes[<int32_t>index]
+            l.next_offset = start
+            l.end_offset = end
+            if start >= end:
+                continue
+            if rd.consume_start_queue(l.rkt, l.partition, start, self.queue) != 0:
+                raise ValueError(f"can't fetch {topic}[{partition}]: {rd.err2str(rd.last_error()).decode()}")
+            l.done = 0
+            self.open_lanes += 1
+
+    def poll(self, timeout_ms: int):
+        """Fetch and encode until a block is full, a partition ends or fails, or time is up.
+
+        Args:
+            timeout_ms: how long to wait at most, ms.
+
+        Returns:
+            Events in order: BlockReady, PartitionEnd, SourceError. A partition's last records come
+            as a BlockReady before its PartitionEnd.
+        """
+        cdef int i
+        cdef int64_t until = now_ms() + <int64_t>timeout_ms
+        if self.rk == NULL:
+            raise RuntimeError("the source is closed")
+        with nogil:
+            self.run(until)
+        events = []
+        for i in range(self.ready_count):
+            block = RawBlock.take(self.ready[i].data, self.ready[i].size, &self.ready[i].stats)
+            self.ready[i].data = NULL
+            events.append(BlockReady(self.ready[i].lane, block, self.ready[i].next_offset))
+        self.ready_count = 0
+        for i in range(self.failure_count):
+            events.append(SourceError(
+                self.failures[i].lane, self.failures[i].code,
+                (<bytes>self.failures[i].text).decode(errors="replace"), self.failures[i].offset,
+            ))
+        self.failure_count = 0
+        for i in range(self.ended_count):
+            self.stop_lane(self.ended[i])
+            events.append(PartitionEnd(self.ended[i], self.lanes[self.ended[i]].next_offset))
+        self.ended_count = 0
+        return events
+
+    cdef void stop_lane(self, int32_t index):
+        cdef lane *l = &self.lanes[index]
+        rd.consume_stop(l.rkt, l.partition)
+        builder_free(&l.build)
+        builder_init(&l.build)
+
+    cdef int run(self, int64_t until) noexcept nogil:
+        cdef int64_t left
+        cdef message *m
+        while self.open_lanes > 0 or self.batch_at < self.batch_size:
+            while self.batch_at < self.batch_size:
+                if (self.ready_count >= READY_MAX - 1 or self.failure_count >= FAILURES_MAX - 1
+                        or self.ended_count >= READY_MAX - 1):
+                    return 0
+                m = self.batch[self.batch_at]
+                self.batch_at += 1
+                self.take(m)
+                rd.message_destroy(m)
+            self.batch_at = 0
+            self.batch_size = 0
+            if self.ready_count or self.failure_count or self.ended_count:
+                return 0
+            self.batch_size = rd.consume_batch_queue(self.queue, 0, self.batch, BATCH)
+            if self.batch_size > 0:
+                continue
+            self.batch_size = 0
+            left = until - now_ms()
+            if left <= 0:
+                return 0
+            # returns with the first message, where the batch call would wait for a full batch
+            m = rd.consume_queue(self.queue, <int>left)
+            if m == NULL:
+                return 0
+            self.batch[0] = m
+            self.batch_size = 1
+        return 0
+
+    cdef void fail(self, int32_t index, int code, const char *text, int64_t offset) noexcept nogil:
+        cdef failure *f = &self.failures[self.failure_count]
+        cdef size_t size = strlen(text) if text != NULL else 0
+        cdef size_t i
+        if size > TEXT_MAX - 1:
+            size = TEXT_MAX - 1
+        for i in range(size):
+            f.text[i] = text[i]
+        f.text[size] = 0
+        f.lane = index
+        f.code = code
+        f.offset = offset
+        self.failure_count += 1
+
+    cdef void give_up(self, int32_t index, int code, const char *text, int64_t offset) noexcept nogil:
+        """Our own reason to stop a partition: what it has so far is sealed by the caller's flush()."""
+        self.fail(index, code, text, offset)
+        self.lanes[index].done = 1
+        self.open_lanes -= 1
+
+    cdef void finish(self, int32_t index) noexcept nogil:
+        cdef lane *l = &self.lanes[index]
+        l.next_offset = l.end_offset
+        if l.build.stats.record_count:
+            if self.seal(index) != 0:
+                return
+        l.done = 1
+        self.open_lanes -= 1
+        self.ended[self.ended_count] = index
+        self.ended_count += 1
+
+    cdef int seal(self, int32_t index) noexcept nogil:
+        cdef lane *l = &self.lanes[index]
+        cdef ready_block *r = &self.ready[self.ready_count]
+        if builder_seal(&l.build, &r.data, &r.size) != BUILD_OK:
+            self.give_up(index, ERR_NO_MEMORY, b"no memory for a block", l.next_offset)
+            return -1
+        r.lane = index
+        r.next_offset = l.next_offset
+        r.stats = l.build.stats
+        self.ready_count += 1
+        if builder_capacity(&l.build) > 4 * self.block_bytes:
+            builder_free(&l.build)        # one huge record must not pin its size for the whole run
+            builder_init(&l.build)
+        else:
+            builder_clear(&l.build)
+        return 0
+
+    cdef void take(self, message *m) noexcept nogil:
+        cdef topic_lanes *t
+        cdef int32_t index = -1
+        cdef lane *l
+        cdef int64_t timestamp
+        cdef int tstype = 0
+        cdef int result
+        if m.rkt != NULL:
+            t = <topic_lanes *>rd.topic_opaque(m.rkt)
+            if t != NULL and 0 <= m.partition < t.count:
+                index = t.lanes[m.partition]
+        if index < 0:
+            if m.err:
+                self.fail(-1, m.err, <const char *>m.payload, m.offset)
+            return
+        l = &self.lanes[index]
+        if l.done:
+            return                        # fetched ahead, past the end that is wanted
+        if m.err:
+            if m.err == ERR_PARTITION_EOF:
+                if m.offset >= l.end_offset:
+                    self.finish(index)
+                elif m.offset > l.next_offset:
+                    l.next_offset = m.offset
+                return
+            self.fail(index, m.err, <const char *>m.payload, m.offset)
+            return
+        if m.offset >= l.end_offset:
+            self.finish(index)
+            return
+        if m.offset < l.next_offset:
+            if l.build.stats.record_count and m.offset <= l.build.stats.last_offset:
+                self.give_up(index, ERR_OFFSETS_FELL, b"an offset that was fetched before came again", m.offset)
+            else:
+                self.dropped_total += 1   # a batch that begins before the offset asked for
+            return
+        timestamp = rd.message_timestamp(m, &tstype)
+        result = builder_add(
+            &l.build, m.offset, timestamp, <uint8_t>tstype,
+            m.key, <int64_t>m.key_len if m.key != NULL else -1,
+            m.payload, <int64_t>m.len if m.payload != NULL else -1,
+        )
+        if result == BUILD_OK:
+            result = self.take_headers(index, m)
+        if result != BUILD_OK:
+            if result == BUILD_NO_MEMORY:
+                self.give_up(index, ERR_NO_MEMORY, b"no memory for a record", m.offset)
+            elif result == ERR_HEADER_NUL:
+                self.give_up(index, ERR_HEADER_NUL, b"a header name with a NUL byte", m.offset)
+            else:
+                self.give_up(index, ERR_RECORD_TOO_LARGE, b"a record too large for a block", m.offset)
+            builder_free(&l.build)
+            builder_init(&l.build)
+            return
+        l.next_offset = m.offset + 1
+        self.record_total += 1
+        self.byte_total += l.build.record_bytes
+        if l.next_offset >= l.end_offset:
+            self.finish(index)
+        elif builder_size(&l.build) >= self.block_bytes:
+            self.seal(index)
+
+    cdef int take_headers(self, int32_t index, message *m) noexcept nogil:
+        cdef void *headers = NULL
+        cdef const char *name
+        cdef const void *value
+        cdef size_t size, count, i, name_size
+        cdef builder *b = &self.lanes[index].build
+        cdef int result
+        if rd.message_headers(m, &headers) != 0 or headers == NULL:
+            return BUILD_OK
+        count = rd.header_cnt(headers)
+        if count == 0:
+            return BUILD_OK
+        if count > 0x3FFFFFFF:
+            return -2
+        result = builder_begin_headers(b, <uint32_t>count)
+        if result != BUILD_OK:
+            return result
+        for i in range(count):
+            if rd.header_get_all(headers, i, &name, &value, &size) != 0:
+                return -2
+            name_size = strlen(name)
+            # librdkafka's API gives names NUL-terminated, so a NUL inside one cuts it without a word.
+            # Its allocation is name, NUL, value, NUL: a value that doesn't follow its name's NUL tells.
+            if value != NULL and <const char *>value != name + name_size + 1:
+                return ERR_HEADER_NUL
+            result = builder_add_header(
+                b, name, <int64_t>name_size, value, <int64_t>size if value != NULL else -1)
+            if result != BUILD_OK:
+                return result
+        return BUILD_OK
+
+    def flush(self, index: int):
+        """Seal what a partition has gathered so far.
+
+        Returns:
+            A BlockReady, or None when there is nothing.
+        """
+        cdef lane *l = self.lane_at(index)
+        cdef RawBlock block
+        if l.build.stats.record_count == 0:
+            return None
+        if self.ready_count >= READY_MAX:
+            raise RuntimeError("events wait: call poll() before flush()")
+        if self.seal(index) != 0:
+            self.failure_count -= 1
+            raise MemoryError("no memory for a block")
+        self.ready_count -= 1
+        block = RawBlock.take(
+            self.ready[self.ready_count].data, self.ready[self.ready_count].size, &self.ready[self.ready_count].stats)
+        return BlockReady(index, block, self.ready[self.ready_count].next_offset)
+
+    def stop(self, index: int):
+        """Stop fetching one partition; what it gathered is dropped unless flushed before."""
+        cdef lane *l = self.lane_at(index)
+        if not l.done:
+            l.done = 1
+            self.open_lanes -= 1
+        self.stop_lane(index)
+
+    def position(self, index: int) -> int:
+        """The first offset of a partition that has not been seen."""
+        return self.lane_at(index).next_offset
+
+    cdef lane *lane_at(self, index) except NULL:
+        if self.lanes == NULL or not 0 <= index < self.lane_count:
+            raise IndexError("no such partition in this source")
+        return &self.lanes[<int32_t>index]
+
+    @property
+    def open_count(self) -> int:
+        """How many partitions have not ended."""
+        return self.open_lanes
+
+    @property
+    def totals(self):
+        """(records, bytes of keys + values + headers) encoded so far."""
+        return self.record_total, self.byte_total
+
+    def client_events(self):
+        """librdkafka's log lines and client-wide errors since the last call.
+
+        Returns:
+            (level, facility, text, code, fatal) each; code is 0 for a log line.
+        """
+        if self.rk == NULL:
+            return []
+        return take_events(self.main_queue)
+
+    def discard(self, timeout_ms: int) -> int:
+        """Fetch and drop records for at most ``timeout_ms``: what fetching alone costs, for benchmarks.
+
+        Returns:
+            How many partitions have not reached their end.
+        """
+        cdef int64_t until = now_ms() + <int64_t>timeout_ms
+        cdef ssize_t count, i
+        cdef topic_lanes *t
+        cdef lane *l
+        cdef message *m
+        if self.rk == NULL:
+            raise RuntimeError("the source is closed")
+        with nogil:
+            while self.open_lanes > 0 and now_ms() < until:
+                count = rd.consume_batch_queue(self.queue, 10, self.batch, BATCH)
+                for i in range(count):
+                    m = self.batch[i]
+                    t = <topic_lanes *>rd.topic_opaque(m.rkt) if m.rkt != NULL else NULL
+                    if t != NULL and 0 <= m.partition < t.count and t.lanes[m.partition] >= 0:
+                        l = &self.lanes[t.lanes[m.partition]]
+                        if not m.err:
+                            self.record_total += 1
+                            self.byte_total += <int64_t>(m.len + m.key_len)
+                        if not l.done and m.offset + (0 if m.err else 1) >= l.end_offset:
+                            l.done = 1
+                            self.open_lanes -= 1
+                    rd.message_destroy(m)
+        return self.open_lanes
