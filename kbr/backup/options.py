@@ -1,0 +1,40 @@
+"""What a backup run can be told. Frozen values; knows no files, no environment, no command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kbr.model import Compression
+
+__all__ = ["BackupOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupOptions:
+    """One backup run.
+
+    Attributes:
+        backup_id: the backup's name in the store.
+        include, exclude: topic names and globs; exclude wins.
+        include_internal: take internal topics that a glob matches.
+        isolation_level: read_committed or read_uncommitted.
+        compression, compression_level: how blocks are stored; the level is for zstd and lz4.
+        segment_max_bytes: a segment is closed when it holds this much, stored bytes.
+        segment_max_interval_ms: a segment is closed this long after it was begun.
+        workers: worker processes; 0 is one per core, never more than partitions.
+        memory_bytes: budget of one worker for records on their way.
+        checkpoint_interval_s: how often the manifest is written while the run goes on.
+    """
+
+    backup_id: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    include_internal: bool = False
+    isolation_level: str = "read_committed"
+    compression: Compression = Compression.ZSTD
+    compression_level: int | None = 3
+    segment_max_bytes: int = 134_217_728
+    segment_max_interval_ms: int = 60_000
+    workers: int = 0
+    memory_bytes: int = 128 * 1024 * 1024
+    checkpoint_interval_s: float = 30.0

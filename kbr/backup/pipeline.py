@@ -1,0 +1,249 @@
+"""From sealed blocks to committed segments: compression and upload beside the fetching.
+
+Blocks come in per partition, in order; each is compressed by a pool of threads, then appended to
+its partition's segment by one of a few writer threads (always the same one for a partition, so
+order holds without a lock). Memory is bounded: submit() waits while too many bytes are under way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+from kbr_codec import BlockStats, RawBlock
+
+from kbr.errors import KbrError, StorageError
+from kbr.format.compression import BlockCompressor
+from kbr.model import SegmentRef
+from kbr.repository.segment_writer import SegmentWriter
+from kbr.timing import SYSTEM_CLOCK, Clock
+
+__all__ = ["LaneFailure", "PipelineOptions", "SegmentPipeline"]
+
+#: Writer threads: commits of many small partitions are waits for the store, not work.
+MAX_WRITER_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineOptions:
+    """Bounds of one worker's pipeline.
+
+    Attributes:
+        segment_max_bytes: a segment is committed when it holds this much, stored bytes.
+        in_flight_bytes: raw blocks that may be on their way at once.
+        compress_threads: threads of the pool.
+        lanes: partitions.
+    """
+
+    segment_max_bytes: int
+    in_flight_bytes: int
+    compress_threads: int
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFailure:
+    """A partition's segments can't be written further."""
+
+    index: int
+    error: KbrError
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One partition's state; touched by its writer thread, ``opened_at`` read by the fetching one."""
+
+    #: Makes the writer of the segment that begins at the given offset.
+    new_writer: Callable[[int], SegmentWriter]
+    #: Next offset that no committed segment answers for.
+    next_offset: int
+    writer: SegmentWriter | None = None
+    opened_at: float | None = None
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Append:
+    index: int
+    frame: Future[bytes]
+    stats: BlockStats
+    raw_bytes: int
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Commit what is open; ``next_offset`` is what the segment answers up to."""
+
+    index: int
+    next_offset: int
+
+
+@dataclass(slots=True)
+class _Budget:
+    """Bytes that may be under way at once."""
+
+    limit: int
+    used: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def acquire(self, amount: int) -> None:
+        """Wait for room; a single amount over the limit goes alone."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.used == 0 or self.used + amount <= self.limit)
+            self.used += amount
+
+    def release(self, amount: int) -> None:
+        with self.changed:
+            self.used -= amount
+            self.changed.notify_all()
+
+
+class SegmentPipeline:
+    """The writing half of a backup worker; a context manager.
+
+    Args:
+        options: bounds.
+        compressor: makes frames of blocks; used by several threads.
+        on_segment: called by writer threads with (index, SegmentRef) after each commit.
+    """
+
+    def __init__(
+        self,
+        options: PipelineOptions,
+        compressor: BlockCompressor,
+        *,
+        on_segment: Callable[[int, SegmentRef], None],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._options = options
+        self._compressor = compressor
+        self._on_segment = on_segment
+        self._clock = clock
+        self._budget = _Budget(options.in_flight_bytes)
+        self._pool = ThreadPoolExecutor(options.compress_threads, thread_name_prefix="compress")
+        self._lanes: list[_Lane] = []
+        self._failures: deque[LaneFailure] = deque()
+        self._queues: list[SimpleQueue[_Append | _Cut | None]] = []
+        self._threads: list[threading.Thread] = []
+        for number in range(max(1, min(MAX_WRITER_THREADS, options.lanes))):
+            queue: SimpleQueue[_Append | _Cut | None] = SimpleQueue()
+            thread = threading.Thread(target=self._write_loop, args=(queue,), name=f"writer-{number}", daemon=True)
+            self._queues.append(queue)
+            self._threads.append(thread)
+            thread.start()
+
+    def __enter__(self) -> SegmentPipeline:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def add_lane(self, new_writer: Callable[[int], SegmentWriter], start_offset: int) -> int:
+        """A partition whose first segment begins at ``start_offset``; returns its index."""
+        self._lanes.append(_Lane(new_writer=new_writer, next_offset=start_offset))
+        return len(self._lanes) - 1
+
+    def submit(self, index: int, block: RawBlock, next_offset: int) -> None:
+        """Take a block over; waits while ``in_flight_bytes`` are under way."""
+        raw_bytes = len(block)
+        self._budget.acquire(raw_bytes)
+        frame = self._pool.submit(self._compressor.compress, memoryview(block))
+        self._queue(index).put(_Append(index, frame, block.stats, raw_bytes, next_offset))
+
+    def cut(self, index: int, next_offset: int) -> None:
+        """Commit the partition's open segment, if any, as answering up to ``next_offset`` (exclusive)."""
+        self._queue(index).put(_Cut(index, next_offset))
+
+    def opened_at(self, index: int) -> float | None:
+        """When the open segment got its first block (monotonic seconds); None when none is open."""
+        return self._lanes[index].opened_at
+
+    def committed_offset(self, index: int) -> int:
+        """First offset that no committed segment of the partition answers for; exact after finish()."""
+        return self._lanes[index].next_offset
+
+    def take_failures(self) -> list[LaneFailure]:
+        """Partitions that failed since the last call."""
+        found = []
+        while self._failures:
+            found.append(self._failures.popleft())
+        return found
+
+    def finish(self) -> None:
+        """Wait until all that was submitted is written or has failed."""
+        for queue in self._queues:
+            queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._queues = []
+        self._threads = []
+
+    def close(self) -> None:
+        """Abort open segments and end the threads; again is fine. Committed segments stay."""
+        self.finish()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for lane in self._lanes:
+            if lane.writer is not None:
+                lane.writer.abort()
+                lane.writer = None
+
+    def _queue(self, index: int) -> SimpleQueue[_Append | _Cut | None]:
+        return self._queues[index % len(self._queues)]
+
+    def _write_loop(self, queue: SimpleQueue[_Append | _Cut | None]) -> None:
+        while True:
+            item = queue.get()
+            if item is None:
+                return
+            lane = self._lanes[item.index]
+            try:
+                self._apply(lane, item)
+            except KbrError as error:
+                self._fail(lane, item.index, error)
+            except Exception as error:  # noqa: BLE001  (a thread's error must reach the fetching thread)
+                self._fail(
+                    lane,
+                    item.index,
+                    StorageError(f"writing a segment failed: {type(error).__name__}: {error}", hint="this is a bug in kbr"),
+                )
+            finally:
+                if isinstance(item, _Append):
+                    self._budget.release(item.raw_bytes)
+
+    def _apply(self, lane: _Lane, item: _Append | _Cut) -> None:
+        if lane.failed:
+            return
+        if isinstance(item, _Cut):
+            if lane.writer is not None:
+                self._commit(lane, item.index, item.next_offset)
+            return
+        frame = item.frame.result()
+        if lane.writer is None:
+            lane.writer = lane.new_writer(lane.next_offset)
+            lane.opened_at = self._clock.monotonic()
+        lane.writer.append(frame, item.raw_bytes, item.stats)
+        if lane.writer.stored_bytes >= self._options.segment_max_bytes:
+            self._commit(lane, item.index, item.next_offset)
+
+    def _commit(self, lane: _Lane, index: int, next_offset: int) -> None:
+        writer = lane.writer
+        if writer is None:
+            return
+        reference = writer.commit(next_offset)
+        lane.writer = None
+        lane.opened_at = None
+        lane.next_offset = next_offset
+        self._on_segment(index, reference)
+
+    def _fail(self, lane: _Lane, index: int, error: KbrError) -> None:
+        lane.failed = True
+        if lane.writer is not None:
+            lane.writer.abort()
+            lane.writer = None
+            lane.opened_at = None
+        self._failures.append(LaneFailure(index, error))

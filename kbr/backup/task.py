@@ -1,0 +1,282 @@
+"""The worker's side of a backup: one task from fetch to committed segments.
+
+Runs in a worker process. Reports by events; returns what became of each partition. A stop request
+ends it early with everything fetched so far committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from kbr.backup.pipeline import PipelineOptions, SegmentPipeline
+from kbr.backup.plan import BackupTask, PartitionTask
+from kbr.errors import ClusterUnavailable, KbrError
+from kbr.format.compression import BlockCompressor
+from kbr.format.segment import SegmentIdentity
+from kbr.kafka.source import FetchedBlock, PartitionEnded, PartitionSource, PartitionStopped, SourceOptions
+from kbr.model import PartitionStatus, SegmentRef, TopicPartition
+from kbr.repository.segment_writer import SegmentWriter
+from kbr.storage import ObjectStore, StorageOptions, open_store
+from kbr.telemetry.events import ClientMessage, PartitionDone, PartitionFailed, ProgressEvent, SegmentCommitted
+from kbr.timing import SYSTEM_CLOCK, Clock
+
+__all__ = ["PartitionOutcome", "TaskContext", "run"]
+
+#: Block size with few partitions, bytes: 4 MiB compresses as well as larger ones (docs/format.md).
+BLOCK_BYTES = 4 * 1024 * 1024
+MIN_BLOCK_BYTES = 64 * 1024
+#: Progress goes to the supervisor at most this often, seconds.
+PROGRESS_INTERVAL_S = 0.2
+#: How long all brokers may be out of reach before a partition is given up, seconds.
+BROKERS_DOWN_DEADLINE_S = 300.0
+
+
+class TaskContext(Protocol):
+    """What a worker process offers its task."""
+
+    def emit(self, event: object) -> None:
+        """Send an event to the supervisor."""
+
+    def stop_requested(self) -> bool:
+        """Whether the run is to end now, with what is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionOutcome:
+    """What became of one partition of a task."""
+
+    topic: str
+    partition: int
+    status: PartitionStatus
+    #: First offset that no committed segment answers for.
+    next_offset: int
+    error: KbrError | None = None
+
+
+@lru_cache(maxsize=4)
+def _store(options: StorageOptions) -> ObjectStore:
+    """One store per worker process and place: connections outlive a task."""
+    return open_store(options)
+
+
+def run(task: BackupTask, context: TaskContext) -> tuple[PartitionOutcome, ...]:
+    """Fetch, encode and store a task's partitions; see the module."""
+    return _BackupWorker(task, context, _store(task.storage), SYSTEM_CLOCK).run()
+
+
+def block_bytes_for(memory_bytes: int, partition_count: int) -> int:
+    """Size at which a partition's block is sealed: all half-full blocks stay within a quarter of the budget."""
+    return max(MIN_BLOCK_BYTES, min(BLOCK_BYTES, memory_bytes // 4 // max(1, partition_count)))
+
+
+class _Progress:
+    """Adds up what came per partition and sends it now and then."""
+
+    def __init__(self, context: TaskContext, partitions: tuple[PartitionTask, ...], clock: Clock) -> None:
+        self._context = context
+        self._partitions = partitions
+        self._clock = clock
+        self._due_at = clock.monotonic()
+        self._open: dict[int, list[int]] = {}
+
+    def fetched(self, index: int, records: int, raw_bytes: int, position: int) -> None:
+        entry = self._open.setdefault(index, [0, 0, 0])
+        entry[0] += records
+        entry[1] += raw_bytes
+        entry[2] = position
+
+    def send(self, *, now: bool = False) -> None:
+        if not self._open or (not now and self._clock.monotonic() < self._due_at):
+            return
+        self._due_at = self._clock.monotonic() + PROGRESS_INTERVAL_S
+        for index, (records, raw_bytes, position) in self._open.items():
+            partition = self._partitions[index]
+            self._context.emit(
+                ProgressEvent(
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    records=records,
+                    raw_bytes=raw_bytes,
+                    stored_bytes=0,
+                    position=position,
+                )
+            )
+        self._open.clear()
+
+
+class _BackupWorker:
+    """One run of one task."""
+
+    def __init__(self, task: BackupTask, context: TaskContext, store: ObjectStore, clock: Clock) -> None:
+        self._task = task
+        self._context = context
+        self._store = store
+        self._clock = clock
+        self._outcomes: dict[int, PartitionOutcome] = {}
+        self._progress = _Progress(context, task.partitions, clock)
+        self._brokers_down_since: float | None = None
+
+    def run(self) -> tuple[PartitionOutcome, ...]:
+        task = self._task
+        source_options = SourceOptions(
+            memory_bytes=task.memory_bytes // 2,
+            block_bytes=block_bytes_for(task.memory_bytes, len(task.partitions)),
+            isolation_level=task.isolation_level,
+        )
+        pipeline_options = PipelineOptions(
+            segment_max_bytes=task.segment_max_bytes,
+            in_flight_bytes=task.memory_bytes // 4,
+            compress_threads=task.compress_threads,
+            lanes=len(task.partitions),
+        )
+        compressor = BlockCompressor(task.compression, task.compression_level)
+        with (
+            SegmentPipeline(pipeline_options, compressor, on_segment=self._segment_committed) as pipeline,
+            PartitionSource(task.client, source_options, on_client_message=self._client_message) as source,
+        ):
+            for partition in task.partitions:
+                pipeline.add_lane(self._writer_factory(partition), partition.offsets.start_offset)
+            source.start(
+                [(TopicPartition(partition.topic, partition.partition), partition.offsets) for partition in task.partitions]
+            )
+            self._fetch(source, pipeline)
+            pipeline.finish()
+            self._take_failures(source, pipeline)
+            self._progress.send(now=True)
+            return self._results(pipeline)
+
+    def _writer_factory(self, partition: PartitionTask):  # noqa: ANN202  (a closure of one signature)
+        def new_writer(sequence: int) -> SegmentWriter:
+            return SegmentWriter(
+                self._store,
+                SegmentIdentity(
+                    backup_id=self._task.backup_id,
+                    topic=partition.topic,
+                    topic_id=partition.topic_id,
+                    partition=partition.partition,
+                    sequence=sequence,
+                    compression=self._task.compression,
+                    writer=self._task.writer,
+                    created_at_ms=self._clock.now_ms(),
+                ),
+            )
+
+        return new_writer
+
+    def _fetch(self, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        interval_checked_at = self._clock.monotonic()
+        while source.open_count:
+            if self._context.stop_requested():
+                self._stop(source, pipeline)
+                return
+            for event in source.poll(100):
+                self._take(event, source, pipeline)
+            self._take_failures(source, pipeline)
+            self._progress.send()
+            now = self._clock.monotonic()
+            if now - interval_checked_at >= min(1.0, self._task.segment_max_interval_s):
+                interval_checked_at = now
+                self._cut_old_segments(now, source, pipeline)
+            self._give_up_if_brokers_stay_down(now, source, pipeline)
+
+    def _take(
+        self,
+        event: FetchedBlock | PartitionEnded | PartitionStopped,
+        source: PartitionSource,
+        pipeline: SegmentPipeline,
+    ) -> None:
+        if event.index in self._outcomes:
+            return
+        if isinstance(event, FetchedBlock):
+            self._submit(event, pipeline)
+        elif isinstance(event, PartitionEnded):
+            pipeline.cut(event.index, event.next_offset)
+            self._end(event.index, PartitionStatus.COMPLETE, event.next_offset)
+        else:
+            pipeline.cut(event.index, source.position(event.index))
+            self._end(event.index, PartitionStatus.FAILED, source.position(event.index), event.error)
+
+    def _submit(self, event: FetchedBlock, pipeline: SegmentPipeline) -> None:
+        raw_bytes = len(event.block)
+        self._progress.fetched(event.index, event.block.stats.record_count, raw_bytes, event.next_offset)
+        pipeline.submit(event.index, event.block, event.next_offset)
+
+    def _end(self, index: int, status: PartitionStatus, next_offset: int, error: KbrError | None = None) -> None:
+        partition = self._task.partitions[index]
+        self._outcomes[index] = PartitionOutcome(
+            topic=partition.topic, partition=partition.partition, status=status, next_offset=next_offset, error=error
+        )
+        if error is not None:
+            self._context.emit(PartitionFailed(topic=partition.topic, partition=partition.partition, error=error))
+
+    def _take_failures(self, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        for failure in pipeline.take_failures():
+            before = self._outcomes.pop(failure.index, None)
+            if before is None:
+                source.stop(failure.index)
+            self._end(failure.index, PartitionStatus.FAILED, pipeline.committed_offset(failure.index), failure.error)
+
+    def _cut_old_segments(self, now: float, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        for index in range(len(self._task.partitions)):
+            opened_at = pipeline.opened_at(index)
+            if index in self._outcomes or opened_at is None or now - opened_at < self._task.segment_max_interval_s:
+                continue
+            self._flush(index, source, pipeline)
+
+    def _flush(self, index: int, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        event = source.flush(index)
+        if event is not None:
+            self._submit(event, pipeline)
+        pipeline.cut(index, source.position(index))
+
+    def _stop(self, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        """Commit what is there; the rest stays for a later run."""
+        for index in range(len(self._task.partitions)):
+            if index not in self._outcomes:
+                self._flush(index, source, pipeline)
+                self._end(index, PartitionStatus.PARTIAL, source.position(index))
+
+    def _give_up_if_brokers_stay_down(self, now: float, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        if not source.brokers_down:
+            self._brokers_down_since = None
+            return
+        if self._brokers_down_since is None:
+            self._brokers_down_since = now
+        if now - self._brokers_down_since < BROKERS_DOWN_DEADLINE_S:
+            return
+        for index, partition in enumerate(self._task.partitions):
+            if index not in self._outcomes:
+                position = source.position(index)
+                self._flush(index, source, pipeline)
+                source.stop(index)
+                self._end(
+                    index,
+                    PartitionStatus.FAILED,
+                    position,
+                    ClusterUnavailable(
+                        f"{partition.topic}[{partition.partition}] at offset {position}: no broker could be reached "
+                        f"for {BROKERS_DOWN_DEADLINE_S:.0f} s",
+                        hint="check the brokers and the network, then run the same command again",
+                        topic=partition.topic,
+                        partition=partition.partition,
+                        offset=position,
+                    ),
+                )
+
+    def _segment_committed(self, index: int, reference: SegmentRef) -> None:
+        partition = self._task.partitions[index]
+        self._context.emit(SegmentCommitted(topic=partition.topic, partition=partition.partition, ref=reference))
+
+    def _client_message(self, message: ClientMessage) -> None:
+        self._context.emit(message)
+
+    def _results(self, pipeline: SegmentPipeline) -> tuple[PartitionOutcome, ...]:
+        found = []
+        for index in range(len(self._task.partitions)):
+            outcome = self._outcomes[index]
+            if outcome.error is None and outcome.status is PartitionStatus.COMPLETE:
+                self._context.emit(PartitionDone(topic=outcome.topic, partition=outcome.partition))
+            found.append(outcome)
+        return tuple(found)

@@ -1,0 +1,177 @@
+"""The writing side of a worker: blocks in, acknowledged records out.
+
+Owns one kbr_codec Sink and turns librdkafka's words into kbr's errors and client messages. The
+first record that can't be written ends it: nothing is sent after a hole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kbr_codec.rdkafka import ERR_TIMESTAMP_ZERO, ClientConfigError, Delivered, Sink, SinkFailure
+
+from kbr.errors import ConfigError, KbrError, ProduceFailed
+from kbr.kafka.native import load_library
+from kbr.kafka.settings import ClientSettings, producer_properties
+from kbr.kafka.translate import translate_code
+from kbr.model import TopicPartition
+from kbr.telemetry.events import ClientMessage
+
+__all__ = ["BlockSink", "RecordWindow", "SinkOptions"]
+
+_OFFSET_MAX = 2**63 - 1
+_TIMESTAMP_MIN = -(2**63)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkOptions:
+    """How a sink sends.
+
+    Attributes:
+        memory_bytes: budget for records queued in the client.
+        compression: the wire codec: none, lz4, zstd, snappy or gzip.
+        zero_timestamp_as: what to send for timestamp 0; 0 refuses such records.
+        original_offset_header: name of the header that holds the source offset; empty for none.
+        batch_bytes: largest batch, before compression.
+    """
+
+    memory_bytes: int
+    compression: str
+    zero_timestamp_as: int
+    original_offset_header: bytes
+    batch_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordWindow:
+    """Which records of a block to send: source offsets (end not included), timestamps in ms (both included)."""
+
+    offset_from: int = 0
+    offset_to_exclusive: int = _OFFSET_MAX
+    timestamp_from: int = _TIMESTAMP_MIN
+    timestamp_to: int = _OFFSET_MAX
+
+
+class BlockSink:
+    """A producer for blocks of several partitions.
+
+    Not for more than one thread; a context manager.
+    """
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        options: SinkOptions,
+        *,
+        on_client_message: Callable[[ClientMessage], None],
+    ) -> None:
+        load_library()
+        self._options = options
+        self._on_client_message = on_client_message
+        properties = producer_properties(
+            settings,
+            memory_bytes=options.memory_bytes,
+            compression=options.compression,
+            batch_bytes=options.batch_bytes,
+        )
+        try:
+            self._sink = Sink(properties.items(), zero_timestamp_as=options.zero_timestamp_as)
+        except ClientConfigError as error:
+            raise ConfigError(
+                f"librdkafka refused {error}", hint="check target.security and target.client", property=error.name
+            ) from error
+        self._topics: dict[str, int] = {}
+        self._open: dict[int, TopicPartition] = {}
+
+    def __enter__(self) -> BlockSink:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def send(self, target: TopicPartition, block: bytes, window: RecordWindow) -> tuple[int, int]:
+        """Queue the block's records that lie in the window; waits while the client's queue is full.
+
+        Returns:
+            (ticket, record_count). The ticket's Delivered comes from poll() unless record_count is 0.
+
+        Raises:
+            ProduceFailed: a record can't be written; nothing is sent after it.
+            CodecError: it is no block; nothing of it was queued.
+        """
+        topic = self._topics.get(target.topic)
+        if topic is None:
+            topic = self._topics[target.topic] = self._sink.open_topic(target.topic)
+        ticket, count = self._sink.produce(
+            topic,
+            target.partition,
+            block,
+            offset_from=window.offset_from,
+            offset_to_exclusive=window.offset_to_exclusive,
+            timestamp_from=window.timestamp_from,
+            timestamp_to=window.timestamp_to,
+            original_offset_header=self._options.original_offset_header,
+        )
+        if count:
+            self._open[ticket] = target
+        self._check(target, ticket)
+        return ticket, count
+
+    def poll(self, timeout_ms: int) -> list[Delivered]:
+        """Wait up to ``timeout_ms`` for acknowledgements.
+
+        Raises:
+            ProduceFailed: a record was refused.
+        """
+        delivered = self._sink.poll(timeout_ms)
+        for message in self._sink.client_events():
+            self._on_client_message(
+                ClientMessage(level=message.level, facility=message.facility, text=message.text, client="producer")
+            )
+        self._check(None, None)
+        for report in delivered:
+            self._open.pop(report.ticket, None)
+        return delivered
+
+    @property
+    def open_count(self) -> int:
+        """Blocks whose records are not all acknowledged."""
+        return self._sink.open_count
+
+    @property
+    def acknowledged_total(self) -> int:
+        """Records acknowledged so far."""
+        return self._sink.acknowledged_total
+
+    @property
+    def changed_timestamps(self) -> int:
+        """Records whose timestamp 0 was sent as ``zero_timestamp_as``."""
+        return self._sink.zero_timestamps
+
+    def close(self) -> None:
+        """Drop what is not yet sent and leave the brokers; again is fine."""
+        self._sink.close()
+
+    def _check(self, target: TopicPartition | None, ticket: int | None) -> None:
+        failure = self._sink.failure()
+        if failure is None:
+            return
+        place = target if failure.ticket == ticket and target is not None else self._open.get(failure.ticket)
+        raise self._error(failure, place)
+
+    def _error(self, failure: SinkFailure, place: TopicPartition | None) -> KbrError:
+        topic = place.topic if place is not None else ""
+        partition = place.partition if place is not None else -1
+        if failure.code == ERR_TIMESTAMP_ZERO:
+            return ProduceFailed(
+                f"{place}: the archived record at offset {failure.source_offset} has timestamp 0, which librdkafka "
+                "takes for the time of sending",
+                hint="set restore.zero_timestamp_as to the milliseconds to send instead, for example 1",
+                topic=topic,
+                partition=partition,
+                offset=failure.source_offset,
+            )
+        return translate_code(
+            failure.code, failure.text, topic=topic, partition=partition, offset=failure.source_offset, producing=True
+        )

@@ -1,0 +1,203 @@
+"""The reading side of a worker: partitions' offset ranges in, blocks out.
+
+Owns one kbr_codec Source and turns librdkafka's words into kbr's errors and client messages. It
+decides nothing about segments or storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kbr_codec import RawBlock
+from kbr_codec.rdkafka import (
+    ERR_HEADER_NUL,
+    ERR_NO_MEMORY,
+    ERR_OFFSETS_FELL,
+    ERR_RECORD_TOO_LARGE,
+    BlockReady,
+    ClientConfigError,
+    PartitionEnd,
+    Source,
+    SourceError,
+)
+
+from kbr.errors import ConfigError, FetchFailed, KbrError
+from kbr.kafka.native import load_library
+from kbr.kafka.settings import ClientSettings, consumer_properties
+from kbr.kafka.translate import translate_code
+from kbr.model import OffsetRange, TopicPartition
+from kbr.telemetry.events import ClientMessage
+
+__all__ = ["FetchedBlock", "PartitionEnded", "PartitionSource", "PartitionStopped", "SourceOptions"]
+
+#: rd_kafka_resp_err_t RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN: every known broker connection is down.
+_ALL_BROKERS_DOWN = -187
+
+_OWN_REASONS = {
+    ERR_HEADER_NUL: "a header name with a NUL byte, which librdkafka cuts: it can't be archived exactly",
+    ERR_NO_MEMORY: "no memory for a record",
+    ERR_RECORD_TOO_LARGE: "a record of more than 2 GiB",
+    ERR_OFFSETS_FELL: "an offset came a second time: the broker's log went back",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """How much a source may hold and what it may see.
+
+    Attributes:
+        memory_bytes: budget for fetched and half-encoded records of all partitions.
+        block_bytes: a block is sealed at this size.
+        isolation_level: read_committed or read_uncommitted.
+    """
+
+    memory_bytes: int
+    block_bytes: int
+    isolation_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedBlock:
+    """A sealed block of the partition at ``index``; it goes on at ``next_offset``."""
+
+    index: int
+    block: RawBlock
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionEnded:
+    """The partition at ``index`` has given every record below its end."""
+
+    index: int
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStopped:
+    """The partition at ``index`` can't be read further."""
+
+    index: int
+    error: KbrError
+
+
+class PartitionSource:
+    """Several partitions fetched through one client.
+
+    Not for more than one thread; a context manager.
+    """
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        options: SourceOptions,
+        *,
+        on_client_message: Callable[[ClientMessage], None],
+    ) -> None:
+        self._settings = settings
+        self._options = options
+        self._on_client_message = on_client_message
+        self._source: Source | None = None
+        self._partitions: tuple[TopicPartition, ...] = ()
+        #: Every broker is out of reach, as the client last said; any record clears it.
+        self.brokers_down = False
+
+    def __enter__(self) -> PartitionSource:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def start(self, ranges: Sequence[tuple[TopicPartition, OffsetRange]]) -> None:
+        """Begin to fetch. Events name a partition by its place in ``ranges``; empty ranges give none.
+
+        Raises:
+            ConfigError: librdkafka refused a property.
+        """
+        load_library()
+        self._partitions = tuple(partition for partition, _ in ranges)
+        properties = consumer_properties(
+            self._settings,
+            memory_bytes=self._options.memory_bytes,
+            partition_count=len(ranges),
+            isolation_level=self._options.isolation_level,
+        )
+        try:
+            self._source = Source(properties.items(), block_bytes=self._options.block_bytes)
+        except ClientConfigError as error:
+            raise ConfigError(
+                f"librdkafka refused {error}", hint="check source.security and source.client", property=error.name
+            ) from error
+        self._source.start(
+            (partition.topic, partition.partition, offsets.start_offset, offsets.end_offset_exclusive)
+            for partition, offsets in ranges
+        )
+
+    def poll(self, timeout_ms: int) -> list[FetchedBlock | PartitionEnded | PartitionStopped]:
+        """Fetch until a block is full, a partition ends or fails, or ``timeout_ms`` have passed."""
+        source = self._require()
+        found: list[FetchedBlock | PartitionEnded | PartitionStopped] = []
+        for event in source.poll(timeout_ms):
+            if isinstance(event, BlockReady):
+                self.brokers_down = False
+                found.append(FetchedBlock(event.index, event.block, event.next_offset))
+            elif isinstance(event, PartitionEnd):
+                found.append(PartitionEnded(event.index, event.next_offset))
+            elif event.index >= 0:
+                source.stop(event.index)
+                found.append(PartitionStopped(event.index, self._error(event)))
+            else:
+                self._on_client_message(ClientMessage(level=3, facility="FETCH", text=event.text, client="consumer"))
+        self._pass_on_client_events(source)
+        return found
+
+    def flush(self, index: int) -> FetchedBlock | None:
+        """Seal what the partition has gathered so far; None when that is nothing."""
+        event = self._require().flush(index)
+        return None if event is None else FetchedBlock(event.index, event.block, event.next_offset)
+
+    def stop(self, index: int) -> None:
+        """Stop fetching one partition; what it gathered and did not flush is dropped."""
+        self._require().stop(index)
+
+    def position(self, index: int) -> int:
+        """First offset of the partition that has not been seen."""
+        return self._require().position(index)
+
+    @property
+    def open_count(self) -> int:
+        """Partitions that have not ended."""
+        return self._require().open_count
+
+    def close(self) -> None:
+        """Leave the brokers; again is fine."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+    def _require(self) -> Source:
+        if self._source is None:
+            raise RuntimeError("the source is not started, or closed")
+        return self._source
+
+    def _error(self, event: SourceError) -> KbrError:
+        partition = self._partitions[event.index]
+        own = _OWN_REASONS.get(event.code)
+        if own is not None:
+            return FetchFailed(
+                f"{partition} at offset {event.offset}: {own}",
+                hint="the partition's earlier records are kept; leave it out, or report the record's producer",
+                topic=partition.topic,
+                partition=partition.partition,
+                offset=event.offset,
+            )
+        return translate_code(
+            event.code, event.text, topic=partition.topic, partition=partition.partition, offset=event.offset
+        )
+
+    def _pass_on_client_events(self, source: Source) -> None:
+        for level, facility, text, code, _fatal in source.client_events():
+            if code == _ALL_BROKERS_DOWN:
+                self.brokers_down = True
+            self._on_client_message(ClientMessage(level=level, facility=facility, text=text, client="consumer"))
