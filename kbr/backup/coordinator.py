@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kbr.backup.options import BackupOptions
 from kbr.backup.plan import BackupPlan, BackupTask, PartitionPlan, PartitionTask, group_partitions, plan_partitions
 from kbr.backup.report import BackupReport
-from kbr.backup.selection import select_topics
+from kbr.kafka.selection import select_topics
 from kbr.backup.state import BackupState
 from kbr.errors import BackupExists, KbrError
 from kbr.format.documents import Manifest, SourceInfo

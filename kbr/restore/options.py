@@ -1,0 +1,49 @@
+"""What a restore run can be told. Frozen values; knows no files, no environment, no command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["RestoreOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOptions:
+    """One restore run.
+
+    Attributes:
+        backup_id: which backup.
+        include, exclude: topic names and globs over the backup's topics; exclude wins.
+        time_window_start_ms, time_window_end_ms: records with timestamps in it, both ends included; None is open.
+        topic_mapping: source topic to target topic; others keep their names.
+        partition_mapping: source topic to {source partition: target partition}; others keep theirs.
+        include_original_offset_header: add a header with the source offset to each record.
+        append: write to topics that hold records already.
+        create_topics: make missing topics.
+        replication_factor: of topics that are made; None is as it was.
+        topic_configs: set on topics that are made, over those of the backup.
+        compression: the wire codec: none, gzip, snappy, lz4, zstd.
+        zero_timestamp_as: what to send for timestamp 0, which the client can't send; 0 refuses.
+        workers: worker processes; 0 is one per core, never more than partitions.
+        memory_bytes: budget of one worker.
+        max_block_bytes: the largest block that is believed.
+    """
+
+    backup_id: str
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    time_window_start_ms: int | None = None
+    time_window_end_ms: int | None = None
+    topic_mapping: Mapping[str, str] = field(default_factory=dict)
+    partition_mapping: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    include_original_offset_header: bool = False
+    append: bool = False
+    create_topics: bool = True
+    replication_factor: int | None = None
+    topic_configs: Mapping[str, str] = field(default_factory=dict)
+    compression: str = "lz4"
+    zero_timestamp_as: int = 0
+    workers: int = 0
+    memory_bytes: int = 128 * 1024 * 1024
+    max_block_bytes: int = 256 * 1024 * 1024

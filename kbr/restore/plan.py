@@ -1,0 +1,200 @@
+"""What a restore is going to write, and to which topics. Pure: from the manifest and the target's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kbr.errors import UsageError
+from kbr.format.documents import Manifest, PartitionEntry, TopicEntry
+from kbr.kafka.settings import ClientSettings
+from kbr.model import Compression, PartitionStatus, SegmentRef, TopicPartition, TopicSpec
+from kbr.restore.options import RestoreOptions
+from kbr.restore.placement import place_partitions
+from kbr.restore.window import TimeWindow
+from kbr.storage.options import StorageOptions
+
+__all__ = ["PartitionPlan", "RestorePlan", "RestoreTask", "TopicPlan", "group_partitions", "plan_restore"]
+
+#: Tasks per worker that the work is cut into, so that a worker that is done early takes over some.
+TASKS_PER_WORKER = 4
+MAX_PARTITIONS_PER_TASK = 256
+#: Topic configs that are not copied: brokers name replicas in them, which mean nothing on another cluster.
+_CLUSTER_BOUND_CONFIGS = frozenset(
+    {"leader.replication.throttled.replicas", "follower.replication.throttled.replicas"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionPlan:
+    """One partition's way from the backup to the target."""
+
+    source: TopicPartition
+    target: TopicPartition
+    #: In order; only those that may hold records of the window.
+    segments: tuple[SegmentRef, ...]
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(ref.stored_bytes for ref in self.segments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicPlan:
+    """One target topic."""
+
+    source: str
+    target: TopicSpec
+    exists: bool
+    #: Set to this after the restore: configs that would change records while they are written.
+    configs_afterwards: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    """All that a restore run is going to do."""
+
+    backup_id: str
+    window: TimeWindow
+    topics: tuple[TopicPlan, ...]
+    partitions: tuple[PartitionPlan, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def segments(self) -> list[SegmentRef]:
+        return [ref for partition in self.partitions for ref in partition.segments]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreTask:
+    """What one worker does in one go; picklable. Holds secrets: never print it."""
+
+    backup_id: str
+    compression: Compression
+    window: TimeWindow
+    partitions: tuple[PartitionPlan, ...]
+    client: ClientSettings
+    storage: StorageOptions
+    wire_compression: str
+    original_offset_header: bytes
+    zero_timestamp_as: int
+    batch_bytes: int
+    memory_bytes: int
+    max_block_bytes: int
+
+
+def plan_restore(
+    manifest: Manifest,
+    topics: Sequence[TopicEntry],
+    options: RestoreOptions,
+    existing: Mapping[str, TopicSpec],
+) -> RestorePlan:
+    """Fix what goes where.
+
+    Args:
+        manifest: the backup's.
+        topics: those of it that are chosen.
+        options: what the run was told.
+        existing: the target topics that exist, by name.
+
+    Raises:
+        UsageError: mappings or window make no sense.
+    """
+    window = TimeWindow.between(options.time_window_start_ms, options.time_window_end_ms)
+    if window.start_ms > window.end_ms:
+        raise UsageError(f"the time window ends ({window.end_ms}) before it begins ({window.start_ms})")
+    placed = place_partitions(topics, options.topic_mapping, options.partition_mapping)
+    warnings: list[str] = []
+    topic_plans = []
+    partition_plans = []
+    for topic in topics:
+        warnings.extend(_completeness_warnings(topic))
+        topic_plans.append(_topic_plan(topic, placed, options, existing, warnings))
+        for partition in topic.partitions:
+            source = TopicPartition(topic.name, partition.partition)
+            partition_plans.append(
+                PartitionPlan(
+                    source=source,
+                    target=placed[source],
+                    segments=tuple(ref for ref in partition.segments if window.touches(ref)),
+                )
+            )
+    return RestorePlan(
+        backup_id=manifest.backup_id,
+        window=window,
+        topics=tuple(topic_plans),
+        partitions=tuple(partition_plans),
+        warnings=tuple(warnings),
+    )
+
+
+def _completeness_warnings(topic: TopicEntry) -> list[str]:
+    def describe(partition: PartitionEntry) -> str:
+        return f"{topic.name}[{partition.partition}]: the backup is {partition.status.value}, up to offset {partition.next_offset}"
+
+    found = [describe(partition) for partition in topic.partitions if partition.status is not PartitionStatus.COMPLETE]
+    found.extend(
+        f"{topic.name}[{partition.partition}]: offsets {gap.start_offset} to {gap.end_offset_exclusive - 1} are not in "
+        f"the backup ({gap.reason.value})"
+        for partition in topic.partitions
+        for gap in partition.gaps
+    )
+    return found
+
+
+def _topic_plan(
+    topic: TopicEntry,
+    placed: Mapping[TopicPartition, TopicPartition],
+    options: RestoreOptions,
+    existing: Mapping[str, TopicSpec],
+    warnings: list[str],
+) -> TopicPlan:
+    name = placed[TopicPartition(topic.name, 0)].topic
+    if name in existing:
+        return TopicPlan(source=topic.name, target=existing[name], exists=True, configs_afterwards={})
+    highest = max(placed[TopicPartition(topic.name, number)].partition for number in range(topic.partition_count))
+    configs = {key: value for key, value in (topic.configs or {}).items() if key not in _CLUSTER_BOUND_CONFIGS}
+    configs.update(options.topic_configs)
+    afterwards = {}
+    if configs.get("message.timestamp.type") == "LogAppendTime":
+        # with it in force the broker would replace every archived timestamp by the time of the restore
+        afterwards["message.timestamp.type"] = configs.pop("message.timestamp.type")
+        warnings.append(
+            f"{name}: message.timestamp.type LogAppendTime is set after the restore, so that timestamps stay as they were"
+        )
+    if topic.configs is None:
+        warnings.append(f"{name}: the backup has no topic configs for it, it is made with the target's defaults")
+    return TopicPlan(
+        source=topic.name,
+        target=TopicSpec(
+            name=name,
+            partition_count=max(topic.partition_count, highest + 1),
+            replication_factor=options.replication_factor or topic.replication_factor,
+            configs=configs,
+        ),
+        exists=False,
+        configs_afterwards=afterwards,
+    )
+
+
+def group_partitions(partitions: Sequence[PartitionPlan], *, workers: int) -> list[tuple[PartitionPlan, ...]]:
+    """Cut the partitions that have segments into tasks, largest task first."""
+    wanted = sorted(
+        (partition for partition in partitions if partition.segments),
+        key=lambda partition: (-partition.stored_bytes, partition.source),
+    )
+    if not wanted:
+        return []
+    slots = workers if len(wanted) <= workers else workers * TASKS_PER_WORKER
+    share = max(1, sum(partition.stored_bytes for partition in wanted) // slots)
+    groups: list[tuple[PartitionPlan, ...]] = []
+    group: list[PartitionPlan] = []
+    size = 0
+    for partition in wanted:
+        if group and (size + partition.stored_bytes > share or len(group) >= MAX_PARTITIONS_PER_TASK):
+            groups.append(tuple(group))
+            group, size = [], 0
+        group.append(partition)
+        size += partition.stored_bytes
+    groups.append(tuple(group))
+    return sorted(groups, key=lambda one: -sum(partition.stored_bytes for partition in one))
