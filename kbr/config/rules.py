@@ -1,0 +1,170 @@
+"""What has to hold between keys: which belong together, which exclude each other, which a mode needs.
+
+Pure: from a `Config` whose single values are all right, to findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kbr.config.keys import variable_of
+from kbr.config.model import ClusterConfig, Config
+from kbr.config.problems import Path
+from kbr.model import Compression
+
+__all__ = ["Finding", "findings"]
+
+_SASL_KEYS = ("sasl_mechanism", "username", "password", "password_command")
+_LEVELS = {Compression.ZSTD: (-50, 22), Compression.LZ4: (0, 16)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that is wrong with ``path``, judged with the help of ``involved``."""
+
+    path: Path
+    what: str
+    involved: tuple[Path, ...] = ()
+    hint: str = ""
+
+
+def findings(config: Config, mode: str | None) -> Iterator[Finding]:
+    """Everything that is wrong between keys, for a verb's mode (None: neither backup nor restore)."""
+    if mode is not None and config.mode is not None and config.mode != mode:
+        yield Finding(
+            path=("mode",), what=f"the file is for {config.mode}", hint=f"run kbr {config.mode}, or remove 'mode'"
+        )
+    wanted = mode or config.mode
+    if wanted is not None:
+        side = "source" if wanted == "backup" else "target"
+        if config.backup_id is None:
+            yield _missing(("backup_id",), "--backup-id")
+        if not getattr(config, side).bootstrap_servers:
+            yield _missing((side, "bootstrap_servers"), "--bootstrap-servers")
+    yield from _security(config.source, "source")
+    yield from _security(config.target, "target")
+    yield from _storage(config)
+    yield from _compression(config)
+    yield from _restore(config)
+
+
+def _missing(path: Path, flag: str) -> Finding:
+    variable = variable_of(path)
+    return Finding(path=path, what="is missing", hint=f"give it in the file (-c FILE), as {flag}, or as {variable}")
+
+
+def _security(cluster: ClusterConfig, side: str) -> Iterator[Finding]:
+    security, here = cluster.security, (side, "security")
+    protocol = cluster.client.get("security.protocol", security.security_protocol).upper()
+    mechanism = cluster.client.get("sasl.mechanism", cluster.client.get("sasl.mechanisms", security.sasl_mechanism))
+    involved: tuple[Path, ...] = ((*here, "security_protocol"), (*here, "sasl_mechanism"), (side, "client"))
+    given = set(security.model_fields_set)
+    sasl: list[str] = [name for name in _SASL_KEYS if name in given]
+    ssl: list[str] = sorted(name for name in given if name.startswith("ssl_"))
+    if not protocol.startswith("SASL_"):
+        for name in sasl:
+            if getattr(security, name) is not None:
+                yield Finding(
+                    path=(*here, name),
+                    what=f"needs security_protocol SASL_SSL or SASL_PLAINTEXT, and that is {protocol}",
+                    involved=involved,
+                )
+    elif mechanism is None:
+        yield Finding(path=(*here, "sasl_mechanism"), what=f"is missing: security_protocol is {protocol}", involved=involved)
+    elif mechanism.upper() == "PLAIN" or mechanism.upper().startswith("SCRAM"):
+        if security.username is None and "sasl.username" not in cluster.client:
+            yield Finding(path=(*here, "username"), what=f"is missing: sasl_mechanism is {mechanism}", involved=involved)
+        if security.password is None and security.password_command is None and "sasl.password" not in cluster.client:
+            yield Finding(path=(*here, "password"), what=f"is missing: sasl_mechanism is {mechanism}", involved=involved)
+    if not protocol.endswith("SSL"):
+        for name in ssl:
+            if getattr(security, name) is not None:
+                yield Finding(
+                    path=(*here, name),
+                    what=f"needs security_protocol SSL or SASL_SSL, and that is {protocol}",
+                    involved=involved,
+                )
+    for name in ("password", "ssl_key_password"):
+        if getattr(security, name) is not None and getattr(security, f"{name}_command") is not None:
+            yield Finding(path=(*here, f"{name}_command"), what=f"excludes {name}: give one of them")
+
+
+def _storage(config: Config) -> Iterator[Finding]:
+    storage, here = config.storage, ("storage",)
+    parts = [name for name in ("backend", "path", "bucket", "prefix") if getattr(storage, name) is not None]
+    s3_keys = [
+        name
+        for name in ("endpoint", "region", "access_key", "secret_key", "secret_key_command", "session_token", "path_style", "ca_bundle")
+        if getattr(storage, name) is not None
+    ]
+    if storage.secret_key is not None and storage.secret_key_command is not None:
+        yield Finding(path=(*here, "secret_key_command"), what="excludes secret_key: give one of them")
+    if storage.url is not None:
+        for name in parts:
+            yield Finding(path=(*here, name), what="excludes url: give url, or backend and its keys", involved=((*here, "url"),))
+        if parts:
+            return
+    elif storage.backend is None:
+        yield Finding(
+            path=(*here, "backend" if parts else "url"),
+            what="is missing: say s3, ceph or filesystem" if parts else "is missing: say where backups lie",
+            involved=((*here, "backend"), (*here, "url")),
+            hint="" if parts else "give storage.url or storage.backend in the file (-c FILE), --storage URL, or KBR_STORAGE_URL",
+        )
+        return
+    else:
+        yield from _backend(config)
+    if storage.backend == "filesystem" or (storage.url is not None and not storage.is_s3):
+        for name in s3_keys:
+            yield Finding(
+                path=(*here, name), what="is for s3 and ceph, and backups lie in a folder", involved=((*here, "backend"), (*here, "url"))
+            )
+        return
+    secret = storage.secret_key is not None or storage.secret_key_command is not None
+    if secret != (storage.access_key is not None):
+        given, other = ("secret_key", "access_key") if secret else ("access_key", "secret_key")
+        yield Finding(path=(*here, other), what=f"is missing: {given} is given", involved=((*here, "access_key"), (*here, "secret_key")))
+    if storage.session_token is not None and not secret:
+        yield Finding(path=(*here, "session_token"), what="needs access_key and secret_key", involved=((*here, "secret_key"),))
+
+
+def _backend(config: Config) -> Iterator[Finding]:
+    storage, here = config.storage, ("storage",)
+    involved = ((*here, "backend"),)
+    if storage.backend == "filesystem":
+        if storage.path is None:
+            yield Finding(path=(*here, "path"), what="is missing: backend is filesystem", involved=involved)
+        for name in ("bucket", "prefix"):
+            if getattr(storage, name) is not None:
+                yield Finding(path=(*here, name), what="is for s3 and ceph, and backend is filesystem", involved=involved)
+        return
+    if storage.bucket is None:
+        yield Finding(path=(*here, "bucket"), what=f"is missing: backend is {storage.backend}", involved=involved)
+    if storage.path is not None:
+        yield Finding(path=(*here, "path"), what=f"is for filesystem, and backend is {storage.backend}", involved=involved)
+    if storage.backend == "ceph" and storage.endpoint is None:
+        yield Finding(path=(*here, "endpoint"), what="is missing: backend is ceph", involved=involved)
+
+
+def _compression(config: Config) -> Iterator[Finding]:
+    level, compression = config.backup.compression_level, config.backup.compression
+    if level is None:
+        return
+    here, involved = ("backup", "compression_level"), (("backup", "compression"),)
+    if compression not in _LEVELS:
+        yield Finding(path=here, what="is for zstd and lz4, and compression is none", involved=involved)
+        return
+    lowest, highest = _LEVELS[compression]
+    if not lowest <= level <= highest:
+        yield Finding(path=here, what=f"must be {lowest} to {highest} for {compression.value}, not {level}", involved=involved)
+
+
+def _restore(config: Config) -> Iterator[Finding]:
+    start, end = config.restore.time_window_start, config.restore.time_window_end
+    if start is not None and end is not None and start > end:
+        yield Finding(
+            path=("restore", "time_window_end"),
+            what=f"is before time_window_start ({end} < {start})",
+            involved=(("restore", "time_window_start"),),
+        )
