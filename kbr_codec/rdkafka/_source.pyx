@@ -507,7 +507,11 @@ cdef class Source:
 
         Returns:
             How many partitions have not reached their end.
+
+        Raises:
+            RuntimeError: a partition can't be read.
         """
+        cdef int failed = 0
         cdef int64_t until = now_ms() + <int64_t>timeout_ms
         cdef ssize_t count, i
         cdef topic_lanes *t
@@ -516,7 +520,7 @@ cdef class Source:
         if self.rk == NULL:
             raise RuntimeError("the source is closed")
         with nogil:
-            while self.open_lanes > 0 and now_ms() < until:
+            while self.open_lanes > 0 and failed == 0 and now_ms() < until:
                 count = rd.consume_batch_queue(self.queue, 10, self.batch, BATCH)
                 for i in range(count):
                     m = self.batch[i]
@@ -526,8 +530,12 @@ cdef class Source:
                         if not m.err:
                             self.record_total += 1
                             self.byte_total += <int64_t>(m.len + m.key_len)
+                        elif m.err != ERR_PARTITION_EOF:
+                            failed = m.err
                         if not l.done and m.offset + (0 if m.err else 1) >= l.end_offset:
                             l.done = 1
                             self.open_lanes -= 1
                     rd.message_destroy(m)
+        if failed:
+            raise RuntimeError(f"fetching failed: {rd.err2str(failed).decode()}")
         return self.open_lanes
