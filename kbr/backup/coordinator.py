@@ -50,6 +50,8 @@ class BackupCoordinator:
         cluster, store: open ones, of the same places.
         kbr_version: for the manifest.
         on_event: gets every worker event.
+        on_plan: gets the plan before the first record is fetched.
+        on_tick: called now and then while workers run.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class BackupCoordinator:
         kbr_version: str,
         on_event: Callable[[object], None],
         on_plan: Callable[[BackupPlan], None],
+        on_tick: Callable[[], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._places = places
@@ -71,6 +74,7 @@ class BackupCoordinator:
         self._kbr_version = kbr_version
         self._on_event = on_event
         self._on_plan = on_plan
+        self._on_tick = on_tick
         self._clock = clock
         self._writer = uuid.uuid4().hex
         self._phases: dict[str, float] = {}
@@ -175,6 +179,7 @@ class BackupCoordinator:
 
         def tick() -> None:
             nonlocal checkpoint_at
+            self._on_tick()
             if self._clock.monotonic() >= checkpoint_at:
                 if state.take_changed():
                     publish_manifest(self._store, state.manifest(RunStatus.RUNNING, now_ms=self._clock.now_ms()))

@@ -47,6 +47,7 @@ class RestoreCoordinator:
         cluster, store: open ones, of the same places.
         on_event: gets every worker event.
         on_plan: gets the plan and its counts before the first record is sent.
+        on_tick: called now and then while workers run.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class RestoreCoordinator:
         store: ObjectStore,
         on_event: Callable[[object], None],
         on_plan: Callable[[RestorePlan, PlanCounts], None],
+        on_tick: Callable[[], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._client = client
@@ -68,6 +70,7 @@ class RestoreCoordinator:
         self._store = store
         self._on_event = on_event
         self._on_plan = on_plan
+        self._on_tick = on_tick
         self._clock = clock
         self._phases: dict[str, float] = {}
         self._batch_bytes = MAX_BATCH_BYTES
@@ -195,7 +198,7 @@ class RestoreCoordinator:
             for number, group in enumerate(groups)
         ]
         outcome = new_supervisor(workers, WORKER_ENTRY).run(
-            tasks, on_event=lambda _task_id, event: self._on_event(event)
+            tasks, on_event=lambda _task_id, event: self._on_event(event), on_tick=self._on_tick
         )
         results: list[PartitionRestored] = []
         for result in outcome.results.values():

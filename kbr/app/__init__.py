@@ -1,0 +1,1 @@
+"""Use cases: one function a command, wired from the configuration. Knows no command line and prints nothing."""

@@ -1,0 +1,150 @@
+"""Turns a `Config` into the options of the layers below, and those into open clusters, stores and supervisors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from kbr.backup.options import BackupOptions
+from kbr.config import Config
+from kbr.config.model import ClusterConfig, StorageConfig
+from kbr.errors import ConfigError
+from kbr.kafka.settings import ClientSettings
+from kbr.model import Compression
+from kbr.restore.options import RestoreOptions
+from kbr.runtime.supervisor import Supervisor
+from kbr.storage import StorageOptions
+
+__all__ = [
+    "StopSource",
+    "backup_options",
+    "client_settings",
+    "required_backup_id",
+    "restore_options",
+    "storage_options",
+    "supervisor_factory",
+]
+
+#: zstd level of a backup that does not say one: the level that DESIGN's measurements are made with.
+DEFAULT_ZSTD_LEVEL = 3
+#: How long workers get to commit what they have after a stop, seconds.
+STOP_TIMEOUT_S = 30.0
+
+
+class StopSource(Protocol):
+    """Where a wish to stop comes from: a terminal's Ctrl-C, or a program."""
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` at every wish from now on; it returns at once."""
+
+
+def client_settings(config: ClusterConfig) -> ClientSettings:
+    """How to reach a cluster."""
+    security = config.security
+    return ClientSettings(
+        bootstrap_servers=tuple(config.bootstrap_servers),
+        security_protocol=security.security_protocol,
+        sasl_mechanism=security.sasl_mechanism,
+        username=security.username,
+        password=None if security.password is None else security.password.get_secret_value(),
+        ssl_ca_location=security.ssl_ca_location,
+        ssl_certificate_location=security.ssl_certificate_location,
+        ssl_key_location=security.ssl_key_location,
+        ssl_key_password=None if security.ssl_key_password is None else security.ssl_key_password.get_secret_value(),
+        client=dict(config.client),
+    )
+
+
+def storage_options(config: StorageConfig) -> StorageOptions:
+    """Where backups lie."""
+
+    def revealed(value: object) -> str | None:
+        reveal = getattr(value, "get_secret_value", None)
+        return None if reveal is None else str(reveal())
+
+    return StorageOptions(
+        url=config.location,
+        endpoint_url=config.endpoint,
+        region=config.region,
+        access_key=revealed(config.access_key),
+        secret_key=revealed(config.secret_key),
+        session_token=revealed(config.session_token),
+        ca_bundle=config.ca_bundle,
+        path_style=config.uses_path_style,
+        deadline_s=config.deadline_ms / 1000,
+    )
+
+
+def required_backup_id(config: Config) -> str:
+    """The configured backup_id.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if config.backup_id is None:
+        raise ConfigError("no backup_id", hint="set backup_id in the file, or give --backup-id")
+    return config.backup_id
+
+
+def backup_options(config: Config) -> BackupOptions:
+    """What a backup run is told."""
+    backup = config.backup
+    level = backup.compression_level
+    if level is None and backup.compression is Compression.ZSTD:
+        level = DEFAULT_ZSTD_LEVEL
+    return BackupOptions(
+        backup_id=required_backup_id(config),
+        include=tuple(config.source.topics.include),
+        exclude=tuple(config.source.topics.exclude),
+        include_internal=backup.include_internal_topics,
+        isolation_level=backup.isolation_level,
+        compression=backup.compression,
+        compression_level=level,
+        segment_max_bytes=backup.segment_max_bytes,
+        segment_max_interval_ms=backup.segment_max_interval_ms,
+        workers=backup.workers,
+        memory_bytes=backup.memory_limit,
+        checkpoint_interval_s=backup.checkpoint_interval_ms / 1000,
+    )
+
+
+def restore_options(config: Config) -> RestoreOptions:
+    """What a restore run is told."""
+    restore = config.restore
+    return RestoreOptions(
+        backup_id=required_backup_id(config),
+        include=tuple(config.target.topics.include),
+        exclude=tuple(config.target.topics.exclude),
+        time_window_start_ms=restore.time_window_start,
+        time_window_end_ms=restore.time_window_end,
+        topic_mapping=dict(restore.topic_mapping),
+        partition_mapping={topic: dict(moves) for topic, moves in restore.partition_mapping.items()},
+        include_original_offset_header=restore.include_original_offset_header,
+        append=restore.append,
+        create_topics=restore.create_topics,
+        replication_factor=restore.replication_factor,
+        topic_configs=dict(restore.topic_configs),
+        compression=restore.compression,
+        zero_timestamp_as=restore.zero_timestamp_as,
+        workers=restore.workers,
+        memory_bytes=restore.memory_limit,
+        max_block_bytes=config.limits.max_block_bytes,
+    )
+
+
+def supervisor_factory(stop: StopSource, *, preload: tuple[str, ...]) -> Callable[[int, str], Supervisor]:
+    """Makes supervisors that end when ``stop`` says so.
+
+    Args:
+        stop: where the wish comes from.
+        preload: modules that workers need, imported once for all of them.
+    """
+
+    def new_supervisor(worker_count: int, entry: str) -> Supervisor:
+        supervisor = Supervisor(
+            entry=entry, worker_count=worker_count, preload=preload, stop_timeout_s=STOP_TIMEOUT_S
+        )
+        stop.on_stop(supervisor.stop)
+        return supervisor
+
+    return new_supervisor

@@ -1,0 +1,59 @@
+"""What the supervisor's process does with worker events: progress to the display, messages to the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kbr.telemetry.events import ClientMessage, PartitionFailed, ProgressEvent
+from kbr.telemetry.logs import RepeatFolder, get_logger
+from kbr.telemetry.progress import ProgressModel, ProgressSink
+from kbr.timing import SYSTEM_CLOCK, Clock
+
+__all__ = ["RunDisplay"]
+
+_log = get_logger("kbr.run")
+
+
+class RunDisplay:
+    """One run's events, folded and shown.
+
+    Args:
+        sink: shows progress, or None.
+    """
+
+    def __init__(self, sink: ProgressSink | None, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._model: ProgressModel | None = None
+        self._folder = RepeatFolder(clock=clock)
+
+    def start(self, verb: str, totals: Mapping[str, int]) -> None:
+        """The plan is known: records per topic, at most."""
+        self._model = ProgressModel(verb=verb, totals=totals, clock=self._clock)
+        if self._sink is not None:
+            self._sink.start(self._model)
+
+    def take(self, event: object) -> None:
+        """One event of a worker."""
+        if isinstance(event, ProgressEvent):
+            if self._model is not None:
+                self._model.add(event)
+        elif isinstance(event, ClientMessage):
+            for line in self._folder.take(event):
+                _log.log(line.level, line.text)
+        elif isinstance(event, PartitionFailed):
+            _log.error("%s[%s] failed: %s", event.topic, event.partition, event.error)
+
+    def tick(self) -> None:
+        """Now and then: show."""
+        for line in self._folder.due():
+            _log.log(line.level, line.text)
+        if self._sink is not None and self._model is not None:
+            self._sink.update(self._model.snapshot())
+
+    def close(self) -> None:
+        """The run is over."""
+        if self._sink is not None and self._model is not None:
+            self._sink.update(self._model.snapshot())
+            self._sink.close()
+        self._model = None
