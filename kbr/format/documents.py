@@ -1,0 +1,214 @@
+"""The manifest: what a backup holds, as one JSON document with its own checksum (docs/format.md).
+
+Bytes to frozen values and back, without I/O. A manifest from outside is hostile until it is read:
+every type, bound, name and sum is checked, and what is wrong gives one error that says where.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
+
+from kbr.errors import ManifestUnreadable, UnsupportedFormat
+from kbr.format.manifest_parser import SEGMENT_FIELDS, BadDocument, parse_document
+from kbr.format.manifest_values import (
+    FORMAT_VERSION,
+    Manifest,
+    PartitionEntry,
+    SourceInfo,
+    TopicEntry,
+)
+from kbr.wire import dump_json, load_json
+
+__all__ = [
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "MAX_MANIFEST_BYTES",
+    "Manifest",
+    "PartitionEntry",
+    "SourceInfo",
+    "TopicEntry",
+    "dump_manifest",
+    "load_manifest",
+]
+
+FORMAT_NAME = "kbr-manifest"
+#: Largest manifest that is read, bytes: 1.8 million segments.
+MAX_MANIFEST_BYTES = 1024 * 1024 * 1024
+
+#: How every manifest ends: its checksum, of all bytes before it.
+_SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}')
+_SEAL_BYTES = len(b',"sha256":""}') + 64
+
+_segment_values = attrgetter(*SEGMENT_FIELDS)
+_HINT = "put back an intact copy of it; the segments are not affected, each carries its own index"
+
+
+# -- writing ------------------------------------------------------------------------------
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The bytes of a manifest object, checksum included."""
+    body = dump_json(_document(manifest))[:-1]
+    return b'%b,"sha256":"%b"}' % (body, hashlib.sha256(body).hexdigest().encode("ascii"))
+
+
+def _document(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "format": FORMAT_NAME,
+        "format_version": manifest.format_version,
+        "kbr_version": manifest.kbr_version,
+        "backup_id": manifest.backup_id,
+        "status": manifest.status.value,
+        "created_at": manifest.created_at_ms,
+        "updated_at": manifest.updated_at_ms,
+        "finished_at": manifest.finished_at_ms,
+        "source": {
+            "cluster_id": manifest.source.cluster_id,
+            "brokers": list(manifest.source.brokers),
+            "isolation_level": manifest.source.isolation_level,
+        },
+        "compression": manifest.compression.value,
+        "compression_level": manifest.compression_level,
+        "retention": None if manifest.retention is None else dict(manifest.retention),
+        "topics": [_topic(topic) for topic in manifest.topics],
+    }
+
+
+def _topic(topic: TopicEntry) -> dict[str, Any]:
+    return {
+        "name": topic.name,
+        "topic_id": topic.topic_id,
+        "partition_count": topic.partition_count,
+        "replication_factor": topic.replication_factor,
+        "is_internal": topic.is_internal,
+        "configs": None if topic.configs is None else dict(topic.configs),
+        "partitions": [_partition(partition) for partition in topic.partitions],
+    }
+
+
+def _partition(partition: PartitionEntry) -> dict[str, Any]:
+    return {
+        "partition": partition.partition,
+        "status": partition.status.value,
+        "log_start_offset": partition.log_start_offset,
+        "high_watermark": partition.high_watermark,
+        "start_offset": partition.start_offset,
+        "end_offset_exclusive": partition.end_offset_exclusive,
+        "next_offset": partition.next_offset,
+        "record_count": partition.record_count,
+        "error": partition.error,
+        "gaps": [
+            {
+                "start_offset": gap.start_offset,
+                "end_offset_exclusive": gap.end_offset_exclusive,
+                "reason": gap.reason.value,
+                "detected_at": gap.detected_at_ms,
+                "detail": gap.detail,
+            }
+            for gap in partition.gaps
+        ],
+        "segments": [
+            dict(zip(SEGMENT_FIELDS, _segment_values(segment), strict=True))
+            for segment in partition.segments
+        ],
+    }
+
+
+# -- reading ------------------------------------------------------------------------------
+
+
+def load_manifest(data: bytes, *, name: str) -> Manifest:
+    """Read a manifest object.
+
+    Args:
+        data: the whole object.
+        name: the object, for messages.
+
+    Raises:
+        ManifestUnreadable: it is empty, cut off, altered, or not as the format says.
+        UnsupportedFormat: it is of another version, or something else than a kbr manifest.
+    """
+    if not data:
+        raise ManifestUnreadable(f"{name}: the manifest is empty", hint=_HINT, object=name)
+    with _collector_paused():
+        return _load(data, name)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No cyclic collection meanwhile: nothing here makes cycles, and each run walks all of it.
+
+    100,000 segments in 100 / 10,000 partitions are read in 0.42 / 0.60 s, with it in 0.62 / 0.93 s.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _load(data: bytes, name: str) -> Manifest:
+    try:
+        document = load_json(data)
+    except (ValueError, RecursionError) as error:
+        raise ManifestUnreadable(
+            f"{name}: the manifest ({len(data)} bytes) is cut off or damaged: {error}",
+            hint=_HINT,
+            object=name,
+        ) from error
+    _check_version(document, name)
+    # After the version, which a newer kbr may seal in another way; before anything else is used.
+    _check_seal(data, name)
+    try:
+        return parse_document(document)
+    except BadDocument as error:
+        raise ManifestUnreadable(
+            f"{name}: the manifest makes no sense: {error}", hint=_HINT, object=name
+        ) from error
+
+
+def _check_version(document: object, name: str) -> None:
+    if not isinstance(document, dict) or document.get("format") != FORMAT_NAME:
+        raise UnsupportedFormat(
+            f"{name}: this is no manifest of kbr",
+            hint="another program may have written it; check the storage URL and the backup_id",
+            object=name,
+        )
+    version = document.get("format_version")
+    if type(version) is not int:
+        raise ManifestUnreadable(
+            f"{name}: the manifest's format_version is no integer", hint=_HINT, object=name
+        )
+    if version != FORMAT_VERSION:
+        raise UnsupportedFormat(
+            f"{name}: a manifest of version {version}; this kbr reads version {FORMAT_VERSION}",
+            hint="read it with the version of kbr that wrote it, or a newer one",
+            object=name,
+            version=version,
+        )
+
+
+def _check_seal(data: bytes, name: str) -> None:
+    seal = _SEAL.fullmatch(data, max(0, len(data) - _SEAL_BYTES))
+    if seal is None:
+        raise ManifestUnreadable(
+            f"{name}: the manifest does not end with its checksum: cut off, or edited",
+            hint=_HINT,
+            object=name,
+        )
+    digest = hashlib.sha256(memoryview(data)[:-_SEAL_BYTES]).hexdigest()
+    if digest != seal[1].decode("ascii"):
+        raise ManifestUnreadable(
+            f"{name}: the manifest is damaged or was edited: its SHA-256 is {digest}, "
+            f"its own checksum says {seal[1].decode('ascii')}",
+            hint=_HINT,
+            object=name,
+        )

@@ -1,0 +1,290 @@
+"""Proves that a backup is what its manifest says: every object there, unchanged, and (deep) readable.
+
+Reads only; never stops at the first damage but lists all of it, each entry with the object's name.
+Several objects are read at once; memory is bounded by a range read and a block per thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from kbr.errors import IntegrityError, KbrError, ObjectMissing
+from kbr.format.compression import MAX_BLOCK_BYTES
+from kbr.format.documents import Manifest
+from kbr.maintain.coverage import coverage_errors, incompleteness_notes
+from kbr.maintain.objects import Damage, Findings, check_blocks, check_sha256, damage_of
+from kbr.model import SegmentRef
+from kbr.repository.layout import (
+    backup_folder,
+    key_below_backup,
+    manifest_key,
+    parse_segment_key,
+    segment_key,
+)
+from kbr.storage.base import ObjectStore
+
+__all__ = ["Damage", "VerifyProgress", "VerifyReport", "verify"]
+
+#: Objects read at once. Hashing and scanning run at about 1 GB/s a core, so few threads keep the
+#: cores busy; more than cores, because each waits for the store part of the time.
+MAX_THREADS = 8
+#: Objects that nobody listed are named up to this number, then counted.
+_MAX_NOTES = 100
+#: Objects beside manifest and segments that a backup may have (DESIGN section 3).
+_KNOWN_PREFIXES = ("restores/", "locks/")
+_KNOWN_NAMES = ("index.parquet", "groups.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyProgress:
+    """How far a run is."""
+
+    objects_done: int
+    objects_total: int
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What a verification found.
+
+    Attributes:
+        deep: every block was decoded, not only every object hashed.
+        objects: segments that were read to their end, damaged ones too.
+        bytes: that were read and hashed, as stored.
+        blocks, records: decoded and undamaged; 0 unless deep.
+        errors: damage.
+        notes: what is worth knowing and no damage: incompleteness that the manifest admits,
+            objects that it does not list.
+    """
+
+    backup_id: str
+    deep: bool
+    objects: int
+    bytes: int
+    blocks: int
+    records: int
+    errors: tuple[Damage, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """4 if there is damage, else 0: an incomplete backup may be undamaged, a note says so."""
+        return IntegrityError.exit_code if self.errors else 0
+
+    def to_document(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "backup_id": self.backup_id,
+            "deep": self.deep,
+            "undamaged": not self.errors,
+            "objects": self.objects,
+            "bytes": self.bytes,
+            "blocks": self.blocks if self.deep else None,
+            "records": self.records if self.deep else None,
+            "errors": [
+                {"object": one.object, "position": one.position, "what": one.what}
+                for one in self.errors
+            ],
+            "notes": list(self.notes),
+            "exit_code": self.exit_code,
+        }
+
+
+def verify(
+    store: ObjectStore,
+    manifest: Manifest,
+    *,
+    deep: bool = False,
+    on_progress: Callable[[VerifyProgress], None] | None = None,
+    max_block_bytes: int = MAX_BLOCK_BYTES,
+    threads: int = 0,
+) -> VerifyReport:
+    """Check a backup against its manifest.
+
+    Args:
+        store: where the backup is.
+        manifest: the backup's, as Catalog.load() gives it.
+        deep: decode every block, and compare what is in it with the index and the manifest.
+        on_progress: told after each object, from the calling thread.
+        max_block_bytes: the largest block that is accepted, bytes.
+        threads: objects read at once; 0 is twice the cores, at most 8.
+
+    Returns:
+        All damage found; damage is never raised.
+
+    Raises:
+        StorageError: the store does not answer.
+    """
+    run = _Verification(store, manifest, deep=deep, max_block_bytes=max_block_bytes)
+    return run.run(on_progress, threads or min(MAX_THREADS, 2 * (os.cpu_count() or 1)))
+
+
+class _Verification:
+    """One run."""
+
+    def __init__(
+        self, store: ObjectStore, manifest: Manifest, *, deep: bool, max_block_bytes: int
+    ) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._deep = deep
+        self._max_block_bytes = max_block_bytes
+        self._errors: list[Damage] = []
+        self._notes: list[str] = incompleteness_notes(manifest)
+
+    def run(
+        self, on_progress: Callable[[VerifyProgress], None] | None, threads: int
+    ) -> VerifyReport:
+        segments = self._check_coverage()
+        present = self._check_presence(segments)
+        bytes_total = sum(reference.stored_bytes for reference in present.values())
+        objects = bytes_read = blocks = records = bytes_done = 0
+        results = zip(present.values(), self._read_all(present, threads), strict=True)
+        for number, (reference, found) in enumerate(results, start=1):
+            self._errors.extend(found.damage)
+            objects += found.bytes_read == reference.stored_bytes
+            bytes_read += found.bytes_read
+            blocks += found.blocks
+            records += found.records
+            bytes_done += reference.stored_bytes
+            if on_progress is not None:
+                on_progress(
+                    VerifyProgress(
+                        objects_done=number,
+                        objects_total=len(present),
+                        bytes_done=bytes_done,
+                        bytes_total=bytes_total,
+                    )
+                )
+        return VerifyReport(
+            backup_id=self._manifest.backup_id,
+            deep=self._deep,
+            objects=objects,
+            bytes=bytes_read,
+            blocks=blocks,
+            records=records,
+            errors=tuple(self._errors),
+            notes=tuple(self._notes),
+        )
+
+    # -- by the manifest and a listing ----------------------------------------------------
+
+    def _check_coverage(self) -> dict[str, SegmentRef]:
+        """Check the manifest against itself; gives its segments by their keys in the store."""
+        backup_id = self._manifest.backup_id
+        found: dict[str, SegmentRef] = {}
+        for topic in self._manifest.topics:
+            for partition in topic.partitions:
+                self._errors.extend(
+                    Damage(
+                        object=manifest_key(backup_id),
+                        position=None,
+                        what=f"{topic.name}[{partition.partition}]: {complaint}",
+                    )
+                    for complaint in coverage_errors(partition)
+                )
+                for reference in partition.segments:
+                    name = parse_segment_key(reference.key)
+                    if name is None:
+                        self._errors.append(
+                            Damage(
+                                object=manifest_key(backup_id),
+                                position=None,
+                                what=f"{ascii(reference.key)} is not the key of a segment",
+                            )
+                        )
+                        continue
+                    found[segment_key(backup_id, *name)] = reference
+        return found
+
+    def _check_presence(self, segments: dict[str, SegmentRef]) -> dict[str, SegmentRef]:
+        """Compare with a listing; what that puts in doubt, a look at the object decides."""
+        sizes: dict[str, int] = {}
+        unlisted: list[str] = []
+        for info in self._store.list(backup_folder(self._manifest.backup_id)):
+            if info.key in segments:
+                sizes[info.key] = info.size_bytes
+            elif not self._is_known(info.key):
+                unlisted.append(info.key)
+        self._note_unlisted(unlisted)
+        present: dict[str, SegmentRef] = {}
+        for key, reference in segments.items():
+            size = sizes.get(key)
+            if size != reference.stored_bytes:
+                size = self._size_in_doubt(key)
+            if size is None:
+                self._damage(key, None, "it is missing")
+            elif size != reference.stored_bytes:
+                what = f"it has {size} bytes, the manifest says {reference.stored_bytes}"
+                self._damage(key, min(size, reference.stored_bytes), what)
+            else:
+                present[key] = reference
+        return present
+
+    def _size_in_doubt(self, key: str) -> int | None:
+        """A listing may lag behind; the object itself does not."""
+        try:
+            return self._store.head(key).size_bytes
+        except ObjectMissing:
+            return None
+
+    def _is_known(self, key: str) -> bool:
+        below = key_below_backup(self._manifest.backup_id, key)
+        return (
+            key == manifest_key(self._manifest.backup_id)
+            or below in _KNOWN_NAMES
+            or below.startswith(_KNOWN_PREFIXES)
+            or below.endswith("/segments.json")
+        )
+
+    def _note_unlisted(self, keys: list[str]) -> None:
+        for key in keys[:_MAX_NOTES]:
+            name = parse_segment_key(key_below_backup(self._manifest.backup_id, key))
+            what = "it is no object of kbr's" if name is None else "the manifest does not list it"
+            self._notes.append(f"{key} is there, but {what}")
+        if len(keys) > _MAX_NOTES:
+            self._notes.append(f"and {len(keys) - _MAX_NOTES} more objects like these")
+
+    def _damage(self, key: str, position: int | None, what: str) -> None:
+        self._errors.append(Damage(object=key, position=position, what=what))
+
+    # -- by reading the objects -----------------------------------------------------------
+
+    def _read_all(self, segments: dict[str, SegmentRef], threads: int) -> Iterator[Findings]:
+        """Read objects by a pool, a few ahead of the one that is waited for; results in order."""
+        with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
+            pending: deque[Future[Findings]] = deque()
+            try:
+                for key, reference in segments.items():
+                    pending.append(pool.submit(self._check, key, reference))
+                    if len(pending) >= 2 * threads:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _check(self, key: str, reference: SegmentRef) -> Findings:
+        """One object, in a thread of the pool."""
+        try:
+            if self._deep:
+                return check_blocks(
+                    self._store,
+                    self._manifest.backup_id,
+                    reference,
+                    max_block_bytes=self._max_block_bytes,
+                )
+            return check_sha256(self._store, key, reference)
+        except KbrError as error:
+            # Damage is what is looked for; a store that does not answer says nothing about it.
+            if error.retriable:
+                raise
+            return Findings(damage=(damage_of(error, key),))

@@ -1,0 +1,1 @@
+"""Backups in a store: where each object lies, how segments and manifests get there and back. No Kafka."""

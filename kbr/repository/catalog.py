@@ -1,0 +1,156 @@
+"""The backups that a store holds: which there are, their manifests, their sums.
+
+Reads only. A manifest that can't be read is an error of its own, never 'no such backup', and never
+hides another backup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kbr.errors import (
+    BackupMissing,
+    ManifestUnreadable,
+    ObjectMissing,
+    RepositoryError,
+    StorageError,
+)
+from kbr.format.documents import MAX_MANIFEST_BYTES, Manifest, load_manifest
+from kbr.model import SegmentRef
+from kbr.repository.layout import backup_folder, backup_id_of, manifest_key
+from kbr.storage.base import ObjectStore
+
+__all__ = ["UNREADABLE", "BackupSummary", "Catalog", "known_time_range", "summarise"]
+
+#: Status of a backup whose manifest can't be read.
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupSummary:
+    """One line about one backup; numbers are None where the manifest can't be read."""
+
+    backup_id: str
+    #: The manifest's status, or ``unreadable``.
+    status: str
+    #: Why it is unreadable, else empty.
+    error: str = ""
+    created_at_ms: int | None = None
+    updated_at_ms: int | None = None
+    finished_at_ms: int | None = None
+    topic_count: int | None = None
+    partition_count: int | None = None
+    segment_count: int | None = None
+    gap_count: int | None = None
+    record_count: int | None = None
+    #: Blocks before compression, and objects as stored.
+    raw_bytes: int | None = None
+    stored_bytes: int | None = None
+    #: Smallest and largest timestamp of any record; None where no record has one.
+    min_timestamp: int | None = None
+    max_timestamp: int | None = None
+
+
+class Catalog:
+    """The backups below a store's root."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def backup_ids(self) -> list[str]:
+        """Everything that has a manifest or a segment, in order of the names."""
+        return sorted({one for info in self._store.list("") if (one := backup_id_of(info.key))})
+
+    def has_objects(self, backup_id: str) -> bool:
+        """Whether anything at all lies in the backup's folder."""
+        return any(True for _ in self._store.list(backup_folder(backup_id)))
+
+    def load(self, backup_id: str) -> Manifest:
+        """Read a backup's manifest.
+
+        Raises:
+            BackupMissing: nothing is there.
+            ManifestUnreadable: something is there, but not a manifest that can be read.
+            UnsupportedFormat: it is of another version, or another program's.
+            StorageError: the store failed.
+        """
+        key = manifest_key(backup_id)
+        try:
+            data = self._store.get(key, max_bytes=MAX_MANIFEST_BYTES)
+        except ObjectMissing as error:
+            if self.has_objects(backup_id):
+                raise ManifestUnreadable(
+                    f"{key}: the manifest is not there, but other objects of the backup are",
+                    hint="put it back from another copy; the run may have ended before its first",
+                    object=key,
+                ) from error
+            raise BackupMissing(
+                f"there is no backup {backup_id} at {self._store.url}",
+                hint="kbr list shows the backups at a storage URL",
+                backup_id=backup_id,
+            ) from error
+        manifest = load_manifest(data, name=key)
+        if manifest.backup_id != backup_id:
+            raise ManifestUnreadable(
+                f"{key}: this is the manifest of backup {manifest.backup_id}",
+                hint=f"a backup can be copied, but not renamed: name the folder {manifest.backup_id}",
+                object=key,
+            )
+        return manifest
+
+    def summaries(self) -> Iterator[BackupSummary]:
+        """One summary per backup, in order of the names; an unreadable one is among them.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
+        for backup_id in self.backup_ids():
+            try:
+                manifest = self.load(backup_id)
+            except (RepositoryError, StorageError) as error:
+                if error.retriable:
+                    raise
+                yield BackupSummary(backup_id=backup_id, status=UNREADABLE, error=str(error))
+            else:
+                yield summarise(manifest)
+
+
+def summarise(manifest: Manifest) -> BackupSummary:
+    """A backup's sums."""
+    partitions = [partition for topic in manifest.topics for partition in topic.partitions]
+    segments = [segment for partition in partitions for segment in partition.segments]
+    earliest, latest = known_time_range(segments)
+    return BackupSummary(
+        backup_id=manifest.backup_id,
+        status=manifest.status.value,
+        created_at_ms=manifest.created_at_ms,
+        updated_at_ms=manifest.updated_at_ms,
+        finished_at_ms=manifest.finished_at_ms,
+        topic_count=len(manifest.topics),
+        partition_count=len(partitions),
+        segment_count=len(segments),
+        gap_count=sum(len(partition.gaps) for partition in partitions),
+        record_count=sum(segment.record_count for segment in segments),
+        raw_bytes=sum(segment.raw_bytes for segment in segments),
+        stored_bytes=sum(segment.stored_bytes for segment in segments),
+        min_timestamp=earliest,
+        max_timestamp=latest,
+    )
+
+
+def known_time_range(segments: Iterable[SegmentRef]) -> tuple[int | None, int | None]:
+    """Smallest and largest timestamp over segments; None, None where there is none.
+
+    Timestamps below 0 are left out: -1 is Kafka's 'none'. A segment that holds such records has its
+    first and last record's timestamps stand in for the smallest, which its entry does not know.
+    """
+    lows: list[int] = []
+    highs: list[int] = []
+    for segment in segments:
+        if segment.max_timestamp < 0:
+            continue
+        highs.append(segment.max_timestamp)
+        candidates = (segment.min_timestamp, segment.start_timestamp, segment.end_timestamp)
+        lows.append(min((one for one in candidates if one >= 0), default=segment.max_timestamp))
+    return min(lows, default=None), max(highs, default=None)
