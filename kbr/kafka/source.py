@@ -141,12 +141,12 @@ class PartitionSource:
         for event in source.poll(timeout_ms):
             if isinstance(event, BlockReady):
                 self.brokers_down = False
-                found.append(FetchedBlock(event.index, event.block, event.next_offset))
+                found.append(FetchedBlock(event.lane, event.block, event.next_offset))
             elif isinstance(event, PartitionEnd):
-                found.append(PartitionEnded(event.index, event.next_offset))
-            elif event.index >= 0:
-                source.stop(event.index)
-                found.append(PartitionStopped(event.index, self._error(event)))
+                found.append(PartitionEnded(event.lane, event.next_offset))
+            elif event.lane >= 0:
+                source.stop(event.lane)
+                found.append(PartitionStopped(event.lane, self._error(event)))
             else:
                 self._on_client_message(ClientMessage(level=3, facility="FETCH", text=event.text, client="consumer"))
         self._pass_on_client_events(source)
@@ -155,7 +155,7 @@ class PartitionSource:
     def flush(self, index: int) -> FetchedBlock | None:
         """Seal what the partition has gathered so far; None when that is nothing."""
         event = self._require().flush(index)
-        return None if event is None else FetchedBlock(event.index, event.block, event.next_offset)
+        return None if event is None else FetchedBlock(event.lane, event.block, event.next_offset)
 
     def stop(self, index: int) -> None:
         """Stop fetching one partition; what it gathered and did not flush is dropped."""
@@ -182,7 +182,7 @@ class PartitionSource:
         return self._source
 
     def _error(self, event: SourceError) -> KbrError:
-        partition = self._partitions[event.index]
+        partition = self._partitions[event.lane]
         own = _OWN_REASONS.get(event.code)
         if own is not None:
             return FetchFailed(

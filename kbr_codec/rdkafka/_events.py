@@ -1,4 +1,4 @@
-"""What a Source and a Sink report: plain tuples."""
+"""What a Source and a Sink report: plain tuples. ``lane`` is a partition's place in the list given to start()."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ class ClientEvent(NamedTuple):
 
 
 class BlockReady(NamedTuple):
-    """A sealed block of partition ``index``."""
+    """A sealed block of partition ``lane``."""
 
-    index: int
+    lane: int
     block: RawBlock
     #: First offset after it that has not been seen: where the partition goes on.
     next_offset: int
 
 
 class PartitionEnd(NamedTuple):
-    """Partition ``index`` has given all records below its end."""
+    """Partition ``lane`` has given all records below its end."""
 
-    index: int
+    lane: int
     next_offset: int
 
 
 class SourceError(NamedTuple):
-    """An error of one partition (or of none: index -1), as librdkafka or kbr words it."""
+    """An error of one partition (or of none: lane -1), as librdkafka or kbr words it."""
 
-    index: int
+    lane: int
     code: int
     text: str
     offset: int

@@ -1,0 +1,179 @@
+"""How clients are set up: what the user gave, what correctness needs, what the memory budget allows.
+
+Pure. Property names and meanings: librdkafka's CONFIGURATION.md. docs/explanation/client-settings.md
+tells the same to users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kbr.errors import ConfigError
+
+__all__ = ["ClientSettings", "admin_properties", "consumer_properties", "producer_properties"]
+
+#: Properties that the promises stand on, and why: a client setting that differs is refused.
+_FIXED: Mapping[str, tuple[str, str]] = {
+    "auto.offset.reset": ("error", "an offset out of range would silently move, and leave a hole"),
+    "enable.auto.commit": ("false", "kbr keeps its positions in the backup, not in a consumer group"),
+    "enable.partition.eof": ("true", "the end of a partition is told by it"),
+    "allow.auto.create.topics": ("false", "a broker must not invent a topic"),
+    "check.crcs": ("true", "damaged batches must be seen"),
+    "enable.idempotence": ("true", "a retried batch must not be doubled"),
+    "enable.gapless.guarantee": ("true", "nothing may be written behind a failed batch"),
+    "acks": ("all", "an acknowledged record must survive its leader"),
+    "message.timeout.ms": ("0", "one record must not time out while later ones go through"),
+    "isolation.level": ("", "set backup.isolation_level instead"),
+    "log.queue": ("true", "log lines go through kbr"),
+}
+_ALIASES = {
+    "request.required.acks": "acks",
+    "delivery.timeout.ms": "message.timeout.ms",
+    "enable.auto.offset.store": "enable.auto.commit",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """How to reach a cluster. Secrets don't show in repr; picklable, as workers need it.
+
+    Attributes:
+        client: any librdkafka property; wins over what kbr sets, but not over what its promises need.
+    """
+
+    bootstrap_servers: tuple[str, ...]
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ssl_ca_location: str | None = None
+    ssl_certificate_location: str | None = None
+    ssl_key_location: str | None = None
+    ssl_key_password: str | None = field(default=None, repr=False)
+    client: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def _connection(settings: ClientSettings) -> dict[str, str]:
+    properties = {
+        "bootstrap.servers": ",".join(settings.bootstrap_servers),
+        "client.id": "kbr",
+        "security.protocol": settings.security_protocol,
+        "allow.auto.create.topics": "false",
+        # The default of 100 ms to 10 s between attempts is kept; a broker that closes an idle
+        # connection is no event worth a line.
+        "log.connection.close": "false",
+    }
+    optional = {
+        "sasl.mechanism": settings.sasl_mechanism,
+        "sasl.username": settings.username,
+        "sasl.password": settings.password,
+        "ssl.ca.location": settings.ssl_ca_location,
+        "ssl.certificate.location": settings.ssl_certificate_location,
+        "ssl.key.location": settings.ssl_key_location,
+        "ssl.key.password": settings.ssl_key_password,
+    }
+    properties.update({name: value for name, value in optional.items() if value is not None})
+    return properties
+
+
+def _with_client(properties: dict[str, str], settings: ClientSettings) -> dict[str, str]:
+    """The user's properties over ours, except where a promise would break."""
+    for given, value in settings.client.items():
+        name = _ALIASES.get(given, given)
+        fixed = _FIXED.get(name)
+        if fixed is not None and str(value).lower() not in {fixed[0], {"all": "-1"}.get(fixed[0], fixed[0])}:
+            wanted = f"has to stay {fixed[0]}" if fixed[0] else "is not a client setting here"
+            raise ConfigError(f"client property {given} {wanted}: {fixed[1]}", hint=f"remove {given} from client", key=given)
+        if fixed is None:
+            properties[name] = str(value)
+    return properties
+
+
+def admin_properties(settings: ClientSettings) -> dict[str, str]:
+    """For metadata, offsets, configs and making topics.
+
+    Raises:
+        ConfigError: ``client`` holds a property that kbr's promises fix.
+    """
+    return _with_client(_connection(settings), settings)
+
+
+def consumer_properties(
+    settings: ClientSettings, *, memory_bytes: int, partition_count: int, isolation_level: str
+) -> dict[str, str]:
+    """For fetching.
+
+    Args:
+        memory_bytes: budget for what is fetched and waits. A fetched record costs about 350 bytes
+            beside its payload (an rd_kafka_op_t), so the queue is bounded in records too.
+        partition_count: how many share it.
+        isolation_level: read_committed or read_uncommitted.
+
+    Raises:
+        ConfigError: ``client`` holds a property that kbr's promises fix.
+    """
+    queue_bytes = max(4 << 20, memory_bytes // 2)
+    # One answer holds at most this; two of them may wait beside the queue.
+    answer_bytes = max(1 << 20, min(16 << 20, memory_bytes // 4))
+    per_partition = max(256 << 10, min(8 << 20, answer_bytes // max(1, min(partition_count, 64))))
+    properties = _connection(settings)
+    properties.update(
+        {
+            "auto.offset.reset": "error",
+            "enable.partition.eof": "true",
+            "check.crcs": "true",
+            "isolation.level": isolation_level,
+            # A full queue stops fetching for this long; at its default of 1000 ms a consumer stands
+            # still for a second whenever it is faster than its reader (2.8 s became 0.82 s for
+            # 1 M x 100 B over 1,000 partitions, DESIGN section 5).
+            "fetch.queue.backoff.ms": "1",
+            # An answer waits this long for data at the end of a log: the tail of a one-shot run.
+            "fetch.wait.max.ms": "50" if partition_count < 100 else "5",
+            "fetch.error.backoff.ms": "100",
+            "queued.max.messages.kbytes": str(queue_bytes // 1024),
+            "queued.min.messages": str(max(1000, min(100_000, queue_bytes // 700))),
+            "fetch.message.max.bytes": str(per_partition),
+            "fetch.max.bytes": str(answer_bytes),
+            # A single record may be larger than any of these (KIP-74): the answer is taken up to here.
+            "receive.message.max.bytes": "2147483647",
+            # Has to be at most fetch.max.bytes (rdkafka_conf.c raises that one otherwise).
+            "message.max.bytes": str(min(1_000_000, answer_bytes)),
+        }
+    )
+    return _with_client(properties, settings)
+
+
+def producer_properties(
+    settings: ClientSettings, *, memory_bytes: int, compression: str, batch_bytes: int
+) -> dict[str, str]:
+    """For restoring: idempotent, acks=all, no record left behind.
+
+    Args:
+        memory_bytes: budget for what waits to be sent.
+        compression: none, gzip, snappy, lz4 or zstd.
+        batch_bytes: largest batch before compression; a single larger record goes alone.
+
+    Raises:
+        ConfigError: ``client`` holds a property that kbr's promises fix.
+    """
+    properties = _connection(settings)
+    properties.update(
+        {
+            "enable.idempotence": "true",
+            "enable.gapless.guarantee": "true",
+            "acks": "all",
+            "max.in.flight.requests.per.connection": "5",
+            "message.timeout.ms": "0",
+            # Batches fill by themselves here; a short wait only matters for the last ones.
+            "linger.ms": "5",
+            "batch.size": str(batch_bytes),
+            "batch.num.messages": str(max(1, min(100_000, batch_bytes // 50))),
+            # The client's own limit on one request must not be below what the topic takes.
+            "message.max.bytes": "1000000000",
+            "queue.buffering.max.kbytes": str(max(4 << 10, memory_bytes // 1024)),
+            "queue.buffering.max.messages": str(max(1000, min(500_000, memory_bytes // 400))),
+            "compression.codec": compression,
+        }
+    )
+    return _with_client(properties, settings)

@@ -1,0 +1,70 @@
+"""What supervisor and workers say to each other over a pipe. Frozen, picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kbr.errors import KbrError
+
+__all__ = ["Ready", "RunTask", "StopWork", "TaskDone", "TaskEvent", "TaskFailed", "TaskSpec", "WorkerMessage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """Something for one worker to do in one go.
+
+    Attributes:
+        task_id: unique in a run.
+        payload: picklable; given to the workers' entry function.
+    """
+
+    task_id: str
+    payload: object
+
+
+@dataclass(frozen=True, slots=True)
+class RunTask:
+    """To a worker: do this."""
+
+    task: TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StopWork:
+    """To a worker: end what you do, with what is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """From a worker: the entry is loaded, or why it could not be."""
+
+    error: KbrError | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """From a worker: something happened."""
+
+    task_id: str
+    event: object
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDone:
+    """From a worker: a task's result."""
+
+    task_id: str
+    result: object
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailed:
+    """From a worker: a task's error."""
+
+    task_id: str
+    error: KbrError
+    peak_rss_bytes: int
+
+
+WorkerMessage = Ready | TaskEvent | TaskDone | TaskFailed

@@ -1,0 +1,76 @@
+"""The events that workers send to the supervisor's process. Frozen, picklable values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kbr.errors import KbrError
+from kbr.model import SegmentRef
+
+__all__ = [
+    "ClientMessage",
+    "PartitionDone",
+    "PartitionFailed",
+    "ProgressEvent",
+    "SegmentCommitted",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressEvent:
+    """What came since the partition's last such event.
+
+    Attributes:
+        records, raw_bytes: fetched or acknowledged.
+        stored_bytes: written to or read from the store.
+        position: first offset that has not been seen.
+    """
+
+    topic: str
+    partition: int
+    records: int
+    raw_bytes: int
+    stored_bytes: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentCommitted:
+    """A segment is durable."""
+
+    topic: str
+    partition: int
+    ref: SegmentRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionDone:
+    """A partition has come to its end."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionFailed:
+    """A partition can't go on; others do."""
+
+    topic: str
+    partition: int
+    error: KbrError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientMessage:
+    """A line from librdkafka.
+
+    Attributes:
+        level: syslog's: 3 error, 4 warning, 5 notice, 6 info, 7 debug.
+        facility: librdkafka's word for where it comes from, such as FAIL.
+        client: consumer, producer or admin.
+    """
+
+    level: int
+    facility: str
+    text: str
+    client: str
