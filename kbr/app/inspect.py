@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from kbr.app.wiring import storage_options
 from kbr.config import Config
-from kbr.maintain.describe import BackupDescription, BackupList, describe, list_backups as list_in_store
+from kbr.maintain.describe import BackupDescription, describe, list_document
 from kbr.maintain.verify import VerifyReport, verify
-from kbr.repository.catalog import Catalog
+from kbr.repository.catalog import BackupSummary, Catalog
 from kbr.storage import ObjectStore, open_store
 
-__all__ = ["describe_backup", "list_backups", "verify_backup"]
+__all__ = ["BackupList", "describe_backup", "list_backups", "verify_backup"]
 
 
 @contextmanager
@@ -25,10 +27,26 @@ def _opened(config: Config) -> Iterator[ObjectStore]:
         store.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupList:
+    """What a store holds."""
+
+    summaries: tuple[BackupSummary, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """Always 0: an unreadable backup is one of the lines."""
+        return 0
+
+    def to_document(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return list_document(self.summaries)
+
+
 def list_backups(config: Config) -> BackupList:
     """All backups at the configured place; unreadable ones are among them, marked so."""
     with _opened(config) as store:
-        return list_in_store(Catalog(store))
+        return BackupList(summaries=tuple(Catalog(store).summaries()))
 
 
 def describe_backup(config: Config, backup_id: str) -> BackupDescription:

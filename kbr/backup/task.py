@@ -6,6 +6,7 @@ ends it early with everything fetched so far committed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -147,7 +148,7 @@ class _BackupWorker:
             self._progress.send(now=True)
             return self._results(pipeline)
 
-    def _writer_factory(self, partition: PartitionTask):  # noqa: ANN202  (a closure of one signature)
+    def _writer_factory(self, partition: PartitionTask) -> Callable[[int], SegmentWriter]:
         def new_writer(sequence: int) -> SegmentWriter:
             return SegmentWriter(
                 self._store,

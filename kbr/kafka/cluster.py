@@ -43,6 +43,9 @@ PARTITIONS_PER_REQUEST = 5000
 #: How long a call may take that only looks, seconds, when the whole deadline is longer.
 REQUEST_TIMEOUT_S = 30.0
 
+_EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # confluent_kafka has no types there
+_LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the same
+
 _RETRIED = frozenset(
     {
         KafkaError.LEADER_NOT_AVAILABLE,
@@ -223,11 +226,11 @@ class Cluster:
         The high watermark is asked for before the last stable offset's, so neither end is above it by chance.
         """
         committed = isolation_level == "read_committed"
-        starts = self._list_offsets(partitions, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
+        starts = self._list_offsets(partitions, _EARLIEST, IsolationLevel.READ_UNCOMMITTED)
         ends = (
-            self._list_offsets(partitions, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED) if committed else None
+            self._list_offsets(partitions, _LATEST, IsolationLevel.READ_COMMITTED) if committed else None
         )
-        marks = self._list_offsets(partitions, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+        marks = self._list_offsets(partitions, _LATEST, IsolationLevel.READ_UNCOMMITTED)
         found: dict[TopicPartition, PartitionOffsets | KbrError] = {}
         for key in partitions:
             start, mark = starts[key], marks[key]
