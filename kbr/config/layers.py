@@ -88,7 +88,7 @@ class Layers:
         """``a.b.c=value`` texts from the command line; a secret among them is refused."""
         for one in sets:
             name, separator, value = one.partition("=")
-            origin = Origin(rank=Rank.FLAG, where=f"--set {name}" if separator else "--set")
+            origin = Origin(rank=Rank.FLAG, where=f"--set {name}" if separator and name else "--set")
             if not separator or not name:
                 self.problems.append(Problem(path=(), what="must be key=value", origin=origin))
                 continue

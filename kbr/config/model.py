@@ -122,8 +122,6 @@ class ClusterConfig(Section):
         shown_default="required",
         example='["localhost:9092"]',
     )
-    topics: TopicSelection = section(TopicSelection, "Which topics.")
-    security: SecurityConfig = section(SecurityConfig, "How to log in.")
     deadline_ms: fields.Number = key(
         60_000,
         "How long to wait for the cluster's answers about brokers, topics and offsets before giving up with exit code 5.",
@@ -138,6 +136,8 @@ class ClusterConfig(Section):
         kind="properties",
         example='{"socket.keepalive.enable": true}',
     )
+    topics: TopicSelection = section(TopicSelection, "Which topics.")
+    security: SecurityConfig = section(SecurityConfig, "How to log in.")
 
 
 class StorageConfig(Section):
@@ -288,7 +288,7 @@ class BackupConfig(Section):
     )
     memory_limit: fields.Size = key(
         128 * _MIB,
-        "Budget of one worker for records on their way; the process needs about 100 MiB more.",
+        "Budget of one worker for records on their way.",
         kind="size",
         unit="bytes",
         minimum=8 * _MIB,
@@ -373,7 +373,7 @@ class RestoreConfig(Section):
     )
     memory_limit: fields.Size = key(
         128 * _MIB,
-        "Budget of one worker for records on their way; the process needs about 100 MiB more.",
+        "Budget of one worker for records on their way.",
         kind="size",
         unit="bytes",
         minimum=8 * _MIB,

@@ -50,15 +50,18 @@ def findings(config: Config, mode: str | None) -> Iterator[Finding]:
 
 
 def _missing(path: Path, flag: str) -> Finding:
-    variable = variable_of(path)
-    return Finding(path=path, what="is missing", hint=f"give it in the file (-c FILE), as {flag}, or as {variable}")
+    return Finding(path=path, what=f"is missing: give it in the file, as {flag}, or as {variable_of(path)}")
 
 
 def _security(cluster: ClusterConfig, side: str) -> Iterator[Finding]:
     security, here = cluster.security, (side, "security")
     protocol = cluster.client.get("security.protocol", security.security_protocol).upper()
     mechanism = cluster.client.get("sasl.mechanism", cluster.client.get("sasl.mechanisms", security.sasl_mechanism))
-    involved: tuple[Path, ...] = ((*here, "security_protocol"), (*here, "sasl_mechanism"), (side, "client"))
+    involved: tuple[Path, ...] = (
+        (*here, "security_protocol"),
+        (*here, "sasl_mechanism"),
+        *((side, "client", name) for name in ("security.protocol", "sasl.mechanism", "sasl.mechanisms")),
+    )
     given = set(security.model_fields_set)
     sasl: list[str] = [name for name in _SASL_KEYS if name in given]
     ssl: list[str] = sorted(name for name in given if name.startswith("ssl_"))
@@ -108,9 +111,10 @@ def _storage(config: Config) -> Iterator[Finding]:
     elif storage.backend is None:
         yield Finding(
             path=(*here, "backend" if parts else "url"),
-            what="is missing: say s3, ceph or filesystem" if parts else "is missing: say where backups lie",
+            what="is missing: say s3, ceph or filesystem"
+            if parts
+            else "is missing: give it (or storage.backend) in the file, as --storage, or as KBR_STORAGE_URL",
             involved=((*here, "backend"), (*here, "url")),
-            hint="" if parts else "give storage.url or storage.backend in the file (-c FILE), --storage URL, or KBR_STORAGE_URL",
         )
         return
     else:

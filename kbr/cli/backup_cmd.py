@@ -1,0 +1,134 @@
+"""``kbr backup``: flags, one call, one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kbr.cli.documents import BackupDocument, BackupTopic
+from kbr.cli.live import live
+from kbr.cli.options import (
+    Invocation,
+    client_sets,
+    config_options,
+    filter_options,
+    split_commas,
+    storage_option,
+    verb,
+)
+from kbr.cli.render import Block
+from kbr.cli.tables import listed, number, table, text, warning_lines
+from kbr.cli.units import bytes_text, count_text, duration_text, rate_text
+
+__all__ = ["backup_blocks", "command"]
+
+
+@click.command("backup")
+@config_options
+@filter_options
+@storage_option
+@verb
+def command(
+    *,
+    invocation: Invocation,
+    config_path: Path | None,
+    sets: tuple[str, ...],
+    backup_id: str | None,
+    bootstrap_servers: str | None,
+    topics: tuple[str, ...],
+    excluded: tuple[str, ...],
+    storage: str | None,
+    workers: int | None,
+    properties: tuple[str, ...],
+    dry_run: bool,
+) -> int:
+    """Back up topics of a Kafka cluster.
+
+    Takes every record that is committed when the command starts, and ends. What a flag does not say comes from the
+    KBR_ environment variables, then from the file.
+
+    \b
+    kbr backup -c kbr.yaml
+    kbr backup -b localhost:9092 --backup-id first -t 'orders-*' --storage ./backups
+    """
+    config = invocation.load(
+        config_path,
+        sets=[*sets, *client_sets(properties, "source")],
+        overrides={
+            "backup_id": backup_id,
+            "source.bootstrap_servers": bootstrap_servers,
+            "source.topics.include": split_commas(topics),
+            "source.topics.exclude": split_commas(excluded),
+            "storage.url": storage,
+            "backup.workers": workers,
+        },
+        mode="backup",
+    )
+    from kbr.app.backup_run import run_backup
+
+    with live(invocation) as (progress, stop):
+        report = run_backup(config, dry_run=dry_run, progress=progress, stop=stop)
+    return invocation.finish(report, backup_blocks)
+
+
+def backup_blocks(document: BackupDocument) -> list[Block]:
+    """What people see of a backup run."""
+    totals = document["totals"]
+    blocks: list[Block] = []
+    if document["dry_run"]:
+        blocks.append(f"Would back up to {document['backup_id']} at {document['storage']}:")
+        blocks.append("")
+        blocks.append(
+            table(
+                [text("TOPIC"), number("PARTITIONS"), number("OFFSETS"), text("PROBLEMS")],
+                [
+                    [one["topic"], count_text(one["partitions"]), count_text(one["offsets"]), _problems(one)]
+                    for one in document["topics"]
+                ],
+                ["total", count_text(totals["partitions"]), count_text(totals["offsets"]), ""],
+            )
+        )
+    else:
+        blocks.append(f"Backup {document['backup_id']} at {document['storage']}: {document['status']}")
+        blocks.append("")
+        columns = [text("TOPIC"), number("PARTITIONS"), number("RECORDS"), number("SIZE"), number("STORED")]
+        blocks.append(
+            table(
+                [*columns, number("SEGMENTS"), text("PROBLEMS")],
+                [[*_row(one), count_text(one["segments"]), _problems(one)] for one in document["topics"]],
+                [
+                    "total",
+                    count_text(totals["partitions"]),
+                    count_text(totals["records"]),
+                    bytes_text(totals["raw_bytes"]),
+                    bytes_text(totals["stored_bytes"]),
+                    count_text(totals["segments"]),
+                    "",
+                ],
+            )
+        )
+        blocks.append("")
+        seconds = document["duration_s"]
+        blocks.append(f"Took {duration_text(seconds)} ({rate_text(totals['raw_bytes'], seconds)}).")
+    return [*blocks, *warning_lines(document["warnings"])]
+
+
+def _row(topic: BackupTopic) -> list[str]:
+    return [
+        topic["topic"],
+        count_text(topic["partitions"]),
+        count_text(topic["records"]),
+        bytes_text(topic["raw_bytes"]),
+        bytes_text(topic["stored_bytes"]),
+    ]
+
+
+def _problems(topic: BackupTopic) -> str:
+    parts = []
+    if topic["failed"]:
+        first = topic["failed"][0]
+        parts.append(f"{len(topic['failed'])} failed ({first['partition']}: {first['error']})")
+    if topic["gaps"]:
+        parts.append(f"{len(topic['gaps'])} gaps")
+    return listed(parts)

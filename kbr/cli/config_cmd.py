@@ -1,0 +1,123 @@
+"""``kbr config check|show|init``: flags, one call each, tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from kbr.cli.documents import CheckDocument
+from kbr.cli.options import Invocation, config_options, storage_option, verb
+from kbr.cli.render import Block, emit_text
+from kbr.cli.tables import listed, table, text
+
+__all__ = ["check_blocks", "command"]
+
+_MODES = click.Choice(["backup", "restore"])
+
+
+@click.group("config")
+def command() -> None:
+    """Check, show or begin a configuration file."""
+
+
+_file_argument = click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+
+
+@command.command("check")
+@_file_argument
+@config_options
+@storage_option
+@click.option("--mode", type=_MODES, help="Check that it is enough for this verb.")
+@verb
+def check(
+    *,
+    invocation: Invocation,
+    file: Path | None,
+    config_path: Path | None,
+    sets: tuple[str, ...],
+    storage: str | None,
+    mode: Literal["backup", "restore"] | None,
+) -> int:
+    """List every mistake in a configuration with its line, or say that it is good.
+
+    Connects to nothing, and does not run the programs that print secrets (password_command).
+    """
+    config = invocation.load(
+        file or config_path, sets=sets, overrides={"storage.url": storage}, mode=mode, run_commands=False
+    )
+    from kbr.app.check import check_config
+
+    return invocation.finish(check_config(config), check_blocks)
+
+
+def check_blocks(document: CheckDocument) -> list[Block]:
+    """What people see of a check."""
+    return [
+        f"The configuration is good for: {listed(f'kbr {one}' for one in document['verbs'])}.",
+        f"Backups lie at {document['storage']}. librdkafka is {document['librdkafka']}.",
+    ]
+
+
+@command.command("show")
+@_file_argument
+@config_options
+@storage_option
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+@verb
+def show(
+    *,
+    invocation: Invocation,
+    file: Path | None,
+    config_path: Path | None,
+    sets: tuple[str, ...],
+    storage: str | None,
+    origin: bool,
+) -> int:
+    """Show the configuration as it is after file, environment and flags; secrets are hidden."""
+    config = invocation.load(
+        file or config_path, sets=sets, overrides={"storage.url": storage}, run_commands=False
+    )
+    from kbr.config import describe_origin, to_plain
+
+    document: dict[str, Any] = {"config": to_plain(config)}
+    rows = [[row.key, _shown(row.value), row.source] for row in describe_origin(config)]
+    if origin:
+        document["origins"] = {row.key: row.source for row in describe_origin(config)}
+
+    def blocks(_: object) -> list[Block]:
+        columns = [text("KEY"), text("VALUE"), text("SOURCE")]
+        return [table(columns, rows) if origin else table(columns[:2], [row[:2] for row in rows])]
+
+    invocation.emit(document, blocks)
+    return 0
+
+
+def _shown(value: object) -> str:
+    if value is None or value == {} or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+@command.command("init")
+@click.option("--mode", type=_MODES, default="backup", show_default=True, help="What the file is for.")
+@verb
+def init(*, invocation: Invocation, mode: Literal["backup", "restore"]) -> int:
+    """Print a commented configuration file to begin with.
+
+    \b
+    kbr config init > kbr.yaml
+    """
+    from kbr.config import example_file
+
+    text_of_file = example_file(mode)
+    if invocation.output == "table":
+        emit_text(text_of_file)
+    else:
+        invocation.emit({"mode": mode, "file": text_of_file}, lambda _: [])
+    return 0

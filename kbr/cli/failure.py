@@ -1,0 +1,83 @@
+"""The one place that turns an exception into what a user sees: lines on standard error and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from kbr.cli.text import neutralise, neutralise_lines
+from kbr.errors import Interrupted, KbrError, UsageError
+
+__all__ = ["report_failure"]
+
+_BUG_HINT = "this is a bug in kbr; run with --debug for the traceback"
+
+
+def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
+    """Say what went wrong and return the exit code.
+
+    Args:
+        error: what ended the command.
+        arguments: the command line, to know what was asked for even if it could not be parsed.
+    """
+    if isinstance(error, click.ClickException):
+        error = _from_click(error)
+    elif isinstance(error, (KeyboardInterrupt, click.Abort)):
+        error = Interrupted("interrupted")
+    if isinstance(error, KbrError):
+        code, name, message, hint = error.exit_code, error.id, error.message, error.hint
+    else:
+        code, name, hint = 1, "UnexpectedError", _BUG_HINT
+        message = f"unexpected {type(error).__name__}: {error}" if str(error) else f"unexpected {type(error).__name__}"
+    if _asked(arguments, "--debug"):
+        _print_traceback(error)
+    lines = [f"Error: {neutralise_lines(message)}"]
+    if hint:
+        lines.append(f"Hint: {neutralise(hint)}")
+    if wants_json(arguments):
+        lines.append(_json_line(code, name, message, hint))
+    _write("\n".join(lines) + "\n")
+    return code
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Whether the command line asks for JSON; works on one that can't be parsed."""
+    spelled = [f"{one}={two}" for one, two in zip(arguments, [*arguments[1:], ""], strict=True)]
+    return any(one in ("-ojson", "--output=json") for one in arguments) or any(
+        pair in ("-o=json", "--output=json") for pair in spelled
+    )
+
+
+def _asked(arguments: Sequence[str], flag: str) -> bool:
+    return flag in arguments
+
+
+def _from_click(error: click.ClickException) -> UsageError:
+    hint = ""
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        hint = f"{context.command_path} --help lists what it takes"
+    return UsageError(error.format_message(), hint=hint)
+
+
+def _json_line(code: int, name: str, message: str, hint: str) -> str:
+    import json
+
+    return json.dumps({"message_type": "exit_error", "code": code, "id": name, "message": message, "hint": hint})
+
+
+def _print_traceback(error: BaseException) -> None:
+    import traceback
+
+    _write(neutralise_lines("".join(traceback.format_exception(type(error), error, error.__traceback__))))
+
+
+def _write(text: str) -> None:
+    try:
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return  # nobody reads it: the exit code still tells

@@ -1,0 +1,218 @@
+"""What all verbs share: output, logging and configuration flags, and the way from flags to a `Config`."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from kbr.cli.render import Block, Output, emit
+
+if TYPE_CHECKING:
+    from kbr.config import Config
+
+__all__ = [
+    "Invocation",
+    "chosen_backup",
+    "client_sets",
+    "config_options",
+    "filter_options",
+    "read_mapping",
+    "split_commas",
+    "storage_option",
+    "verb",
+]
+
+Mode = Literal["backup", "restore"]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_SESSION_NAMES = ("output", "log_format", "verbose", "quiet", "debug")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """How a command was called: what it may print, and how."""
+
+    output: Output
+    log_format: str | None
+    level: str | None
+
+    def load(
+        self,
+        path: Path | None,
+        *,
+        sets: Sequence[str] = (),
+        overrides: dict[str, object] | None = None,
+        mode: Mode | None = None,
+        run_commands: bool = True,
+    ) -> Config:
+        """Build the configuration from the file, the environment and the flags, and set up logging with it."""
+        from kbr.config import load_config
+
+        config = load_config(
+            path,
+            sets=sets,
+            overrides={"logging.format": self.log_format, "logging.level": self.level, **(overrides or {})},
+            environ=os.environ,
+            mode=mode,
+            run_commands=run_commands,
+        )
+        self._configure_logging(config.logging.format, config.logging.level)
+        return config
+
+    def start_logging(self) -> None:
+        """Set up logging for a verb that has no configuration."""
+        self._configure_logging(self.log_format or "plain", self.level or "info")
+
+    @staticmethod
+    def _configure_logging(log_format: Any, level: str) -> None:
+        from kbr.telemetry import logs
+
+        logs.configure(form=log_format, level=level)
+
+    def emit(self, document: Mapping[str, Any], table: Callable[[Any], Sequence[Block]]) -> None:
+        """Write the result."""
+        emit(document, self.output, table)
+
+    def finish(self, report: Any, table: Callable[[Any], Sequence[Block]]) -> int:
+        """Write a use case's report and return its exit code, which is in the document too."""
+        self.emit({**report.to_document(), "exit_code": report.exit_code}, table)
+        return int(report.exit_code)
+
+
+def verb(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags of every verb; the function gets them as one ``invocation``."""
+
+    @functools.wraps(function)
+    def with_invocation(**values: Any) -> Any:
+        session = {name: values.pop(name) for name in _SESSION_NAMES}
+        if session["verbose"] and session["quiet"]:
+            raise click.UsageError("-v and -q exclude each other")
+        level = "debug" if session["verbose"] else "warning" if session["quiet"] else None
+        invocation = Invocation(output=session["output"], log_format=session["log_format"], level=level)
+        return function(invocation=invocation, **values)
+
+    decorators = (
+        click.option(
+            "-o",
+            "--output",
+            type=click.Choice(["table", "json", "yaml"]),
+            default="table",
+            show_default=True,
+            help="Form of the result on standard output; logs and progress go to standard error.",
+        ),
+        click.option("--log-format", type=click.Choice(["plain", "json"]), help="Form of the log lines."),
+        click.option("-v", "--verbose", is_flag=True, help="More log lines."),
+        click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only, no progress."),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+    )
+    decorated: Callable[..., Any] = with_invocation
+    for decorate in reversed(decorators):
+        decorated = decorate(decorated)
+    return decorated
+
+
+def config_options(function: _Function) -> _Function:
+    """Add -c and --set."""
+    decorate_file = click.option(
+        "-c",
+        "--config",
+        "config_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="KBR_CONFIG",
+        metavar="FILE",
+        help="Configuration file (YAML).  [env: KBR_CONFIG]",
+    )
+    decorate_set = click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any key of the file but the secret ones, such as backup.segment_max_bytes=64MiB; repeatable.",
+    )
+    return decorate_file(decorate_set(function))
+
+
+def storage_option(function: _Function) -> _Function:
+    """Add --storage."""
+    return click.option(
+        "--storage", metavar="URL", help="Where backups lie: a folder or s3://bucket/prefix."
+    )(function)
+
+
+def filter_options(function: _Function) -> _Function:
+    """Add the flags that backup and restore share."""
+    decorators = (
+        click.option("--backup-id", metavar="ID", help="The backup's name."),
+        click.option(
+            "-b",
+            "--bootstrap-servers",
+            "--bootstrap-server",
+            "bootstrap_servers",
+            metavar="HOST:PORT",
+            help="Brokers to start from; several with commas.",
+        ),
+        click.option(
+            "-t", "--topic", "topics", multiple=True, metavar="GLOB", help="Topic to take, by name or glob; repeatable."
+        ),
+        click.option(
+            "--exclude-topic", "excluded", multiple=True, metavar="GLOB", help="Topic to leave out; repeatable."
+        ),
+        click.option("--workers", type=int, metavar="N", help="Worker processes; 0 is one per core."),
+        click.option(
+            "-X",
+            "properties",
+            multiple=True,
+            metavar="PROPERTY=VALUE",
+            help="Any librdkafka property but the secret ones; repeatable.",
+        ),
+        click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
+    )
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
+def client_sets(properties: Sequence[str], side: Literal["source", "target"]) -> list[str]:
+    """-X values as --set values."""
+    for one in properties:
+        if "=" not in one:
+            raise click.UsageError(f"-X takes PROPERTY=VALUE, not {one!r}")
+    return [f"{side}.client.{one}" for one in properties]
+
+
+def split_commas(values: Sequence[str]) -> list[str] | None:
+    """Repeated flags whose values may hold commas, as one list; None if there are none."""
+    parts = [part.strip() for value in values for part in value.split(",")]
+    return [part for part in parts if part] or None
+
+
+def chosen_backup(config: Config) -> str:
+    """The backup that was named, on the command line or in the configuration.
+
+    Raises:
+        click.UsageError: none was.
+    """
+    if config.backup_id is None:
+        raise click.UsageError("which backup? give its BACKUP_ID (kbr list shows them), or set backup_id in the file")
+    return config.backup_id
+
+
+def read_mapping(values: Sequence[str], flag: str, form: str) -> dict[str, str] | None:
+    """LEFT=RIGHT flags as a mapping; None if there are none.
+
+    Raises:
+        click.UsageError: another form, or one left side with two right sides.
+    """
+    pairs: dict[str, str] = {}
+    for value in split_commas(values) or ():
+        left, separator, right = value.partition("=")
+        if not separator or not left or not right:
+            raise click.UsageError(f"{flag} takes {form}, not {value!r}")
+        if pairs.setdefault(left, right) != right:
+            raise click.UsageError(f"{flag} maps {left} twice, to {pairs[left]} and to {right}")
+    return pairs or None

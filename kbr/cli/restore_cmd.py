@@ -1,0 +1,206 @@
+"""``kbr restore``: flags, one call, one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kbr.cli.documents import RestoreDocument
+from kbr.cli.live import live
+from kbr.cli.options import (
+    Invocation,
+    client_sets,
+    config_options,
+    filter_options,
+    read_mapping,
+    split_commas,
+    storage_option,
+    verb,
+)
+from kbr.cli.render import Block
+from kbr.cli.tables import listed, number, table, text, warning_lines
+from kbr.cli.units import bytes_text, count_text, duration_text, instant_text, local_instant_text, rate_text
+
+__all__ = ["command", "restore_blocks"]
+
+
+@click.command("restore")
+@config_options
+@filter_options
+@storage_option
+@click.option("--from-timestamp", metavar="T", help="Records from this time on: epoch ms, or ISO-8601 with a zone.")
+@click.option("--to-timestamp", metavar="T", help="Records up to this time, itself included.")
+@click.option(
+    "--topic-map", "topic_map", multiple=True, metavar="SRC=DST", help="Restore topic SRC as DST; repeatable."
+)
+@click.option(
+    "--partition-map",
+    "partition_map",
+    multiple=True,
+    metavar="TOPIC:0=3",
+    help="Restore partition 0 of TOPIC to partition 3; repeatable.",
+)
+@click.option("--append", is_flag=True, default=None, help="Write into topics that hold records already.")
+@verb
+def command(
+    *,
+    invocation: Invocation,
+    config_path: Path | None,
+    sets: tuple[str, ...],
+    backup_id: str | None,
+    bootstrap_servers: str | None,
+    topics: tuple[str, ...],
+    excluded: tuple[str, ...],
+    storage: str | None,
+    workers: int | None,
+    properties: tuple[str, ...],
+    dry_run: bool,
+    from_timestamp: str | None,
+    to_timestamp: str | None,
+    topic_map: tuple[str, ...],
+    partition_map: tuple[str, ...],
+    append: bool | None,
+) -> int:
+    """Restore topics into a Kafka cluster.
+
+    Makes missing topics as they were and puts every record back to its partition, in order, with its timestamp. Topics
+    are named as they are in the backup. Both ends of a time window are included.
+
+    \b
+    kbr restore -c kbr.yaml --dry-run
+    kbr restore -b localhost:9092 --backup-id first --storage ./backups --topic-map orders=orders-restored
+    """
+    config = invocation.load(
+        config_path,
+        sets=[*sets, *client_sets(properties, "target")],
+        overrides={
+            "backup_id": backup_id,
+            "target.bootstrap_servers": bootstrap_servers,
+            "target.topics.include": split_commas(topics),
+            "target.topics.exclude": split_commas(excluded),
+            "storage.url": storage,
+            "restore.workers": workers,
+            "restore.time_window_start": from_timestamp,
+            "restore.time_window_end": to_timestamp,
+            "restore.topic_mapping": read_mapping(topic_map, "--topic-map", "SRC=DST"),
+            "restore.partition_mapping": _partition_mapping(partition_map),
+            "restore.append": append,
+        },
+        mode="restore",
+    )
+    from kbr.app.restore_run import run_restore
+
+    with live(invocation) as (progress, stop):
+        report = run_restore(config, dry_run=dry_run, progress=progress, stop=stop)
+    return invocation.finish(report, restore_blocks)
+
+
+def _partition_mapping(values: tuple[str, ...]) -> dict[str, dict[str, str]] | None:
+    moves: dict[str, dict[str, str]] = {}
+    for left, target in (read_mapping(values, "--partition-map", "TOPIC:0=3") or {}).items():
+        topic, separator, source = left.rpartition(":")
+        if not separator or not topic or not source.isdecimal() or not target.isdecimal():
+            raise click.UsageError(f"--partition-map takes TOPIC:0=3, not {left + '=' + target!r}")
+        moves.setdefault(topic, {})[source] = target
+    return moves or None
+
+
+def restore_blocks(document: RestoreDocument) -> list[Block]:
+    """What people see of a restore run, or of its plan."""
+    blocks = _plan_blocks(document) if document["dry_run"] else _result_blocks(document)
+    failures = [f"Failed: {partition}: {error}" for partition, error in document["failures"].items()]
+    return [*blocks, *failures, *warning_lines(document["warnings"])]
+
+
+def _plan_blocks(document: RestoreDocument) -> list[Block]:
+    plan = document["plan"]
+    bound = "" if plan["records_exact"] else "at most "
+    blocks: list[Block] = [
+        f"Would restore backup {document['backup_id']} at {document['storage']}:",
+        *_window_lines(document),
+        "",
+        table(
+            [text("TOPIC"), text("TARGET"), number("PARTITIONS"), number("SEGMENTS"), number("STORED")],
+            [
+                [
+                    one["topic"],
+                    one["target"],
+                    count_text(one["partitions"]),
+                    count_text(one["segments"]),
+                    bytes_text(one["stored_bytes"]),
+                ]
+                for one in document["topics"]
+            ],
+            [
+                "total",
+                "",
+                count_text(document["totals"]["partitions"]),
+                count_text(plan["segments"]),
+                bytes_text(sum(one["stored_bytes"] for one in document["topics"])),
+            ],
+        ),
+        "",
+        f"Reads {count_text(plan['segments'])} segments, {count_text(plan['blocks'])} blocks "
+        f"({bytes_text(plan['stored_bytes'])} stored); restores {bound}{count_text(plan['records'])} records "
+        f"({bytes_text(plan['raw_bytes'])}).",
+    ]
+    if plan["topics_to_create"]:
+        blocks += [
+            "",
+            "Topics to create:",
+            table(
+                [text("TOPIC"), number("PARTITIONS"), number("REPLICAS"), text("CONFIGS")],
+                [
+                    [
+                        one["topic"],
+                        count_text(one["partitions"]),
+                        count_text(one["replication_factor"]),
+                        listed(f"{name}={value}" for name, value in one["configs"].items()),
+                    ]
+                    for one in plan["topics_to_create"]
+                ],
+            ),
+        ]
+    return blocks
+
+
+def _result_blocks(document: RestoreDocument) -> list[Block]:
+    totals, seconds = document["totals"], document["duration_s"]
+    return [
+        f"Restore of backup {document['backup_id']} at {document['storage']}: {document['status']}",
+        *_window_lines(document),
+        "",
+        table(
+            [text("TOPIC"), text("TARGET"), number("PARTITIONS"), number("RECORDS"), number("SIZE"), text("PROBLEMS")],
+            [
+                [
+                    one["topic"],
+                    one["target"],
+                    count_text(one["partitions"]),
+                    count_text(one["records"]),
+                    bytes_text(one["bytes"]),
+                    f"{len(one['failed'])} failed" if one["failed"] else "-",
+                ]
+                for one in document["topics"]
+            ],
+            [
+                "total",
+                "",
+                count_text(totals["partitions"]),
+                count_text(totals["records"]),
+                bytes_text(totals["bytes"]),
+                "",
+            ],
+        ),
+        "",
+        f"Took {duration_text(seconds)} ({rate_text(totals['bytes'], seconds)}).",
+    ]
+
+
+def _window_lines(document: RestoreDocument) -> list[str]:
+    plan = document["plan"]
+    ends = (("From", plan["time_window_start_ms"]), ("To  ", plan["time_window_end_ms"]))
+    return [
+        f"{name} {instant_text(end)} ({local_instant_text(end)} local time)" for name, end in ends if end is not None
+    ]
