@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["live"]
 
+#: Seconds between progress lines where there is no terminal.
+STATS_INTERVAL_S = 60.0
+
 
 @contextmanager
 def live(invocation: Invocation) -> Iterator[tuple[ProgressSink | None, StopSignals]]:
     """A place for progress (None if it is not wanted) and a source of stop wishes, for as long as work goes on."""
+    from kbr.cli.progress import choose_progress
+
+    sink = None if invocation.level == "warning" else choose_progress(stats_interval_s=STATS_INTERVAL_S)
     with StopSignals() as stop:
-        yield None, stop
+        yield sink, stop

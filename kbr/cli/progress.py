@@ -11,7 +11,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from kbr.cli.units import bytes_text, count_text, duration_text, rate_text
+from kbr.cli.units import bytes_text, count_text, duration_text
 from kbr.telemetry.logs import get_logger, printable
 from kbr.telemetry.progress import ProgressModel, ProgressRow, ProgressSnapshot
 from kbr.timing import SYSTEM_CLOCK, Clock
@@ -45,7 +45,7 @@ def stat_line(snapshot: ProgressSnapshot) -> str:
     row = snapshot.overall
     return (
         f"{snapshot.verb}: {count_text(row.records)} of at most {count_text(row.total)} records, "
-        f"{bytes_text(row.raw_bytes)}, {rate_text(row.bytes_per_s)}, {_eta(row)}"
+        f"{bytes_text(row.raw_bytes)}, {bytes_text(row.bytes_per_s)}/s, {_eta(row)}"
     )
 
 
@@ -156,7 +156,7 @@ class LiveProgress:
                 f"{row.fraction:.0%}",
                 count_text(row.records),
                 bytes_text(row.raw_bytes),
-                rate_text(row.bytes_per_s),
+                f"{bytes_text(row.bytes_per_s)}/s",
                 "-" if row.eta_s is None else duration_text(row.eta_s),
             )
         if len(busy) > MAX_TOPIC_ROWS:

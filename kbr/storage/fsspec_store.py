@@ -209,8 +209,9 @@ class S3Store:
                 self._s3(
                     "complete_multipart_upload", Key=self._key(key), UploadId=upload_id, MultipartUpload={"Parts": parts}
                 )
-            except botocore.exceptions.ClientError as error:
-                if _code(error) == "NoSuchUpload" and self._is_ours(key, nonce, size):
+            except Exception as error:
+                gone = any(_code(cause) == "NoSuchUpload" for cause in _chain(error))
+                if gone and self._is_ours(key, nonce, size):
                     return
                 raise
 
@@ -478,7 +479,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _code(error: botocore.exceptions.ClientError) -> str:
+def _code(error: BaseException) -> str:
+    """S3's code of an error, empty for others."""
+    if not isinstance(error, botocore.exceptions.ClientError):
+        return ""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
