@@ -19,7 +19,7 @@ from kbr.app.restore_run import run_restore
 from kbr.app.wiring import StopSource, client_settings
 from kbr.config import load_config
 from kbr.kafka.native import load_library
-from kbr.kafka.reader import read_topic
+from kbr.kafka.reader import read_topics
 from kbr.kafka.settings import ClientSettings
 from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
 from kbr.model import Record, TimestampType, TopicPartition
@@ -131,8 +131,13 @@ def run_demo(*, directory: Path | None, progress: ProgressSink | None, stop: Sto
             progress,
             stop,
         )
+        restored = read_topics(
+            settings,
+            {f"{prefix}-{topic}": count for topic, count in TOPICS.items() for prefix in ("restored", "window")},
+            deadline_s=READ_DEADLINE_S,
+        )
         topics = tuple(
-            _compare(settings, topic, count, produced, backup["topics"]) for topic, count in sorted(TOPICS.items())
+            _compare(topic, count, produced, restored, backup["topics"]) for topic, count in sorted(TOPICS.items())
         )
         steps = (
             f"Started a Kafka broker inside this process at {servers} (librdkafka's mock cluster).",
@@ -238,22 +243,25 @@ def _restore(
 
 
 def _compare(
-    settings: ClientSettings, topic: str, partitions: int, produced: Records, backed_up: list[dict[str, Any]]
+    topic: str, partitions: int, produced: Records, restored: Records, backed_up: list[dict[str, Any]]
 ) -> DemoTopic:
-    whole = read_topic(settings, f"restored-{topic}", partitions, deadline_s=READ_DEADLINE_S)
-    window = read_topic(settings, f"window-{topic}", partitions, deadline_s=READ_DEADLINE_S)
     verified = True
+    counts = {"whole": 0, "window": 0}
     for number in range(partitions):
         expected = produced[TopicPartition(topic, number)]
         inside = [record for record in expected if WINDOW_FROM_MS <= record.timestamp <= WINDOW_TO_MS]
-        verified = verified and _same(whole[number], expected) and _same(window[number], inside)
+        whole = restored[TopicPartition(f"restored-{topic}", number)]
+        window = restored[TopicPartition(f"window-{topic}", number)]
+        counts["whole"] += len(whole)
+        counts["window"] += len(window)
+        verified = verified and _same(whole, expected) and _same(window, inside)
     return DemoTopic(
         topic=topic,
         partitions=partitions,
         produced=sum(len(produced[TopicPartition(topic, number)]) for number in range(partitions)),
         backed_up=sum(int(one["records"]) for one in backed_up if one["topic"] == topic),
-        restored=sum(map(len, whole)),
-        restored_window=sum(map(len, window)),
+        restored=counts["whole"],
+        restored_window=counts["window"],
         verified=verified,
     )
 

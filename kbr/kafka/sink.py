@@ -126,6 +126,8 @@ class BlockSink:
         """
         delivered = self._sink.poll(timeout_ms)
         for message in self._sink.client_events():
+            if message.facility == "CONFWARN":
+                continue  # it warns of enable.gapless.guarantee, which kbr sets on purpose
             self._on_client_message(
                 ClientMessage(level=message.level, facility=message.facility, text=message.text, client="producer")
             )

@@ -165,8 +165,9 @@ class RepeatFolder:
         broker, reason, check = explain(message.text)
         if not reason and "brokers are down" in message.text:
             return []  # says nothing that the lines about each broker don't
-        kind = (broker, reason) if reason else ("", message.text)
-        line = f"broker {broker or '?'}: {reason}; {check}" if reason else message.text
+        told = bool(broker and reason)
+        kind = (broker, reason) if told else ("", message.text)
+        line = f"broker {broker}: {reason}; {check}" if told else message.text
         level = logging.WARNING if message.level <= 4 else logging.INFO
         now = self._clock.monotonic()
         seen = self._seen.get(kind)
