@@ -19,7 +19,7 @@ from kbr.cli.options import (
 )
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
-from kbr.cli.units import bytes_text, count_text, duration_text, rate_text
+from kbr.cli.units import bytes_text, count_text, duration_text, mean_rate_text
 
 __all__ = ["backup_blocks", "command"]
 
@@ -42,6 +42,7 @@ def command(
     workers: int | None,
     properties: tuple[str, ...],
     dry_run: bool,
+    stats: float,
 ) -> int:
     """Back up topics of a Kafka cluster.
 
@@ -67,7 +68,7 @@ def command(
     )
     from kbr.app.backup_run import run_backup
 
-    with live(invocation) as (progress, stop):
+    with live(invocation, stats_interval_s=stats) as (progress, stop):
         report = run_backup(config, dry_run=dry_run, progress=progress, stop=stop)
     return invocation.finish(report, backup_blocks)
 
@@ -110,7 +111,7 @@ def backup_blocks(document: BackupDocument) -> list[Block]:
         )
         blocks.append("")
         seconds = document["duration_s"]
-        blocks.append(f"Took {duration_text(seconds)} ({rate_text(totals['raw_bytes'], seconds)}).")
+        blocks.append(f"Took {duration_text(seconds)} ({mean_rate_text(totals['raw_bytes'], seconds)}).")
     return [*blocks, *warning_lines(document["warnings"])]
 
 

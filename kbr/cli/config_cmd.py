@@ -76,9 +76,7 @@ def show(
     origin: bool,
 ) -> int:
     """Show the configuration as it is after file, environment and flags; secrets are hidden."""
-    config = invocation.load(
-        file or config_path, sets=sets, overrides={"storage.url": storage}, run_commands=False
-    )
+    config = invocation.load(file or config_path, sets=sets, overrides={"storage.url": storage}, run_commands=False)
     from kbr.config import describe_origin, to_plain
 
     document: dict[str, Any] = {"config": to_plain(config)}
@@ -95,7 +93,7 @@ def show(
 
 
 def _shown(value: object) -> str:
-    if value is None or value == {} or value == []:
+    if value is None or (isinstance(value, (list, dict)) and not value):
         return "-"
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -28,9 +28,9 @@ def command(
     sets: tuple[str, ...],
     storage: str | None,
 ) -> int:
-    """Show what a backup holds: topics, partitions, sizes, times, and what is missing.
+    """Show what a backup holds.
 
-    Without BACKUP_ID it is the configuration's backup_id.
+    Topics, partitions, sizes, times, and what is missing. Without BACKUP_ID it is the configuration's backup_id.
 
     \b
     kbr describe --storage s3://backups/kafka nightly-1
@@ -50,7 +50,10 @@ def describe_blocks(document: DescribeDocument) -> list[Block]:
         ("Status", document["status"]),
         ("Created", instant_text(document["created_at_ms"])),
         ("Finished", instant_text(document["finished_at_ms"])),
-        ("Source", f"{source['cluster_id'] or 'unknown cluster'} ({listed(source['brokers'])}), {source['isolation_level']}"),
+        (
+            "Source",
+            f"{source['cluster_id'] or 'unknown cluster'} ({listed(source['brokers'])}), {source['isolation_level']}",
+        ),
         ("Stored as", f"{document['compression']}, format {document['format_version']}, kbr {document['kbr_version']}"),
     ]
     width = max(len(name) for name, _ in facts) + 2

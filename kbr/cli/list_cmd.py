@@ -19,9 +19,7 @@ __all__ = ["command", "list_blocks"]
 @config_options
 @storage_option
 @verb
-def command(
-    *, invocation: Invocation, config_path: Path | None, sets: tuple[str, ...], storage: str | None
-) -> int:
+def command(*, invocation: Invocation, config_path: Path | None, sets: tuple[str, ...], storage: str | None) -> int:
     """List the backups at a place.
 
     \b

@@ -12,17 +12,23 @@ from kbr.cli.stop import StopSignals
 if TYPE_CHECKING:
     from kbr.telemetry.progress import ProgressSink
 
-__all__ = ["live"]
+__all__ = ["STATS_INTERVAL_S", "live"]
 
 #: Seconds between progress lines where there is no terminal.
 STATS_INTERVAL_S = 60.0
 
 
+#: Seconds between progress lines of a verb that has no flag for it.
+STATS_INTERVAL_S = 60.0
+
+
 @contextmanager
-def live(invocation: Invocation) -> Iterator[tuple[ProgressSink | None, StopSignals]]:
-    """A place for progress (None if it is not wanted) and a source of stop wishes, for as long as work goes on."""
+def live(
+    invocation: Invocation, *, stats_interval_s: float = STATS_INTERVAL_S
+) -> Iterator[tuple[ProgressSink | None, StopSignals]]:
+    """A place for progress (None with -q) and a source of stop wishes, for as long as work goes on."""
     from kbr.cli.progress import choose_progress
 
-    sink = None if invocation.level == "warning" else choose_progress(stats_interval_s=STATS_INTERVAL_S)
+    progress = None if invocation.quiet else choose_progress(stats_interval_s=stats_interval_s)
     with StopSignals() as stop:
-        yield sink, stop
+        yield progress, stop

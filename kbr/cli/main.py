@@ -93,7 +93,12 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
     "again, 10 no such backup, 11 locked, 13 refused, 130 interrupted.",
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version and exit."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
 )
 def cli() -> None:
     """Back up Apache Kafka topics to object storage or a folder, and restore them exactly.

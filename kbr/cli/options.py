@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ class Invocation:
     output: Output
     log_format: str | None
     level: str | None
+    quiet: bool
 
     def load(
         self,
@@ -84,6 +86,15 @@ class Invocation:
         return int(report.exit_code)
 
 
+def _read_seconds(ctx: click.Context, parameter: click.Parameter, value: str) -> float:
+    """A duration such as 60s, 5m or 1h, as seconds."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(s|m|h)", value)
+    seconds = float(match.group(1)) * {"s": 1, "m": 60, "h": 3600}[match.group(2)] if match else 0.0
+    if not seconds:
+        raise click.BadParameter(f"{value!r} is no duration such as 60s, 5m or 1h", ctx=ctx, param=parameter)
+    return seconds
+
+
 def verb(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the flags of every verb; the function gets them as one ``invocation``."""
 
@@ -93,7 +104,9 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         if session["verbose"] and session["quiet"]:
             raise click.UsageError("-v and -q exclude each other")
         level = "debug" if session["verbose"] else "warning" if session["quiet"] else None
-        invocation = Invocation(output=session["output"], log_format=session["log_format"], level=level)
+        invocation = Invocation(
+            output=session["output"], log_format=session["log_format"], level=level, quiet=session["quiet"]
+        )
         return function(invocation=invocation, **values)
 
     decorators = (
@@ -139,9 +152,7 @@ def config_options(function: _Function) -> _Function:
 
 def storage_option(function: _Function) -> _Function:
     """Add --storage."""
-    return click.option(
-        "--storage", metavar="URL", help="Where backups lie: a folder or s3://bucket/prefix."
-    )(function)
+    return click.option("--storage", metavar="URL", help="Where backups lie: a folder or s3://bucket/prefix.")(function)
 
 
 def filter_options(function: _Function) -> _Function:
@@ -171,6 +182,14 @@ def filter_options(function: _Function) -> _Function:
             help="Any librdkafka property but the secret ones; repeatable.",
         ),
         click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
+        click.option(
+            "--stats",
+            callback=_read_seconds,
+            default="60s",
+            show_default=True,
+            metavar="DURATION",
+            help="Time between progress lines where no terminal shows a live table.",
+        ),
     )
     for decorate in reversed(decorators):
         function = decorate(function)

@@ -20,7 +20,7 @@ from kbr.cli.options import (
 )
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
-from kbr.cli.units import bytes_text, count_text, duration_text, instant_text, local_instant_text, rate_text
+from kbr.cli.units import bytes_text, count_text, duration_text, instant_text, local_instant_text, mean_rate_text
 
 __all__ = ["command", "restore_blocks"]
 
@@ -56,6 +56,7 @@ def command(
     workers: int | None,
     properties: tuple[str, ...],
     dry_run: bool,
+    stats: float,
     from_timestamp: str | None,
     to_timestamp: str | None,
     topic_map: tuple[str, ...],
@@ -91,7 +92,7 @@ def command(
     )
     from kbr.app.restore_run import run_restore
 
-    with live(invocation) as (progress, stop):
+    with live(invocation, stats_interval_s=stats) as (progress, stop):
         report = run_restore(config, dry_run=dry_run, progress=progress, stop=stop)
     return invocation.finish(report, restore_blocks)
 
@@ -194,7 +195,7 @@ def _result_blocks(document: RestoreDocument) -> list[Block]:
             ],
         ),
         "",
-        f"Took {duration_text(seconds)} ({rate_text(totals['bytes'], seconds)}).",
+        f"Took {duration_text(seconds)} ({mean_rate_text(totals['bytes'], seconds)}).",
     ]
 
 

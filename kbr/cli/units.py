@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-__all__ = ["bytes_text", "count_text", "duration_text", "instant_text", "local_instant_text", "rate_text"]
+__all__ = [
+    "bytes_text",
+    "count_text",
+    "duration_text",
+    "instant_text",
+    "local_instant_text",
+    "mean_rate_text",
+    "rate_text",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -27,9 +35,14 @@ def bytes_text(number: float) -> str:
     return f"{size:.1f} {unit}"
 
 
-def rate_text(number: float, seconds: float) -> str:
+def rate_text(bytes_per_s: float) -> str:
+    """Bytes per second: 2.0 MiB/s."""
+    return f"{bytes_text(bytes_per_s)}/s"
+
+
+def mean_rate_text(number: float, seconds: float) -> str:
     """Bytes in some seconds as a rate; a dash for no time at all."""
-    return f"{bytes_text(number / seconds)}/s" if seconds > 0 else "-"
+    return rate_text(number / seconds) if seconds > 0 else "-"
 
 
 def duration_text(seconds: float) -> str:

@@ -30,9 +30,10 @@ def command(
     sets: tuple[str, ...],
     storage: str | None,
 ) -> int:
-    """Prove that a backup is whole: every object there, with its size and SHA-256.
+    """Prove that a backup is whole.
 
-    Exit code 4 says that something is damaged. Without BACKUP_ID it is the configuration's backup_id.
+    Every object has to be there, with its size and SHA-256. Exit code 4 says that something is damaged. Without
+    BACKUP_ID it is the configuration's backup_id.
 
     \b
     kbr verify --storage s3://backups/kafka nightly-1 --deep

@@ -35,7 +35,11 @@ def run_secret_command(argv: Sequence[str], environ: Mapping[str, str], *, timeo
     except OSError as error:
         raise ValueError(f"can't run {program}: {error.strerror or error}") from error
     if done.returncode != 0:
-        how = f"ended with exit code {done.returncode}" if done.returncode > 0 else f"was killed by signal {-done.returncode}"
+        how = (
+            f"ended with exit code {done.returncode}"
+            if done.returncode > 0
+            else f"was killed by signal {-done.returncode}"
+        )
         raise ValueError(f"{program} {how}")
     if len(done.stdout) > MAX_OUTPUT_BYTES:
         raise ValueError(f"{program} printed more than {MAX_OUTPUT_BYTES} bytes")

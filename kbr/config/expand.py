@@ -32,7 +32,9 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
             return _read_file(body[len("file:") :])
         name, separator, default = body.partition(":-")
         if not _NAME.fullmatch(name):
-            raise ValueError("an unknown reference: use ${VAR}, ${VAR:-default} or ${file:/path}, or $${ for a plain '${'")
+            raise ValueError(
+                "an unknown reference: use ${VAR}, ${VAR:-default} or ${file:/path}, or $${ for a plain '${'"
+            )
         value = environ.get(name, "")
         if value:
             return value

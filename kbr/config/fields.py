@@ -17,15 +17,16 @@ __all__ = [
     "BackupId",
     "Broker",
     "Bucket",
-    "Endpoint",
-    "FilePath",
     "ChoiceError",
+    "Endpoint",
     "EntryError",
+    "FilePath",
     "Globs",
     "IncludeGlobs",
     "Instant",
     "Number",
     "OptionalNumber",
+    "OptionalSwitch",
     "PartitionMapping",
     "Prefix",
     "Properties",
@@ -33,7 +34,6 @@ __all__ = [
     "Section",
     "Size",
     "Switch",
-    "OptionalSwitch",
     "Text",
     "TopicConfigs",
     "TopicMapping",
@@ -150,7 +150,9 @@ def _argv(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, (list, tuple)):
-        raise ValueError('must be a list of a program and its arguments, such as ["pass", "show", "kafka"]; no shell runs it')
+        raise ValueError(
+            'must be a list of a program and its arguments, such as ["pass", "show", "kafka"]; no shell runs it'
+        )
     if not value or not all(isinstance(part, str) and "\x00" not in part for part in value) or not value[0]:
         raise ValueError("must be a list of texts, the program first")
     return tuple(value)
@@ -217,7 +219,9 @@ def _partition(value: object) -> int:
 
 
 def _freeze(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    return MappingProxyType({name: _freeze(entry) if isinstance(entry, dict) else entry for name, entry in value.items()})
+    return MappingProxyType(
+        {name: _freeze(entry) if isinstance(entry, dict) else entry for name, entry in value.items()}
+    )
 
 
 def choice(*options: str, optional: bool = False) -> BeforeValidator:
@@ -241,7 +245,11 @@ class ChoiceError(ValueError):
 
     def __init__(self, value: object, options: Sequence[str]) -> None:
         super().__init__(f"must be one of {', '.join(options)}{values.not_this(value)}")
-        near = get_close_matches(value.lower(), [option.lower() for option in options], n=1) if isinstance(value, str) else []
+        near = (
+            get_close_matches(value.lower(), [option.lower() for option in options], n=1)
+            if isinstance(value, str)
+            else []
+        )
         #: The option that was probably meant; empty if none is near.
         self.nearest = next((option for option in options if option.lower() in near), "")
 

@@ -16,7 +16,17 @@ from kbr.config.model import Config
 from kbr.config.names import is_secret_property
 from kbr.config.problems import Path
 
-__all__ = ["Key", "UnknownKey", "all_keys", "find_key", "hint_of_later", "is_secret_path", "section_at", "suggest", "variable_of"]
+__all__ = [
+    "Key",
+    "UnknownKey",
+    "all_keys",
+    "find_key",
+    "hint_of_later",
+    "is_secret_path",
+    "section_at",
+    "suggest",
+    "variable_of",
+]
 
 #: Keys that later versions have; a file made for one gets a fitting answer.
 _LATER = frozenset({"continuous", "consumer_groups", "index", "rate_limit", "rate_limit_bytes_per_sec", "bwlimit"})
@@ -200,5 +210,7 @@ def is_secret_path(path: Path) -> bool:
     """Whether the value at ``path`` has to stay hidden, entries of ``client`` included."""
     for one in all_keys():
         if one.path == path[: len(one.path)]:
-            return one.secret or (one.kind == "properties" and len(path) > len(one.path) and is_secret_property(path[-1]))
+            return one.secret or (
+                one.kind == "properties" and len(path) > len(one.path) and is_secret_property(path[-1])
+            )
     return False

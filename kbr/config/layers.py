@@ -24,7 +24,16 @@ _OURS = re.compile(rf"KBR_(?:{'|'.join(_SECTIONS)})_")
 #: What Kubernetes injects for a service that is called kbr-source: no settings.
 _SERVICE = re.compile(r"_SERVICE_(?:HOST|PORT)(?:_|$)|_PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_|$)|$)")
 _COMMAND_LINE = Origin(rank=Rank.FLAG, where="command line")
-_S3_ONLY = ("endpoint", "region", "access_key", "secret_key", "secret_key_command", "session_token", "path_style", "ca_bundle")
+_S3_ONLY = (
+    "endpoint",
+    "region",
+    "access_key",
+    "secret_key",
+    "secret_key_command",
+    "session_token",
+    "path_style",
+    "ca_bundle",
+)
 
 
 class Layers:
@@ -55,7 +64,9 @@ class Layers:
             return
         if not isinstance(root, MappingNode):
             origin = Origin(rank=Rank.FILE, where=f"{name}:{root.mark.line}:{root.mark.column}")
-            self.problems.append(Problem(path=(), what="must be a mapping of keys, such as 'backup_id: nightly-1'", origin=origin))
+            self.problems.append(
+                Problem(path=(), what="must be a mapping of keys, such as 'backup_id: nightly-1'", origin=origin)
+            )
             return
         self.origins[()] = Origin(rank=Rank.FILE, where=name)
         self.data = self._plain(root, (), name)
@@ -254,10 +265,16 @@ def _nearest_variable(name: str) -> str:
 
 
 def _secret_on_command_line(path: Path, origin: Origin, *, whole: bool) -> Problem:
-    what = "can hold secrets: set its entries one by one" if whole else "is a secret: the command line stands in the process list"
+    what = (
+        "can hold secrets: set its entries one by one"
+        if whole
+        else "is a secret: the command line stands in the process list"
+    )
     return Problem(
         path=path,
         what=what,
         origin=origin,
-        hint="" if whole else "put ${VARIABLE}, ${file:/path} or a *_command into the configuration file, or set its KBR_ variable",
+        hint=""
+        if whole
+        else "put ${VARIABLE}, ${file:/path} or a *_command into the configuration file, or set its KBR_ variable",
     )

@@ -1,4 +1,4 @@
-"""Loads a configuration: layers together, values checked, rules checked, secrets fetched; one error for all mistakes."""
+"""Loads a configuration: layers together, values and rules checked, secrets fetched; one error for all mistakes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ def _read(path: FilePath) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable path"
         raise ConfigError(
-            f"can't read the configuration file {path}: {reason}", hint="give it with -c FILE; kbr config init prints one"
+            f"can't read the configuration file {path}: {reason}",
+            hint="give it with -c FILE; kbr config init prints one",
         ) from error
 
 
@@ -86,7 +87,9 @@ def _validate(layers: Layers) -> tuple[Config | None, list[Problem]]:
     try:
         return Config.model_validate(layers.data), []
     except ValidationError as error:
-        return None, [_problem(detail, layers.origins) for detail in error.errors(include_url=False, include_input=False)]
+        return None, [
+            _problem(detail, layers.origins) for detail in error.errors(include_url=False, include_input=False)
+        ]
 
 
 def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin]) -> Problem:

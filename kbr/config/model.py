@@ -61,17 +61,13 @@ class TopicSelection(Section):
 class SecurityConfig(Section):
     """How to log in to a cluster."""
 
-    security_protocol: Annotated[
-        SecurityProtocol, choice(*get_args(SecurityProtocol))
-    ] = key(
+    security_protocol: Annotated[SecurityProtocol, choice(*get_args(SecurityProtocol))] = key(
         "PLAINTEXT",
         "How to talk to the brokers: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.",
         kind="word",
         example="SASL_SSL",
     )
-    sasl_mechanism: Annotated[
-        SaslMechanism | None, choice(*get_args(SaslMechanism), optional=True)
-    ] = key(
+    sasl_mechanism: Annotated[SaslMechanism | None, choice(*get_args(SaslMechanism), optional=True)] = key(
         None,
         "How to log in with a SASL protocol: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, or `OAUTHBEARER` (its "
         "settings go to `client`).",
@@ -124,7 +120,7 @@ class ClusterConfig(Section):
     )
     deadline_ms: fields.Number = key(
         60_000,
-        "How long to wait for the cluster's answers about brokers, topics and offsets before giving up with exit code 5.",
+        "How long to wait for the cluster's answers about brokers, topics and offsets before giving up (exit code 5).",
         kind="number",
         unit="milliseconds",
         minimum=100,
@@ -152,9 +148,7 @@ class StorageConfig(Section):
     backend: Annotated[Backend | None, choice(*get_args(Backend), optional=True)] = key(
         None, "`s3` (any S3 server), `ceph` (Ceph RGW), or `filesystem`.", kind="word", example="s3"
     )
-    path: fields.FilePath = key(
-        None, "The folder, for `filesystem`.", kind="path", example="/var/backups/kafka"
-    )
+    path: fields.FilePath = key(None, "The folder, for `filesystem`.", kind="path", example="/var/backups/kafka")
     bucket: fields.Bucket = key(None, "The bucket, for `s3` and `ceph`.", kind="text", example="kafka-backups")
     prefix: fields.Prefix = key(
         None, "A folder in the bucket.", kind="text", shown_default="the bucket itself", example="production"
@@ -178,7 +172,12 @@ class StorageConfig(Section):
         example="${S3_ACCESS_KEY}",
     )
     secret_key: fields.Secret = key(
-        None, "Secret access key.", kind="text", secret=True, shown_default="as `access_key`", example="${S3_SECRET_KEY}"
+        None,
+        "Secret access key.",
+        kind="text",
+        secret=True,
+        shown_default="as `access_key`",
+        example="${S3_SECRET_KEY}",
     )
     secret_key_command: fields.Argv = key(
         None,
@@ -237,7 +236,7 @@ class BackupConfig(Section):
 
     include_internal_topics: fields.Switch = key(
         False,
-        "Take internal topics (such as `__consumer_offsets`) that a glob matches; named exactly, they are always taken.",
+        "Take internal topics (such as `__consumer_offsets`) that a glob matches; named exactly, they always are.",
         kind="true or false",
     )
     isolation_level: Annotated[IsolationLevel, choice(*get_args(IsolationLevel))] = key(

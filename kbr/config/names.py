@@ -52,7 +52,8 @@ def check_glob(value: object) -> str:
     pattern = parse_text(value)
     if not _GLOB.fullmatch(pattern) or pattern in (".", ".."):
         raise ValueError(
-            f"{shown(pattern)} is no topic name or glob: letters, digits, '.', '_', '-', and the wildcards * ? [abc] [!abc]"
+            f"{shown(pattern)} is no topic name or glob: letters, digits, '.', '_', '-', "
+            "and the wildcards * ? [abc] [!abc]"
         )
     return pattern
 
@@ -142,7 +143,9 @@ def check_url(value: object) -> str:
             raise ValueError(f"{shown(text)}: write file:///absolute/path, or the path alone")
         return text.split("://", 1)[1].removeprefix("localhost")
     if parts.scheme != "s3":
-        raise ValueError(f"unknown kind of storage {shown(parts.scheme + '://')}: use a folder, file:// or s3://bucket/prefix")
+        raise ValueError(
+            f"unknown kind of storage {shown(parts.scheme + '://')}: use a folder, file:// or s3://bucket/prefix"
+        )
     if "@" in parts.netloc:
         raise ValueError("holds credentials: use storage.access_key and storage.secret_key")
     bucket, prefix = split_s3_url(text)

@@ -74,12 +74,18 @@ def _security(cluster: ClusterConfig, side: str) -> Iterator[Finding]:
                     involved=involved,
                 )
     elif mechanism is None:
-        yield Finding(path=(*here, "sasl_mechanism"), what=f"is missing: security_protocol is {protocol}", involved=involved)
+        yield Finding(
+            path=(*here, "sasl_mechanism"), what=f"is missing: security_protocol is {protocol}", involved=involved
+        )
     elif mechanism.upper() == "PLAIN" or mechanism.upper().startswith("SCRAM"):
         if security.username is None and "sasl.username" not in cluster.client:
-            yield Finding(path=(*here, "username"), what=f"is missing: sasl_mechanism is {mechanism}", involved=involved)
+            yield Finding(
+                path=(*here, "username"), what=f"is missing: sasl_mechanism is {mechanism}", involved=involved
+            )
         if security.password is None and security.password_command is None and "sasl.password" not in cluster.client:
-            yield Finding(path=(*here, "password"), what=f"is missing: sasl_mechanism is {mechanism}", involved=involved)
+            yield Finding(
+                path=(*here, "password"), what=f"is missing: sasl_mechanism is {mechanism}", involved=involved
+            )
     if not protocol.endswith("SSL"):
         for name in ssl:
             if getattr(security, name) is not None:
@@ -98,14 +104,25 @@ def _storage(config: Config) -> Iterator[Finding]:
     parts = [name for name in ("backend", "path", "bucket", "prefix") if getattr(storage, name) is not None]
     s3_keys = [
         name
-        for name in ("endpoint", "region", "access_key", "secret_key", "secret_key_command", "session_token", "path_style", "ca_bundle")
+        for name in (
+            "endpoint",
+            "region",
+            "access_key",
+            "secret_key",
+            "secret_key_command",
+            "session_token",
+            "path_style",
+            "ca_bundle",
+        )
         if getattr(storage, name) is not None
     ]
     if storage.secret_key is not None and storage.secret_key_command is not None:
         yield Finding(path=(*here, "secret_key_command"), what="excludes secret_key: give one of them")
     if storage.url is not None:
         for name in parts:
-            yield Finding(path=(*here, name), what="excludes url: give url, or backend and its keys", involved=((*here, "url"),))
+            yield Finding(
+                path=(*here, name), what="excludes url: give url, or backend and its keys", involved=((*here, "url"),)
+            )
         if parts:
             return
     elif storage.backend is None:
@@ -122,15 +139,23 @@ def _storage(config: Config) -> Iterator[Finding]:
     if storage.backend == "filesystem" or (storage.url is not None and not storage.is_s3):
         for name in s3_keys:
             yield Finding(
-                path=(*here, name), what="is for s3 and ceph, and backups lie in a folder", involved=((*here, "backend"), (*here, "url"))
+                path=(*here, name),
+                what="is for s3 and ceph, and backups lie in a folder",
+                involved=((*here, "backend"), (*here, "url")),
             )
         return
     secret = storage.secret_key is not None or storage.secret_key_command is not None
     if secret != (storage.access_key is not None):
         given, other = ("secret_key", "access_key") if secret else ("access_key", "secret_key")
-        yield Finding(path=(*here, other), what=f"is missing: {given} is given", involved=((*here, "access_key"), (*here, "secret_key")))
+        yield Finding(
+            path=(*here, other),
+            what=f"is missing: {given} is given",
+            involved=((*here, "access_key"), (*here, "secret_key")),
+        )
     if storage.session_token is not None and not secret:
-        yield Finding(path=(*here, "session_token"), what="needs access_key and secret_key", involved=((*here, "secret_key"),))
+        yield Finding(
+            path=(*here, "session_token"), what="needs access_key and secret_key", involved=((*here, "secret_key"),)
+        )
 
 
 def _backend(config: Config) -> Iterator[Finding]:
@@ -141,12 +166,16 @@ def _backend(config: Config) -> Iterator[Finding]:
             yield Finding(path=(*here, "path"), what="is missing: backend is filesystem", involved=involved)
         for name in ("bucket", "prefix"):
             if getattr(storage, name) is not None:
-                yield Finding(path=(*here, name), what="is for s3 and ceph, and backend is filesystem", involved=involved)
+                yield Finding(
+                    path=(*here, name), what="is for s3 and ceph, and backend is filesystem", involved=involved
+                )
         return
     if storage.bucket is None:
         yield Finding(path=(*here, "bucket"), what=f"is missing: backend is {storage.backend}", involved=involved)
     if storage.path is not None:
-        yield Finding(path=(*here, "path"), what=f"is for filesystem, and backend is {storage.backend}", involved=involved)
+        yield Finding(
+            path=(*here, "path"), what=f"is for filesystem, and backend is {storage.backend}", involved=involved
+        )
     if storage.backend == "ceph" and storage.endpoint is None:
         yield Finding(path=(*here, "endpoint"), what="is missing: backend is ceph", involved=involved)
 
@@ -161,7 +190,9 @@ def _compression(config: Config) -> Iterator[Finding]:
         return
     lowest, highest = _LEVELS[compression]
     if not lowest <= level <= highest:
-        yield Finding(path=here, what=f"must be {lowest} to {highest} for {compression.value}, not {level}", involved=involved)
+        yield Finding(
+            path=here, what=f"must be {lowest} to {highest} for {compression.value}, not {level}", involved=involved
+        )
 
 
 def _restore(config: Config) -> Iterator[Finding]:

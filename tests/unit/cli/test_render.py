@@ -26,7 +26,9 @@ def no_blocks(_document: object) -> list[render.Block]:
 
 
 def table_of(*rows: list[str], totals: int = 0) -> Table:
-    return Table(columns=[Column(title="NAME", flexible=True), Column(title="COUNT", right=True)], rows=rows, totals=totals)
+    return Table(
+        columns=[Column(title="NAME", flexible=True), Column(title="COUNT", right=True)], rows=rows, totals=totals
+    )
 
 
 def shown(capsys: pytest.CaptureFixture[str], *blocks: render.Block) -> str:
@@ -88,7 +90,11 @@ def test_a_pipe_gets_every_text_whole(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_a_terminal_gets_a_bold_head_unless_colours_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for environ, bold in (({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False)):
+    for environ, bold in (
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "dumb"}, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+    ):
         terminal = Terminal()
         monkeypatch.setattr(sys, "stdout", terminal)
         monkeypatch.delenv("NO_COLOR", raising=False)
@@ -139,7 +145,13 @@ def test_a_twin_that_is_there_already_is_kept() -> None:
     assert document["created_at"] == "x"
 
 
-@given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.text()), lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=10))
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.text()),
+        lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
+        max_leaves=10,
+    )
+)
 def test_any_plain_document_survives_json(value: Any) -> None:
     text = render._json(with_envelope({"value": value}))
     assert json.loads(text)["value"] == with_envelope({"value": value})["value"]
@@ -150,7 +162,7 @@ def test_an_ascii_terminal_gets_escapes_and_no_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdout", stream)
     emit({}, "table", lambda _: ["Größe"])
     stream.flush()
-    assert stream.buffer.getvalue() == b"Gr\\xf6\\xdfe\n"  # type: ignore[attr-defined]  # a BytesIO
+    assert stream.buffer.getvalue() == b"Gr\\xf6\\xdfe\n"
 
 
 def test_a_reader_that_has_gone_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,19 @@ import time
 
 import pytest
 
-HEAVY = {"pydantic", "yaml", "rich", "confluent_kafka", "fsspec", "s3fs", "msgpack", "orjson", "kbr.config", "kbr.app", "kbr_codec"}
+HEAVY = {
+    "pydantic",
+    "yaml",
+    "rich",
+    "confluent_kafka",
+    "fsspec",
+    "s3fs",
+    "msgpack",
+    "orjson",
+    "kbr.config",
+    "kbr.app",
+    "kbr_codec",
+}
 
 
 def modules_after(*arguments: str) -> set[str]:
@@ -23,7 +35,9 @@ def modules_after(*arguments: str) -> set[str]:
     return set(done.stderr.split("\n"))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["backup", "--help"], ["restore", "-h"], ["config", "check", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["backup", "--help"], ["restore", "-h"], ["config", "check", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert modules_after(*arguments) & HEAVY == set()
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbr.cli.units import bytes_text, count_text, duration_text, instant_text, local_instant_text, rate_text
+from kbr.cli.units import (
+    bytes_text,
+    count_text,
+    duration_text,
+    instant_text,
+    local_instant_text,
+    mean_rate_text,
+    rate_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,13 +41,21 @@ def test_counts_have_separators() -> None:
 
 
 def test_rates_need_time() -> None:
-    assert rate_text(2**20, 0.5) == "2.0 MiB/s"
-    assert rate_text(2**20, 0) == "-"
+    assert rate_text(2**21) == "2.0 MiB/s"
+    assert mean_rate_text(2**20, 0.5) == "2.0 MiB/s"
+    assert mean_rate_text(2**20, 0) == "-"
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0.0 s"), (3.21, "3.2 s"), (59.96, "1 min 0 s"), (75, "1 min 15 s"), (3720, "1 h 2 min"), (200_000, "2 d 7 h")],
+    [
+        (0, "0.0 s"),
+        (3.21, "3.2 s"),
+        (59.96, "1 min 0 s"),
+        (75, "1 min 15 s"),
+        (3720, "1 h 2 min"),
+        (200_000, "2 d 7 h"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text

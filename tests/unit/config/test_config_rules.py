@@ -33,7 +33,10 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
             "{security_protocol: SASL_SSL, sasl_mechanism: SCRAM-SHA-256}",
             ["password: is missing: sasl_mechanism is SCRAM-SHA-256", "username: is missing"],
         ),
-        ("{security_protocol: SASL_PLAINTEXT, sasl_mechanism: PLAIN, username: a, password: b, ssl_ca_location: /x}", ["ssl_ca_location: needs security_protocol SSL or SASL_SSL"]),
+        (
+            "{security_protocol: SASL_PLAINTEXT, sasl_mechanism: PLAIN, username: a, password: b, ssl_ca_location: /x}",
+            ["ssl_ca_location: needs security_protocol SSL or SASL_SSL"],
+        ),
         ("{ssl_key_location: /x}", ["ssl_key_location: needs security_protocol SSL or SASL_SSL"]),
         (
             "{security_protocol: SASL_SSL, sasl_mechanism: PLAIN, username: a, password: b, password_command: [c]}",
@@ -82,7 +85,10 @@ def test_security_that_fits_is_accepted(tmp_path: Path, cluster: str) -> None:
         ("{url: 's3://b', access_key: a}", ["secret_key: is missing: access_key is given"]),
         ("{url: 's3://b', secret_key: a}", ["access_key: is missing: secret_key is given"]),
         ("{url: 's3://b', session_token: a}", ["session_token: needs access_key and secret_key"]),
-        ("{url: 's3://b', access_key: a, secret_key: b, secret_key_command: [c]}", ["secret_key_command: excludes secret_key"]),
+        (
+            "{url: 's3://b', access_key: a, secret_key: b, secret_key_command: [c]}",
+            ["secret_key_command: excludes secret_key"],
+        ),
         ("{url: 'gs://b'}", ["url: unknown kind of storage 'gs://'"]),
         ("{url: 's3://'}", ["url: '' is no bucket name"]),
         ("{url: 's3://b/../c'}", ["url: '../c' has an empty, '.' or '..' step"]),
@@ -99,7 +105,9 @@ def test_storage_keys_have_to_fit_together(tmp_path: Path, storage: str, expecte
         assert line.startswith(f"storage.{beginning}")
 
 
-@pytest.mark.parametrize("storage", ["{url: 's3://AKIA:hunter2@b/p'}", "{url: 's3://b', endpoint: 'http://u:hunter2@h'}"])
+@pytest.mark.parametrize(
+    "storage", ["{url: 's3://AKIA:hunter2@b/p'}", "{url: 's3://b', endpoint: 'http://u:hunter2@h'}"]
+)
 def test_credentials_in_a_url_are_refused_and_not_repeated(tmp_path: Path, storage: str) -> None:
     (line,) = mistakes(tmp_path, f"storage: {storage}\n")
     assert "holds credentials" in line
@@ -125,7 +133,9 @@ def test_every_way_to_name_a_place_gives_its_location(tmp_path: Path, storage: s
 def test_path_style_fits_the_endpoint_unless_it_is_given(tmp_path: Path) -> None:
     assert not load(tmp_path, "storage: {url: 's3://b'}\n").storage.uses_path_style
     assert load(tmp_path, "storage: {url: 's3://b', endpoint: 'http://h'}\n").storage.uses_path_style
-    assert not load(tmp_path, "storage: {url: 's3://b', endpoint: 'http://h', path_style: no}\n").storage.uses_path_style
+    assert not load(
+        tmp_path, "storage: {url: 's3://b', endpoint: 'http://h', path_style: no}\n"
+    ).storage.uses_path_style
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,12 @@ def test_a_reference_of_another_shape_is_an_error(text: str) -> None:
 
 
 def test_a_file_is_read_without_the_newline_at_its_end(tmp_path: Path) -> None:
-    for content, expected in (("s3cret\n", "s3cret"), ("s3cret\r\n", "s3cret"), (" a\n\n", " a\n"), ("${USER}", "${USER}")):
+    for content, expected in (
+        ("s3cret\n", "s3cret"),
+        ("s3cret\r\n", "s3cret"),
+        (" a\n\n", " a\n"),
+        ("${USER}", "${USER}"),
+    ):
         path = tmp_path / "secret"
         path.write_bytes(content.encode())
         assert expand(f"${{file:{path}}}", ENVIRON) == expected

@@ -204,7 +204,9 @@ def test_an_unset_secret_does_not_cause_more_mistakes(load: Load) -> None:
 
 
 def test_references_give_numbers_and_switches_too(load: Load) -> None:
-    config = load("storage: {url: /x}\nbackup: {workers: '${N}', include_internal_topics: '${B}'}", {"N": "3", "B": "yes"})
+    config = load(
+        "storage: {url: /x}\nbackup: {workers: '${N}', include_internal_topics: '${B}'}", {"N": "3", "B": "yes"}
+    )
     assert config.backup.workers == 3
     assert config.backup.include_internal_topics is True
 
@@ -249,14 +251,22 @@ def test_the_files_own_mode_says_what_it_needs(load: Load) -> None:
 _TEXTS = st.text(max_size=30)
 _KEYS = st.sampled_from([step for key in all_keys() for step in key.path] + ["x", "<<", "a.b"])
 _TREES = st.recursive(
-    st.one_of(_TEXTS, st.integers(), st.booleans(), st.none(), st.sampled_from(["a:9092", "64MiB", "${HOME}", "s3://b/p", "$$"])),
+    st.one_of(
+        _TEXTS,
+        st.integers(),
+        st.booleans(),
+        st.none(),
+        st.sampled_from(["a:9092", "64MiB", "${HOME}", "s3://b/p", "$$"]),
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_KEYS, inner, max_size=5)),
     max_leaves=25,
 )
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.one_of(_TREES, st.dictionaries(st.sampled_from(["source", "storage", "backup", "restore", "logging"]), _TREES)))
+@given(
+    st.one_of(_TREES, st.dictionaries(st.sampled_from(["source", "storage", "backup", "restore", "logging"]), _TREES))
+)
 def test_any_tree_is_a_config_or_a_config_error(tmp_path: Path, tree: object) -> None:
     path = tmp_path / "fuzz.yaml"
     path.write_text(json.dumps(tree), encoding="utf-8")
@@ -281,7 +291,10 @@ def _load_any(path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(max_size=40), max_size=3), st.dictionaries(st.sampled_from([key.variable for key in all_keys()]), _TEXTS, max_size=4))
+@given(
+    st.lists(st.text(max_size=40), max_size=3),
+    st.dictionaries(st.sampled_from([key.variable for key in all_keys()]), _TEXTS, max_size=4),
+)
 def test_any_flags_and_variables_are_a_config_or_a_config_error(sets: list[str], environ: dict[str, str]) -> None:
     try:
         load_config(None, environ=environ, sets=sets, run_commands=False)

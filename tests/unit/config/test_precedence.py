@@ -201,7 +201,9 @@ def test_a_wrong_set_says_what_is_wrong(file: Path, one: str, message: str) -> N
 
 
 def test_a_variable_that_no_key_has_is_a_mistake(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"KBR_SOURCE_BOOTSTRAP_SERVER: no key .* did you mean 'KBR_SOURCE_BOOTSTRAP_SERVERS'"):
+    with pytest.raises(
+        ConfigError, match=r"KBR_SOURCE_BOOTSTRAP_SERVER: no key .* did you mean 'KBR_SOURCE_BOOTSTRAP_SERVERS'"
+    ):
         load(file, {"KBR_SOURCE_BOOTSTRAP_SERVER": "a:1"})
 
 

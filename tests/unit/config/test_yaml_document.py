@@ -107,7 +107,13 @@ _YAML_PIECES = st.text(
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.one_of(_YAML_PIECES.map(str.encode), st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass"))))
+@given(
+    st.one_of(
+        _YAML_PIECES.map(str.encode),
+        st.binary(max_size=60),
+        st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    )
+)
 def test_any_bytes_are_a_document_or_a_document_error(data: bytes) -> None:
     try:
         node = parse_document(data)
