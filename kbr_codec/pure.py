@@ -125,13 +125,13 @@ def _put_int(out: bytearray, value: int) -> None:
         out += struct.pack(">BH", 0xCD, value)
     elif 0 <= value <= UINT32_MAX:
         out += struct.pack(">BI", 0xCE, value)
-    elif 0 <= value:
+    elif value >= 0:
         out += struct.pack(">BQ", 0xCF, value)
-    elif -(2**7) <= value:
+    elif value >= -(2**7):
         out += struct.pack(">Bb", 0xD0, value)
-    elif -(2**15) <= value:
+    elif value >= -(2**15):
         out += struct.pack(">Bh", 0xD1, value)
-    elif -(2**31) <= value:
+    elif value >= -(2**31):
         out += struct.pack(">Bi", 0xD2, value)
     else:
         out += struct.pack(">Bq", 0xD3, value)

@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbr_codec import encode_block
-from kbr_codec.rdkafka import MockCluster
-
 from kbr.app.backup_run import run_backup
 from kbr.app.restore_run import run_restore
-from kbr.app.wiring import StopSource, client_settings
+from kbr.app.wiring import StopSource
 from kbr.config import load_config
 from kbr.kafka.native import load_library
 from kbr.kafka.reader import read_topics
@@ -25,6 +22,8 @@ from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
 from kbr.model import Record, TimestampType, TopicPartition
 from kbr.telemetry.progress import ProgressSink
 from kbr.timing import SYSTEM_CLOCK
+from kbr_codec import encode_block
+from kbr_codec.rdkafka import MockCluster
 
 __all__ = ["DemoReport", "DemoTopic", "run_demo"]
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from kbr.backup.options import BackupOptions
 from kbr.backup.plan import BackupPlan, BackupTask, PartitionPlan, PartitionTask, group_partitions, plan_partitions
 from kbr.backup.report import BackupReport
-from kbr.kafka.selection import select_topics
 from kbr.backup.state import BackupState
 from kbr.errors import BackupExists, KbrError
 from kbr.format.documents import Manifest, SourceInfo
 from kbr.kafka.cluster import Cluster, PartitionOffsets
+from kbr.kafka.selection import select_topics
 from kbr.kafka.settings import ClientSettings
 from kbr.model import PartitionStatus, RunStatus, TopicPartition
 from kbr.repository.catalog import Catalog

@@ -14,13 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from kbr_codec import BlockStats, RawBlock
-
 from kbr.errors import KbrError, StorageError
 from kbr.format.compression import BlockCompressor
 from kbr.model import SegmentRef
 from kbr.repository.segment_writer import SegmentWriter
 from kbr.timing import SYSTEM_CLOCK, Clock
+from kbr_codec import BlockStats, RawBlock
 
 __all__ = ["LaneFailure", "PipelineOptions", "SegmentPipeline"]
 
@@ -205,7 +204,7 @@ class SegmentPipeline:
                 self._apply(lane, item)
             except KbrError as error:
                 self._fail(lane, item.index, error)
-            except Exception as error:  # noqa: BLE001  (a thread's error must reach the fetching thread)
+            except Exception as error:
                 self._fail(
                     lane,
                     item.index,

@@ -70,7 +70,7 @@ class KbrGroup(click.Group):
         arguments = list(sys.argv[1:] if args is None else args)
         try:
             result = super().main(arguments, *rest, **extra)
-        except BaseException as error:  # noqa: BLE001  (the one place where every error ends)
+        except BaseException as error:
             if isinstance(error, SystemExit):
                 raise
             sys.exit(report_failure(error, arguments))

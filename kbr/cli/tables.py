@@ -24,7 +24,7 @@ def number(title: str) -> Column:
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], total: Sequence[str] | None = None) -> Table:
     """A table, with a last row of sums if there is more than one row to sum."""
-    if total is None or len(rows) < 2:  # noqa: PLR2004  (one row is its own sum)
+    if total is None or len(rows) < 2:
         return Table(columns=columns, rows=rows)
     return Table(columns=columns, rows=[*rows, total], totals=1)
 

@@ -67,4 +67,4 @@ def _read_file(path: str) -> str:
 
 def strip_newline(text: str) -> str:
     """``text`` without one newline at its end, as editors and ``echo`` leave one."""
-    return text[:-2] if text.endswith("\r\n") else text[:-1] if text.endswith("\n") else text
+    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")

@@ -148,11 +148,13 @@ class Layers:
                 return node.text
         if not isinstance(node, MappingNode):
             for number, item in enumerate(node.items):
-                self.origins[(*path, str(number))] = _file_origin(name, item.mark.line, item.mark.column)
+                place = (*path, str(number))
+                self.origins[place] = _file_origin(name, item.mark.line, item.mark.column)
             return [self._plain(item, (*path, str(number)), name) for number, item in enumerate(node.items)]
         plain: dict[str, Any] = {}
         for step, (mark, child) in node.entries.items():
-            self.origins[(*path, step)] = _file_origin(name, mark.line, mark.column)
+            place = (*path, step)
+            self.origins[place] = _file_origin(name, mark.line, mark.column)
             plain[step] = self._plain(child, (*path, step), name)
         return plain
 

@@ -67,7 +67,7 @@ def load_config(
         raise ConfigError("the configuration is not valid")  # pragma: no cover  (no config means problems)
     if run_commands:
         config = _with_secrets(config, layers, mode or config.mode, environ)
-    config._origins.update(layers.origins)  # noqa: SLF001  (the model's own slot for it)
+    config._origins.update(layers.origins)
     return config
 
 
@@ -181,7 +181,8 @@ def _with_secrets(config: Config, layers: Layers, mode: str | None, environ: Map
         except ValueError as error:
             problems.append(Problem(path=key.path, what=str(error), origin=origin))
             continue
-        layers.origins[(*steps, name.removesuffix("_command"))] = Origin(
+        place = (*steps, name.removesuffix("_command"))
+        layers.origins[place] = Origin(
             rank=origin.rank, where=f"{name} ({origin.where})", order=origin.order
         )
     raise_problems(problems)

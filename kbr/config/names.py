@@ -165,5 +165,5 @@ def _split(text: str) -> SplitResult:
         parts = urlsplit(text)
         _ = parts.port  # raises for a port that is no number
     except ValueError as error:
-        raise ValueError(f"{shown(text.split('@')[-1])} is no URL: {error}") from error
+        raise ValueError(f"{shown(text.rsplit('@', maxsplit=1)[-1])} is no URL: {error}") from error
     return parts

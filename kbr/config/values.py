@@ -65,7 +65,7 @@ def parse_int(value: object) -> int:
 
 
 def parse_bool(value: object) -> bool:
-    """true or false (yes, no, on, off too)."""
+    """True or false (yes, no, on, off too)."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.lower() in _SWITCHES:
@@ -132,7 +132,7 @@ def _iso_ms(text: str, match: re.Match[str]) -> int:
     if fraction and fraction[3:].strip("0"):
         raise ValueError(f"{shown(text)} is finer than a millisecond")
     try:
-        naive = datetime(
+        naive = datetime(  # noqa: DTZ001  (the zone is what is asked about)
             int(year),
             int(month),
             int(day),
@@ -185,4 +185,5 @@ def parse_list(value: object) -> Sequence[object]:
 
 
 def not_this(value: object) -> str:
+    """The end of a message: what was there instead, where that is short."""
     return f", not {shown(value)}" if isinstance(value, (str, int, float)) else ""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from kbr.errors import CorruptSegment
 from kbr_codec import BlockStats, CodecError
 from kbr_codec import scan_block as codec_scan_block
-
-from kbr.errors import CorruptSegment
 
 __all__ = ["BlockStats", "scan_block"]
 

@@ -136,13 +136,10 @@ def decompress_frame(
         )
     try:
         if compression is Compression.ZSTD:
-            block = _decompress_zstd(frame, raw_bytes)
-        elif compression is Compression.LZ4:
-            block = _decompress_lz4(frame, raw_bytes)
-        else:
-            block = bytes(frame)
-        if len(block) != raw_bytes:
-            raise _BadFrame(f"it holds {len(block)} bytes, the index says {raw_bytes}")
+            return _decompress_zstd(frame, raw_bytes)
+        if compression is Compression.LZ4:
+            return _decompress_lz4(frame, raw_bytes)
+        return _as_it_is(frame, raw_bytes)
     except _BadFrame as error:
         raise CorruptSegment(
             f"{name}: the {compression.value} frame at byte {position} is damaged: {error}",
@@ -150,7 +147,6 @@ def decompress_frame(
             object=name,
             position=position,
         ) from error.__cause__
-    return block
 
 
 class _BadFrame(Exception):
@@ -173,9 +169,10 @@ def _decompress_zstd(frame: bytes | memoryview, raw_bytes: int) -> bytes:
             raise _BadFrame(f"it wants a window of {header.window_size} bytes")
         # A context is made in microseconds and holds no more than the window: no need to keep it.
         context = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW_BYTES)
-        return context.decompress(frame, allow_extra_data=False)
+        block = context.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise _BadFrame(str(error)) from error
+    return _as_it_is(block, raw_bytes)
 
 
 def _decompress_lz4(frame: bytes | memoryview, raw_bytes: int) -> bytes:
@@ -198,7 +195,13 @@ def _decompress_lz4(frame: bytes | memoryview, raw_bytes: int) -> bytes:
         raise _BadFrame("it goes on after its content, or ends too early")
     if used != len(frame):
         raise _BadFrame(f"{len(frame) - used} bytes follow it")
-    return block
+    return _as_it_is(block, raw_bytes)
+
+
+def _as_it_is(block: bytes | memoryview, raw_bytes: int) -> bytes:
+    if len(block) != raw_bytes:
+        raise _BadFrame(f"it holds {len(block)} bytes, the index says {raw_bytes}")
+    return bytes(block)
 
 
 def _other_size(declared: int, raw_bytes: int) -> str:

@@ -235,11 +235,13 @@ def _segment_columns(partition: _Node, rows: list[Any]) -> dict[str, tuple[Any, 
     try:
         found = list(zip(*map(_segment_row, rows), strict=True))
     except (KeyError, TypeError, IndexError):
-        for number, row in enumerate(rows):
-            missing = [key for key in SEGMENT_FIELDS if type(row) is not dict or key not in row]
-            if missing:
-                partition.fail(f"segments[{number}]", f"has no {missing[0]}")
-        raise
+        number, field = next(
+            (number, field)
+            for number, row in enumerate(rows)
+            for field in SEGMENT_FIELDS
+            if type(row) is not dict or field not in row
+        )
+        partition.fail(f"segments[{number}]", f"has no {field}")
     columns = dict(zip(SEGMENT_FIELDS, found, strict=True))
     for field, column in columns.items():
         kind: type = int if field in _SEGMENT_INTEGERS else str
@@ -301,7 +303,7 @@ _KIND_NAMES = {int: "integer", str: "string", dict: "object", list: "array", boo
 
 def _shown(text: str) -> str:
     """Text from outside, for a message: quoted, escaped, and not endless."""
-    return ascii(text if len(text) <= 80 else text[:77] + "...")  # noqa: PLR2004  (a line's worth)
+    return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
 class _Node:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import zlib
 
-from kbr_codec import BlockStats
-
 from kbr.format.names import INT64_MAX
 from kbr.format.segment_layout import (
     COLUMNS,
@@ -32,6 +30,7 @@ from kbr.format.segment_layout import (
 )
 from kbr.format.segment_parser import NeedMoreTail, parse_index
 from kbr.wire import dump_msgpack
+from kbr_codec import BlockStats
 
 __all__ = [
     "FOOTER_BYTES",

@@ -108,7 +108,8 @@ class _IndexParser:
 
     def _unsupported(self, version: object) -> NoReturn:
         raise UnsupportedFormat(
-            f"{self._name}: a segment of version {version}; this kbr reads version {SEGMENT_VERSION}",
+            f"{self._name}: a segment of version {version}; "
+            f"this kbr reads version {SEGMENT_VERSION}",
             hint="read it with the version of kbr that wrote it, or a newer one",
             object=self._name,
         )
@@ -137,7 +138,7 @@ class _IndexParser:
         return packed
 
     def _read_footer(self, footer: bytes) -> tuple[int, int, int]:
-        """The index's size and CRC-32, and where its frame begins; checked against the object's size."""
+        """The index's size and CRC-32, and where its frame begins: within the object."""
         object_bytes = self._object_bytes
         size, crc, position, signature = FOOTER.unpack(footer)
         if signature != SIGNATURE:
@@ -288,7 +289,7 @@ def _read_columns(reader: PackedReader) -> dict[str, list[int]]:
         if key in columns:
             raise PackedError(f"column {key} stands there twice", position)
         if key in COLUMNS:
-            columns[key] = reader.integers()
+            columns[key] = reader.integers(MAX_BLOCKS)
         else:
             reader.skip()
     missing = [key for key in COLUMNS if key not in columns]

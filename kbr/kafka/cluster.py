@@ -359,15 +359,17 @@ class Cluster:
         return self._admin
 
     def _is_mock(self) -> bool:
-        """Whether it is librdkafka's mock cluster, which answers neither DescribeTopics nor DescribeConfigs:
-        the client would wait for a controller in vain."""
+        """Whether it is librdkafka's mock cluster.
+
+        It answers neither DescribeTopics nor DescribeConfigs: the client would wait for a controller in vain.
+        """
         return str(self._metadata().cluster_id or "").startswith(MOCK_CLUSTER_PREFIX)
 
     @property
     def _request_timeout(self) -> float:
         return min(self._deadline_s, REQUEST_TIMEOUT_S)
 
-    def _metadata(self) -> Any:  # noqa: ANN401  (confluent_kafka.admin.ClusterMetadata has no stub)
+    def _metadata(self) -> Any:
         return self._call(lambda: self._client.list_topics(timeout=self._request_timeout), "reading metadata")
 
     def _call(self, function: Callable[[], _T], doing: str, *, right: str = "") -> _T:
@@ -376,7 +378,7 @@ class Cluster:
         except KafkaException as error:
             raise self._translated(error.args[0], doing, right) from error
 
-    def _result(self, future: Future[Any], doing: str, *, right: str = "") -> Any:  # noqa: ANN401
+    def _result(self, future: Future[Any], doing: str, *, right: str = "") -> Any:
         return self._call(lambda: future.result(timeout=self._request_timeout + 5), doing, right=right)
 
     def _translated(self, error: KafkaError, doing: str, right: str) -> KbrError:

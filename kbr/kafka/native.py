@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from confluent_kafka import cimpl
-from kbr_codec import rdkafka
 
 from kbr.errors import UnsupportedFormat
+from kbr_codec import rdkafka
 
 __all__ = ["load_library"]
 

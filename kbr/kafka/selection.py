@@ -44,7 +44,7 @@ def select_topics(
             topics=missing,
         )
     globs = [pattern for pattern in include if _GLOB.search(pattern)]
-    chosen = {name for name in literal}
+    chosen = set(literal)
     chosen.update(
         name
         for name, internal in known.items()

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kbr_codec.rdkafka import ERR_TIMESTAMP_ZERO, ClientConfigError, Delivered, Sink, SinkFailure
-
 from kbr.errors import ConfigError, KbrError, ProduceFailed
 from kbr.kafka.native import load_library
 from kbr.kafka.settings import ClientSettings, producer_properties
 from kbr.kafka.translate import translate_code
 from kbr.model import TopicPartition
 from kbr.telemetry.events import ClientMessage
+from kbr_codec.rdkafka import ERR_TIMESTAMP_ZERO, ClientConfigError, Delivered, Sink, SinkFailure
 
 __all__ = ["BlockSink", "RecordWindow", "SinkOptions"]
 

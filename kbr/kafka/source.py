@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kbr.errors import ConfigError, FetchFailed, KbrError
+from kbr.kafka.native import load_library
+from kbr.kafka.settings import ClientSettings, consumer_properties
+from kbr.kafka.translate import translate_code
+from kbr.model import OffsetRange, TopicPartition
+from kbr.telemetry.events import ClientMessage
 from kbr_codec import RawBlock
 from kbr_codec.rdkafka import (
     ERR_HEADER_NUL,
@@ -21,13 +27,6 @@ from kbr_codec.rdkafka import (
     Source,
     SourceError,
 )
-
-from kbr.errors import ConfigError, FetchFailed, KbrError
-from kbr.kafka.native import load_library
-from kbr.kafka.settings import ClientSettings, consumer_properties
-from kbr.kafka.translate import translate_code
-from kbr.model import OffsetRange, TopicPartition
-from kbr.telemetry.events import ClientMessage
 
 __all__ = ["FetchedBlock", "PartitionEnded", "PartitionSource", "PartitionStopped", "SourceOptions"]
 

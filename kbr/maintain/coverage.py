@@ -57,13 +57,12 @@ def incompleteness_notes(manifest: Manifest) -> list[str]:
         for partition in topic.partitions:
             place = f"{topic.name}[{partition.partition}]"
             if partition.status is not PartitionStatus.COMPLETE:
+                reach = "none of its records are there"
+                if partition.next_offset > partition.start_offset:
+                    last, end = partition.next_offset - 1, partition.end_offset_exclusive - 1
+                    reach = f"its records reach offset {last} of {end}"
                 reason = f": {partition.error}" if partition.error else ""
-                found.append(
-                    f"{place} is {partition.status.value}, its records reach offset "
-                    f"{partition.next_offset - 1} of {partition.end_offset_exclusive - 1}{reason}"
-                    if partition.next_offset > partition.start_offset
-                    else f"{place} is {partition.status.value}, none of its records are there{reason}"
-                )
+                found.append(f"{place} is {partition.status.value}, {reach}{reason}")
             found.extend(
                 f"{place} lacks offsets {gap.start_offset} to {gap.end_offset_exclusive - 1} "
                 f"({gap.reason.value})"

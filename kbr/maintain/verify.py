@@ -1,4 +1,4 @@
-"""Proves that a backup is what its manifest says: every object there, unchanged, and (deep) readable.
+"""Proves that a backup is what its manifest says: all objects there, unchanged, (deep) readable.
 
 Reads only; never stops at the first damage but lists all of it, each entry with the object's name.
 Several objects are read at once; memory is bounded by a range read and a block per thread.
@@ -197,7 +197,7 @@ class _Verification:
                             Damage(
                                 object=manifest_key(backup_id),
                                 position=None,
-                                what=f"{ascii(reference.key)} is not the key of a segment",
+                                what=f"{reference.key!a} is not the key of a segment",
                             )
                         )
                         continue

@@ -1,1 +1,1 @@
-"""Backups in a store: where each object lies, how segments and manifests get there and back. No Kafka."""
+"""Backups in a store: where objects lie, how segments and manifests get there. No Kafka."""

@@ -47,7 +47,7 @@ def check_backup_id(backup_id: str) -> str:
     """
     if not is_backup_id(backup_id):
         raise UsageError(
-            f"{ascii(backup_id)} can't be a backup_id",
+            f"{backup_id!a} can't be a backup_id",
             hint=f"a backup_id is {BACKUP_ID_RULE}",
         )
     return backup_id
@@ -60,7 +60,7 @@ def check_topic(topic: str) -> str:
         UsageError: it may not.
     """
     if not is_topic_name(topic):
-        raise UsageError(f"{ascii(topic)} can't be a topic", hint=f"a topic is {TOPIC_RULE}")
+        raise UsageError(f"{topic!a} can't be a topic", hint=f"a topic is {TOPIC_RULE}")
     return topic
 
 

@@ -1,4 +1,4 @@
-"""Reads one segment: its index, and the blocks that are wanted, by as few range reads as make sense.
+"""Reads one segment: its index, and the blocks that are wanted, by as few range reads as pay.
 
 Everything read is checked before it is used: the index against itself, the key and the manifest;
 a frame against its CRC-32 before it is decompressed; a block's size before it is allocated.

@@ -107,11 +107,11 @@ class SegmentWriter:
             ValueError: there is no block, or one reaches beyond ``next_offset``.
         """
         with self._usable():
-            index_frame = self._assembler.finish(next_offset)
-            reference = self._read_again(index_frame, next_offset)
             upload = self._upload
             if upload is None:
                 raise ValueError("a segment has at least one block")
+            index_frame = self._assembler.finish(next_offset)
+            reference = self._read_again(index_frame, next_offset)
             upload.write(index_frame)
             stored = upload.commit()
             if stored.size_bytes != reference.stored_bytes:

@@ -14,8 +14,6 @@ from functools import lru_cache
 from queue import Empty, Queue
 from typing import Protocol
 
-from kbr_codec import CodecError
-
 from kbr.errors import ClusterUnavailable, CorruptSegment
 from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
 from kbr.model import TopicPartition
@@ -24,6 +22,7 @@ from kbr.restore.plan import PartitionPlan, RestoreTask
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.telemetry.events import PartitionDone, ProgressEvent
 from kbr.timing import SYSTEM_CLOCK, Clock
+from kbr_codec import CodecError
 
 __all__ = ["PartitionRestored", "TaskContext", "run"]
 
@@ -137,7 +136,7 @@ class _Readers:
                     if not self._give(block):
                         return
                 self.ready.put(_PartitionRead(index))
-        except BaseException as error:  # noqa: BLE001  (raised again by the main thread)
+        except BaseException as error:
             self._errors.append(error)
 
     def _give(self, block: _Ready) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from kbr.errors import KbrError
 from kbr.runtime.messages import TaskSpec
 
-__all__ = ["Assign", "AskStop", "Instruction", "Kill", "Release", "Spawn", "SupervisorState"]
+__all__ = ["AskStop", "Assign", "Instruction", "Kill", "Release", "Spawn", "SupervisorState"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class _Pipe:
     def receive(self) -> RunTask | StopWork:
         """The next message; ends the process when the supervisor is gone."""
         try:
-            message = pickle.loads(self._connection.recv_bytes())  # noqa: S301  (from our own parent)
+            message = pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
             os._exit(ORPHANED_STATUS)
         if not isinstance(message, (RunTask, StopWork)):
@@ -107,7 +107,7 @@ def _load(entry: str, pipe: _Pipe) -> Callable[[object, TaskContext], object]:
     try:
         module, _, name = entry.partition(":")
         function: Callable[[object, TaskContext], object] = getattr(importlib.import_module(module), name)
-    except BaseException as error:  # noqa: BLE001  (whatever it is, the supervisor has to hear of it)
+    except BaseException as error:
         pipe.send(
             Ready(
                 WorkerBootFailed(
@@ -130,7 +130,7 @@ def _run(
         pickle.dumps(done, protocol=pickle.HIGHEST_PROTOCOL)
     except KbrError as error:
         return TaskFailed(task.task_id, _sendable(error), _peak_rss_bytes())
-    except Exception as error:  # noqa: BLE001  (goes to the supervisor with its traceback)
+    except Exception as error:
         wrapped = WorkerError(
             f"task {task.task_id}: {type(error).__name__}: {error}",
             hint="this is a bug in kbr; run with --debug and report what it prints",
@@ -144,7 +144,7 @@ def _sendable(error: KbrError) -> KbrError:
     """The error itself, or without its context when that can't be pickled."""
     try:
         pickle.dumps(error, protocol=pickle.HIGHEST_PROTOCOL)
-    except Exception:  # noqa: BLE001  (pickle raises whatever the object raises)
+    except Exception:
         return type(error)(error.message, hint=error.hint)
     return error
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -46,16 +46,17 @@ PARTS_PER_SIZE = 1000
 UPLOAD_NONCE = "kbr-upload"
 
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
+#: Codes in lower case: servers differ in it.
 _DENIED = {
-    "AccessDenied": "a right is missing for this user",
+    "accessdenied": "a right is missing for this user",
     "403": "the store denies it",
-    "Forbidden": "the store denies it",
-    "InvalidAccessKeyId": "the access key is not known there: check access_key",
-    "SignatureDoesNotMatch": "the signature is wrong: check secret_key (and region)",
-    "InvalidToken": "the session token is not valid",
-    "ExpiredToken": "the session token has expired",
-    "AllAccessDisabled": "access is switched off",
-    "AccountProblem": "the account has a problem",
+    "forbidden": "the store denies it",
+    "invalidaccesskeyid": "the access key is not known there: check access_key",
+    "signaturedoesnotmatch": "the signature is wrong: check secret_key (and region)",
+    "invalidtoken": "the session token is not valid",
+    "expiredtoken": "the session token has expired",
+    "allaccessdisabled": "access is switched off",
+    "accountproblem": "the account has a problem",
 }
 _TEMPORARY = frozenset(
     {
@@ -185,7 +186,7 @@ class S3Store:
         self._retry.call(
             lambda: self._s3("list_objects_v2", Prefix=self._prefix, MaxKeys=1),
             "list",
-            self._bucket,
+            "",
             deadline_s=self._options.check_deadline_s,
         )
 
@@ -197,17 +198,17 @@ class S3Store:
 
     # -- for uploads ----------------------------------------------------------------------
 
-    def call(self, operation: str, key: str, **arguments: Any) -> Any:  # noqa: ANN401  (botocore's replies)
+    def call(self, operation: str, key: str, **arguments: Any) -> Any:
         """One request about an object, with retries."""
         return self._retry.call(lambda: self._s3(operation, Key=self._key(key), **arguments), operation, key)
 
-    def complete(self, key: str, upload_id: str, parts: list[dict[str, Any]], nonce: str, size: int) -> None:
+    def complete(self, key: str, upload_id: str, parts: Sequence[Mapping[str, Any]], nonce: str, size: int) -> None:
         """Complete a multipart upload; a lost reply is recognised by the object that is there."""
 
         def attempt() -> None:
             try:
                 self._s3(
-                    "complete_multipart_upload", Key=self._key(key), UploadId=upload_id, MultipartUpload={"Parts": parts}
+                    "complete_multipart_upload", Key=self._key(key), UploadId=upload_id, MultipartUpload={"Parts": [dict(part) for part in parts]}
                 )
             except Exception as error:
                 gone = any(_code(cause) == "NoSuchUpload" for cause in _chain(error))
@@ -229,7 +230,7 @@ class S3Store:
 
     # -- inner ----------------------------------------------------------------------------
 
-    def _s3(self, operation: str, **arguments: Any) -> Any:  # noqa: ANN401
+    def _s3(self, operation: str, **arguments: Any) -> Any:
         if self._filesystem is None:
             self._filesystem = self._connect()
         return self._filesystem.call_s3(operation, Bucket=self._bucket, **arguments)
@@ -274,7 +275,7 @@ class S3Store:
     def _name(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"
 
-    def _page(self, prefix: str, token: str | None) -> Any:  # noqa: ANN401
+    def _page(self, prefix: str, token: str | None) -> Any:
         more = {"ContinuationToken": token} if token else {}
         return self._s3("list_objects_v2", Prefix=self._prefix + prefix, **more)
 
@@ -325,7 +326,8 @@ class S3Store:
         for cause in _chain(error):
             if isinstance(cause, botocore.exceptions.ClientError):
                 return self._translate_reply(cause, operation, key)
-        words = f"{operation} of {self._name(key)} at {self._where}: {_words(error)}"
+        place = self._name(key) if key else f"s3://{self._bucket}"
+        words = f"{operation} of {place} at {self._where}: {_words(error)}"
         if isinstance(error, PermissionError):
             return AccessDenied(words, hint="check the credentials and rights", object=key)
         if isinstance(error, FileNotFoundError):
@@ -344,13 +346,14 @@ class S3Store:
         code = _code(error)
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         message = str(error.response.get("Error", {}).get("Message", "")) or code
-        words = f"{operation} of {self._name(key)} at {self._where}: {message}"
+        place = self._name(key) if key else f"s3://{self._bucket}"
+        words = f"{operation} of {place} at {self._where}: {message}"
         if code == "NoSuchBucket":
             return StorageError(f"bucket {self._bucket} does not exist at {self._where}", hint="check storage.bucket")
         if code == "RequestTimeTooSkewed":
             return AccessDenied(f"{words}", hint="this machine's clock is off: set it right", object=key)
-        if code in _DENIED:
-            return AccessDenied(f"{operation} of {self._name(key)} at {self._where}: {_DENIED[code]}", object=key)
+        if code.lower() in _DENIED:
+            return AccessDenied(f"{operation} of {place} at {self._where}: {_DENIED[code.lower()]}", object=key)
         if code in ("PreconditionFailed", "ConditionalRequestConflict") or status == 412:
             return PreconditionFailed(f"{self._name(key)} is already there", object=key)
         if code in _MISSING or status == 404:
@@ -362,9 +365,9 @@ class S3Store:
         return StorageError(words, object=key, code=code)
 
     def _missing(self, words: str, key: str) -> KbrError:
-        return ObjectMissing(f"{self._name(key)} is not there", object=key) if key != self._bucket else StorageError(
-            words, hint="check storage.bucket"
-        )
+        if not key:
+            return StorageError(words, hint="check storage.bucket")
+        return ObjectMissing(f"{self._name(key)} is not there", object=key)
 
 
 class _S3Upload:
@@ -487,4 +490,6 @@ def _code(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, botocore.exceptions.EndpointConnectionError):
+        return "could not connect"  # its own words are the whole request's URL
     return (str(error) or type(error).__name__).splitlines()[0][:300]

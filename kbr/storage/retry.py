@@ -53,14 +53,12 @@ class Retry:
             KbrError: an error that can't get better, or the last one at the deadline.
         """
         deadline = Deadline(self._deadline_s if deadline_s is None else deadline_s, clock=self._clock)
-        tries = 0
-        for delay in self._backoff.delays(self._rng):
-            tries += 1
+        for tries, delay in enumerate(self._backoff.delays(self._rng), start=1):
             try:
                 return function()
             except KbrError as error:
                 failure = error
-            except Exception as error:  # noqa: BLE001  (the adapter's translate decides what it means)
+            except Exception as error:
                 failure = self._translate(error, operation, target)
                 failure.__cause__ = error
             if not isinstance(failure, StoreUnavailable):

@@ -11,11 +11,16 @@ import re
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from kbr.telemetry.events import ClientMessage
 from kbr.timing import SYSTEM_CLOCK, Clock
 from kbr.wire import dump_json
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler  # can't be subscripted before Python 3.11
 
 __all__ = ["FoldedLine", "RepeatFolder", "configure", "get_logger", "printable"]
 
@@ -49,7 +54,7 @@ class _JsonFormatter(logging.Formatter):
         return dump_json(fields).decode("utf-8")
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
+class _StderrHandler(_StreamHandler):
     """Writes to whatever sys.stderr is at that moment: a progress display may stand in for it."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .._block import RawBlock
+from kbr_codec._block import RawBlock
 
 __all__ = [
     "ERR_HEADER_NUL",

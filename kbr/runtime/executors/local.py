@@ -88,7 +88,7 @@ class LocalWorker:
     def receive(self) -> WorkerMessage | None:
         """The next message; None when there will be no more."""
         try:
-            message: WorkerMessage = pickle.loads(self.connection.recv_bytes())  # noqa: S301  (our own child)
+            message: WorkerMessage = pickle.loads(self.connection.recv_bytes())
         except (EOFError, OSError):
             return None
         return message

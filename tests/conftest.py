@@ -1,0 +1,119 @@
+"""What all tests share: real servers, started when first asked for and stopped at the end.
+
+A missing server is a failure, never a skip; a skipped test fails the run.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import kbr_codec
+from kbr_codec import _block
+from tests.support.kafka import KafkaHarness
+from tests.support.servers import KafkaServer, S3Server, free_port
+
+settings.register_profile(
+    "kbr", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("long", max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("kbr")
+
+_skipped: list[str] = []
+_buckets = itertools.count(1)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The compiled codec is the one under test."""
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    if not _block.__file__.endswith(suffixes) or kbr_codec.encode_block is not _block.encode_block:
+        session.shouldfail = "the compiled codec is not the one that is loaded"
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember what was skipped."""
+    if report.skipped:
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A skipped test is a failure: it proves nothing."""
+    del exitstatus
+    if _skipped:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which ones."""
+    if _skipped:
+        terminalreporter.write_line(f"skipped tests fail the run: {', '.join(_skipped)}", red=True)
+
+
+class S3Place:
+    """A real S3 server as tests see it."""
+
+    def __init__(self, server: S3Server) -> None:
+        self.endpoint_url = server.endpoint_url
+        self.access_key = server.access_key
+        self.secret_key = server.secret_key
+        self._server = server
+
+    def make_bucket(self) -> str:
+        """A bucket nobody else uses."""
+        name = f"bucket-{next(_buckets)}"
+        self._server.make_bucket(name)
+        return name
+
+    @property
+    def env(self) -> dict[str, str]:
+        """KBR_ variables that lead to it."""
+        return {
+            "KBR_STORAGE_ENDPOINT": self.endpoint_url,
+            "KBR_STORAGE_ACCESS_KEY": self.access_key,
+            "KBR_STORAGE_SECRET_KEY": self.secret_key,
+            "KBR_STORAGE_REGION": "us-east-1",
+        }
+
+
+@pytest.fixture(scope="session")
+def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the servers keep their data."""
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
+    """A real Kafka, one broker."""
+    server = KafkaServer(servers_folder / "kafka", brokers=1, port=free_port())
+    try:
+        server.start()
+        yield KafkaHarness(server)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def three_kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
+    """A real Kafka, three brokers."""
+    server = KafkaServer(servers_folder / "kafka3", brokers=3, port=free_port())
+    try:
+        server.start()
+        yield KafkaHarness(server)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(servers_folder: Path) -> Iterator[S3Place]:
+    """A real S3 server."""
+    server = S3Server(servers_folder / "s3", port=free_port())
+    try:
+        server.start()
+        yield S3Place(server)
+    finally:
+        server.stop()

@@ -1,0 +1,166 @@
+"""A real Kafka as tests see it: topics, producers, and a reading of topics that shares nothing with kbr."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from .servers import KafkaServer, kafka_jars
+from .waiting import wait_until
+
+_numbers = itertools.count(1)
+
+
+class Read(NamedTuple):
+    """One record as an independent consumer sees it."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp_type: int
+    timestamp: int
+
+    @property
+    def exact(self) -> tuple[object, ...]:
+        """All but the offset, which a restore gives anew."""
+        return (self.key, self.value, self.headers, self.timestamp_type, self.timestamp)
+
+
+class KafkaHarness:
+    """One running cluster."""
+
+    def __init__(self, server: KafkaServer) -> None:
+        self.server = server
+        self.bootstrap = server.bootstrap_servers
+        self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
+
+    def topic_name(self, prefix: str) -> str:
+        """A name nobody else uses."""
+        return f"{prefix}-{next(_numbers)}"
+
+    def create_topic(
+        self, name: str, partitions: int = 1, configs: Mapping[str, str] | None = None, replication_factor: int = 1
+    ) -> str:
+        """Make a topic and wait for its leaders. Old records stay: retention is off unless ``configs`` says else."""
+        merged = {"retention.ms": "-1", **(configs or {})}
+        new = NewTopic(name, partitions, replication_factor, config=merged)
+        for future in self.admin.create_topics([new]).values():
+            future.result(30)
+        self.wait_for_leaders(name, partitions)
+        return name
+
+    def wait_for_leaders(self, name: str, partitions: int) -> None:
+        """Until every partition of a topic has a leader."""
+
+        def ready() -> bool:
+            topic = self.admin.list_topics(name, timeout=10).topics[name]
+            return len(topic.partitions) == partitions and all(one.leader >= 0 for one in topic.partitions.values())
+
+        wait_until(ready, deadline_s=30, what=f"leaders of {name}")
+
+    def topic_configs(self, name: str) -> dict[str, str]:
+        """Effective configs."""
+        futures = self.admin.describe_configs([ConfigResource(ResourceType.TOPIC, name)])
+        entries = next(iter(futures.values())).result(30)
+        return {entry.name: entry.value for entry in entries.values()}
+
+    def topic_exists(self, name: str) -> bool:
+        """Whether there is such a topic."""
+        return name in self.admin.list_topics(timeout=10).topics
+
+    def producer(self, **configs: object) -> Producer:
+        """A plain producer; names with underscores for dots."""
+        properties = {name.replace("_", "."): value for name, value in configs.items()}
+        return Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 5, **properties})
+
+    def read_all(
+        self, topic: str, *, isolation_level: str = "read_committed", deadline_s: float = 60
+    ) -> list[list[Read]]:
+        """Every record, by partition, by a plain consumer, each partition to its end."""
+        count = len(self.admin.list_topics(topic, timeout=10).topics[topic].partitions)
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": f"reader-{next(_numbers)}",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "error",
+                "isolation.level": isolation_level,
+                "fetch.wait.max.ms": 20,
+                "fetch.message.max.bytes": 60_000_000,
+                "receive.message.max.bytes": 200_000_000,
+                "fetch.max.bytes": 100_000_000,
+            }
+        )
+        found: list[list[Read]] = [[] for _ in range(count)]
+        waiting = set(range(count))
+        try:
+            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(count)])
+
+            def step() -> bool:
+                for message in consumer.consume(1000, timeout=0.05):
+                    error = message.error()
+                    if error is None:
+                        found[message.partition()].append(_read(message))
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        waiting.discard(message.partition())
+                    else:
+                        raise AssertionError(f"{topic}[{message.partition()}]: {error}")
+                return not waiting
+
+            wait_until(step, deadline_s=deadline_s, what=f"the end of {topic}")
+        finally:
+            consumer.close()
+        return found
+
+    def java(self, main_class: str, *arguments: str, deadline_s: float = 60) -> str:
+        """Run one of Kafka's own tools; its output."""
+        done = subprocess.run(  # noqa: S603
+            ["java", "-cp", f"{kafka_jars()}/*", main_class, *arguments],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+
+def _read(message) -> Read:  # noqa: ANN001
+    timestamp_type, timestamp = message.timestamp()
+    return Read(
+        message.partition(),
+        message.offset(),
+        message.key(),
+        message.value(),
+        tuple(message.headers() or ()),
+        timestamp_type,
+        timestamp,
+    )
+
+
+def send(producer: Producer, topic: str, records: Iterable[Mapping[str, object]]) -> None:
+    """Produce records given as keyword arguments of Producer.produce, and wait for all of them."""
+    failures: list[object] = []
+
+    def delivered(error: object, _message: object) -> None:
+        if error is not None:
+            failures.append(error)
+
+    for record in records:
+        while True:
+            try:
+                producer.produce(topic, on_delivery=delivered, **record)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    assert not failures, failures[:3]

@@ -1,0 +1,327 @@
+"""Real servers on loopback for tests and by hand: Apache Kafka (KRaft) and versitygw (S3).
+
+Standard library only. What is downloaded lies in .cache/ of the checkout; a server's data in the folder it is
+given. A server is known by its pid file and ended only if that process is still the one that was started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CACHE = REPOSITORY / ".cache"
+KAFKA_VERSION = "4.1.0"
+VERSITYGW_VERSION = "v1.8.0"
+S3_ACCESS_KEY = "testkey"
+S3_SECRET_KEY = "testsecret"  # noqa: S105  (of a server on loopback that lives for a test)
+CLUSTER_ID = "a2JyLXRlc3QtY2x1c3RlcjE"
+
+_POM = f"""<project><modelVersion>4.0.0</modelVersion><groupId>local</groupId><artifactId>kafka-dist</artifactId>
+<version>1</version><dependencies>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version></dependency>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{KAFKA_VERSION}</version></dependency>
+<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+</dependencies></project>
+"""
+
+
+class ServerError(RuntimeError):
+    """A server did not start, or what it needs is missing."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def kafka_jars() -> Path:
+    """The folder of Kafka's jars, fetched once."""
+    folder = CACHE / f"kafka-{KAFKA_VERSION}"
+    if not (folder / ".complete").exists():
+        maven = shutil.which("mvn")
+        if maven is None:
+            raise ServerError("mvn is missing: install maven (Debian: apt-get install maven default-jre-headless)")
+        folder.mkdir(parents=True, exist_ok=True)
+        pom = folder / "pom.xml"
+        pom.write_text(_POM)
+        _run([maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={folder}"])
+        (folder / ".complete").touch()
+    return folder
+
+
+def versitygw_binary() -> Path:
+    """The versitygw program, built once from the Go module."""
+    binary = CACHE / f"versitygw-{VERSITYGW_VERSION}" / "versitygw"
+    if not binary.exists():
+        go = shutil.which("go")
+        if go is None:
+            raise ServerError("go is missing: install Go 1.24 or newer")
+        binary.parent.mkdir(parents=True, exist_ok=True)
+        _run(
+            [go, "install", f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW_VERSION}"],
+            env={**os.environ, "GOBIN": str(binary.parent), "GOTOOLCHAIN": "auto", "GOFLAGS": ""},
+        )
+    return binary
+
+
+def _run(command: list[str], env: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise ServerError(f"{' '.join(command[:3])} failed:\n{(done.stderr or done.stdout)[-3000:]}")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A server process that was started here, now or by an earlier command."""
+
+    name: str
+    folder: Path
+
+    @property
+    def pid_file(self) -> Path:
+        return self.folder / f"{self.name}.pid"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def start(self, command: list[str], env: dict[str, str] | None = None) -> None:
+        """Start it in a session of its own, unless it runs."""
+        if self.running():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        self.pid_file.write_text(f"{process.pid} {_started_at(process.pid)}\n")
+
+    def running(self) -> int | None:
+        """Its pid, if it is alive and still the same process."""
+        try:
+            pid_text, started_at = self.pid_file.read_text().split()
+        except (OSError, ValueError):
+            return None
+        pid = int(pid_text)
+        return pid if _started_at(pid) == started_at else None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        pid = self.running()
+        if pid is not None:
+            os.kill(pid, number)
+
+    def stop(self, deadline_s: float = 30.0) -> None:
+        """Ask it to end; insist after the deadline."""
+        pid = self.running()
+        if pid is None:
+            return
+        os.kill(pid, signal.SIGTERM)
+        until = time.monotonic() + deadline_s
+        while self.running() is not None:
+            _reap(pid)
+            if time.monotonic() > until:
+                os.kill(pid, signal.SIGKILL)
+                until += deadline_s
+            time.sleep(0.05)
+        self.pid_file.unlink(missing_ok=True)
+
+    def tail(self) -> str:
+        """The end of what it wrote."""
+        try:
+            return self.log_file.read_text(errors="replace")[-2000:]
+        except OSError:
+            return ""
+
+
+def _started_at(pid: int) -> str:
+    """When a process began, in the kernel's ticks: with the pid, unique. Empty if it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _reap(pid: int) -> None:
+    """Collect it if it is a child of this process."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+class KafkaServer:
+    """One to three brokers, each also a controller, on consecutive ports (then the controllers' ports)."""
+
+    def __init__(self, folder: Path, *, brokers: int = 1, port: int = 19092) -> None:
+        self.folder = folder
+        self.brokers = brokers
+        self.port = port
+        self.processes = [Process(f"kafka-{number}", folder) for number in range(1, brokers + 1)]
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return ",".join(f"127.0.0.1:{self._port(number)}" for number in range(1, self.brokers + 1))
+
+    def start(self, deadline_s: float = 90.0) -> None:
+        """Start the brokers and wait until all of them have registered."""
+        jars = kafka_jars()
+        for number in range(1, self.brokers + 1):
+            self.start_broker(number, jars)
+        until = time.monotonic() + deadline_s
+        for number, process in enumerate(self.processes, start=1):
+            while not self._is_up(number):
+                if process.running() is None:
+                    raise ServerError(f"Kafka broker {number} ended at once:\n{process.tail()}")
+                if time.monotonic() > until:
+                    raise ServerError(f"Kafka broker {number} is not up after {deadline_s} s:\n{process.tail()}")
+                time.sleep(0.1)
+
+    def start_broker(self, number: int, jars: Path | None = None) -> None:
+        """Start one broker; again is fine."""
+        classpath = f"{jars or kafka_jars()}/*"
+        java = shutil.which("java")
+        if java is None:
+            raise ServerError("java is missing: install a Java 17 runtime (Debian: apt-get install default-jre-headless)")
+        data = self.folder / f"data-{number}"
+        properties = self.folder / f"server-{number}.properties"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        properties.write_text(self._properties(number, data))
+        if not (data / "meta.properties").exists():
+            _run(
+                [java, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)]
+            )
+        self.processes[number - 1].start(
+            [
+                java,
+                "-Xmx1g" if self.brokers == 1 else "-Xmx512m",
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                "-cp",
+                classpath,
+                "kafka.Kafka",
+                str(properties),
+            ]
+        )
+
+    def stop(self) -> None:
+        """Stop all brokers."""
+        for process in self.processes:
+            process.signal(signal.SIGTERM)
+        for process in self.processes:
+            process.stop()
+
+    def running(self) -> bool:
+        """Whether every broker runs."""
+        return all(process.running() is not None for process in self.processes)
+
+    def _port(self, number: int) -> int:
+        return self.port + number - 1
+
+    def _controller_port(self, number: int) -> int:
+        return self.port + self.brokers + number - 1
+
+    def _is_up(self, number: int) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self._port(number)), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    def _properties(self, number: int, data: Path) -> str:
+        voters = ",".join(f"{one}@127.0.0.1:{self._controller_port(one)}" for one in range(1, self.brokers + 1))
+        factor = self.brokers
+        return "\n".join(
+            [
+                "process.roles=broker,controller",
+                f"node.id={number}",
+                f"controller.quorum.voters={voters}",
+                f"listeners=PLAINTEXT://127.0.0.1:{self._port(number)},CONTROLLER://127.0.0.1:{self._controller_port(number)}",
+                f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._port(number)}",
+                "controller.listener.names=CONTROLLER",
+                "inter.broker.listener.name=PLAINTEXT",
+                f"log.dirs={data}",
+                "auto.create.topics.enable=false",
+                "offsets.topic.num.partitions=1",
+                f"offsets.topic.replication.factor={factor}",
+                "transaction.state.log.num.partitions=1",
+                f"transaction.state.log.replication.factor={factor}",
+                "transaction.state.log.min.isr=1",
+                "group.initial.rebalance.delay.ms=0",
+                "log.cleaner.backoff.ms=200",
+                "log.retention.check.interval.ms=2000",
+                "log.initial.task.delay.ms=500",
+                "log.segment.delete.delay.ms=500",
+                "",
+            ]
+        )
+
+
+class S3Server:
+    """versitygw over a folder; honours If-None-Match."""
+
+    access_key = S3_ACCESS_KEY
+    secret_key = S3_SECRET_KEY
+
+    def __init__(self, folder: Path, *, port: int = 17070) -> None:
+        self.folder = folder
+        self.port = port
+        self.process = Process("versitygw", folder)
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, deadline_s: float = 30.0) -> None:
+        """Start it and wait until it answers."""
+        binary = versitygw_binary()
+        data = self.folder / "buckets"
+        data.mkdir(parents=True, exist_ok=True)
+        self.process.start(
+            [str(binary), "--port", f"127.0.0.1:{self.port}", "posix", str(data)],
+            env={"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key},
+        )
+        until = time.monotonic() + deadline_s
+        while not self._is_up():
+            if self.process.running() is None:
+                raise ServerError(f"versitygw ended at once:\n{self.process.tail()}")
+            if time.monotonic() > until:
+                raise ServerError(f"versitygw does not answer after {deadline_s} s:\n{self.process.tail()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop it."""
+        self.process.stop()
+
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self.process.running() is not None
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket: versitygw's posix backend takes any folder for one."""
+        (self.folder / "buckets" / name).mkdir()
+
+    def _is_up(self) -> bool:
+        try:
+            with urlopen(self.endpoint_url, timeout=1):  # noqa: S310  (loopback)
+                return True
+        except HTTPError:
+            return True  # it answers; it only wants a signature
+        except OSError:
+            return False
