@@ -6,11 +6,8 @@ every type, bound, name and sum is checked, and what is wrong gives one error th
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -124,7 +121,7 @@ def _partition(partition: PartitionEntry) -> dict[str, Any]:
 
 
 def load_manifest(data: bytes, *, name: str) -> Manifest:
-    """Read a manifest object.
+    """Read a manifest object: 100,000 segments in 0.6 to 0.9 s (in 100 or in 10,000 partitions).
 
     Args:
         data: the whole object.
@@ -136,26 +133,6 @@ def load_manifest(data: bytes, *, name: str) -> Manifest:
     """
     if not data:
         raise ManifestUnreadable(f"{name}: the manifest is empty", hint=_HINT, object=name)
-    with _collector_paused():
-        return _load(data, name)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No cyclic collection meanwhile: nothing here makes cycles, and each run walks all of it.
-
-    100,000 segments in 100 / 10,000 partitions are read in 0.42 / 0.60 s, with it in 0.62 / 0.93 s.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _load(data: bytes, name: str) -> Manifest:
     try:
         document = load_json(data)
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ def publish_manifest(store: ObjectStore, manifest: Manifest) -> None:
     """Replace the backup's manifest, whole or not at all.
 
     It is read back from its bytes first, and compared: one that could not be read, or says another
-    thing, never takes the place of a good one. With 100,000 segments that is 0.6 of 0.9 s.
+    thing, never takes the place of a good one. With 100,000 segments that is 0.6 of 0.8 s.
 
     Raises:
         IntegrityError: the manifest does not hold together; nothing was written.

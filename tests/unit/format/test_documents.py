@@ -395,18 +395,3 @@ def test_partitions_out_of_order_or_twice_are_refused() -> None:
     document = document_of(sample())
     document["topics"][1]["partitions"][1] = document["topics"][1]["partitions"][0]
     refused(sealed(document))
-
-
-def test_the_collector_runs_as_before_after_a_load() -> None:
-    import gc
-
-    assert gc.isenabled()
-    load_manifest(dump_manifest(sample()), name=NAME)
-    refused(b"{")
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        load_manifest(dump_manifest(sample()), name=NAME)
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
