@@ -66,9 +66,7 @@ class BlockCompressor:
         if self._compression is Compression.ZSTD:
             context: zstandard.ZstdCompressor | None = getattr(self._contexts, "zstd", None)
             if context is None:
-                context = zstandard.ZstdCompressor(
-                    level=self._level, write_checksum=True, write_content_size=True
-                )
+                context = zstandard.ZstdCompressor(level=self._level, write_checksum=True, write_content_size=True)
                 self._contexts.zstd = context
             return context.compress(data)
         if self._compression is Compression.LZ4:

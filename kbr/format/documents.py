@@ -111,8 +111,7 @@ def _partition(partition: PartitionEntry) -> dict[str, Any]:
             for gap in partition.gaps
         ],
         "segments": [
-            dict(zip(SEGMENT_FIELDS, _segment_values(segment), strict=True))
-            for segment in partition.segments
+            dict(zip(SEGMENT_FIELDS, _segment_values(segment), strict=True)) for segment in partition.segments
         ],
     }
 
@@ -147,9 +146,7 @@ def load_manifest(data: bytes, *, name: str) -> Manifest:
     try:
         return parse_document(document)
     except BadDocument as error:
-        raise ManifestUnreadable(
-            f"{name}: the manifest makes no sense: {error}", hint=_HINT, object=name
-        ) from error
+        raise ManifestUnreadable(f"{name}: the manifest makes no sense: {error}", hint=_HINT, object=name) from error
 
 
 def _check_version(document: object, name: str) -> None:
@@ -161,9 +158,7 @@ def _check_version(document: object, name: str) -> None:
         )
     version = document.get("format_version")
     if type(version) is not int:
-        raise ManifestUnreadable(
-            f"{name}: the manifest's format_version is no integer", hint=_HINT, object=name
-        )
+        raise ManifestUnreadable(f"{name}: the manifest's format_version is no integer", hint=_HINT, object=name)
     if version != FORMAT_VERSION:
         raise UnsupportedFormat(
             f"{name}: a manifest of version {version}; this kbr reads version {FORMAT_VERSION}",

@@ -87,9 +87,7 @@ def parse_document(document: Mapping[str, Any]) -> Manifest:
         finished_at_ms=node.optional("finished_at", node.integer),
         source=_source(node.child("source")),
         compression=node.choice("compression", Compression),
-        compression_level=node.optional(
-            "compression_level", lambda key: node.integer(key, -_INT32_MAX, _INT32_MAX)
-        ),
+        compression_level=node.optional("compression_level", lambda key: node.integer(key, -_INT32_MAX, _INT32_MAX)),
         retention=retention,
         topics=topics,
     )
@@ -118,9 +116,7 @@ def _topic(node: _Node) -> TopicEntry:
     if len(children) != partition_count:
         node.fail("partitions", f"are {len(children)}, partition_count says {partition_count}")
     configs = node.get("configs")
-    if configs is not None and not (
-        type(configs) is dict and all(type(value) is str for value in configs.values())
-    ):
+    if configs is not None and not (type(configs) is dict and all(type(value) is str for value in configs.values())):
         node.fail("configs", "is neither an object of strings nor null")
     return TopicEntry(
         name=name,
@@ -256,9 +252,7 @@ def _segment_columns(partition: _Node, rows: list[Any]) -> dict[str, tuple[Any, 
     return columns
 
 
-def _check_keys(
-    partition: _Node, folder: str, keys: Sequence[str], sequences: Sequence[int]
-) -> None:
+def _check_keys(partition: _Node, folder: str, keys: Sequence[str], sequences: Sequence[int]) -> None:
     """A key says nothing new: it has to be the one that follows from topic, partition, sequence."""
     for number, (key, sequence) in enumerate(zip(keys, sequences, strict=True)):
         extension = key[-_EXTENSION_CHARACTERS:]
@@ -271,10 +265,7 @@ def _check_keys(
 
 def _check_order(partition: _Node, columns: Mapping[str, Sequence[int]]) -> None:
     """Within each segment, and from each to the next."""
-    records = [
-        end - start + 1
-        for start, end in zip(columns["start_offset"], columns["end_offset"], strict=True)
-    ]
+    records = [end - start + 1 for start, end in zip(columns["start_offset"], columns["end_offset"], strict=True)]
     checks: tuple[tuple[Callable[[Any, Any], bool], Sequence[int], Sequence[int], str], ...] = (
         (le, columns["sequence"], columns["start_offset"], "begins before its sequence"),
         (le, columns["start_offset"], columns["end_offset"], "ends before it begins"),

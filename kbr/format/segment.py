@@ -168,9 +168,7 @@ class SegmentAssembler:
                 "first_timestamp": self._first_timestamp,
                 "last_timestamp": self._last_timestamp,
                 "sha256": self._hash.digest(),
-                "blocks": {
-                    column: [getattr(block, column) for block in self._blocks] for column in COLUMNS
-                },
+                "blocks": {column: [getattr(block, column) for block in self._blocks] for column in COLUMNS},
             }
         )
         frame = b"".join(

@@ -175,9 +175,7 @@ def block_complaint(entry: BlockEntry, earliest: int) -> str:
         return f"offset {entry.first_offset} where {earliest} or more is due"
     offsets = entry.last_offset - entry.first_offset + 1
     if not 1 <= entry.record_count <= offsets:
-        return (
-            f"{entry.record_count} records from offset {entry.first_offset} to {entry.last_offset}"
-        )
+        return f"{entry.record_count} records from offset {entry.first_offset} to {entry.last_offset}"
     if entry.min_timestamp > entry.max_timestamp:
         return f"smallest timestamp {entry.min_timestamp}, largest {entry.max_timestamp}"
     if not 0 <= entry.crc32 <= _UINT32_MAX:

@@ -108,8 +108,7 @@ class _IndexParser:
 
     def _unsupported(self, version: object) -> NoReturn:
         raise UnsupportedFormat(
-            f"{self._name}: a segment of version {version}; "
-            f"this kbr reads version {SEGMENT_VERSION}",
+            f"{self._name}: a segment of version {version}; this kbr reads version {SEGMENT_VERSION}",
             hint="read it with the version of kbr that wrote it, or a newer one",
             object=self._name,
         )
@@ -196,9 +195,7 @@ class _IndexParser:
         try:
             compression = Compression(text["compression"])
         except ValueError:
-            self._corrupt(
-                f"the index: unknown compression {text['compression'][:40]!r}", self._map_position
-            )
+            self._corrupt(f"the index: unknown compression {text['compression'][:40]!r}", self._map_position)
         identity = SegmentIdentity(
             backup_id=text["backup_id"],
             topic=text["topic"],

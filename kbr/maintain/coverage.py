@@ -19,19 +19,14 @@ def coverage_errors(partition: PartitionEntry) -> list[str]:
     expected = partition.start_offset
     for segment in partition.segments:
         if segment.sequence > expected and not _filled(expected, segment.sequence, partition.gaps):
-            found.append(
-                f"offsets {expected} to {segment.sequence - 1} are in no segment and in no gap"
-            )
+            found.append(f"offsets {expected} to {segment.sequence - 1} are in no segment and in no gap")
         if segment.end_offset >= partition.end_offset_exclusive:
             found.append(
-                f"offset {segment.end_offset} lies behind the end of the range, "
-                f"{partition.end_offset_exclusive - 1}"
+                f"offset {segment.end_offset} lies behind the end of the range, {partition.end_offset_exclusive - 1}"
             )
         expected = segment.next_offset
     complete = partition.status is PartitionStatus.COMPLETE
-    if complete and not _filled(
-        partition.next_offset, partition.end_offset_exclusive, partition.gaps
-    ):
+    if complete and not _filled(partition.next_offset, partition.end_offset_exclusive, partition.gaps):
         found.append(
             f"it is said to be complete, but ends before offset {partition.next_offset} "
             f"of {partition.end_offset_exclusive}"
@@ -64,8 +59,7 @@ def incompleteness_notes(manifest: Manifest) -> list[str]:
                 reason = f": {partition.error}" if partition.error else ""
                 found.append(f"{place} is {partition.status.value}, {reach}{reason}")
             found.extend(
-                f"{place} lacks offsets {gap.start_offset} to {gap.end_offset_exclusive - 1} "
-                f"({gap.reason.value})"
+                f"{place} lacks offsets {gap.start_offset} to {gap.end_offset_exclusive - 1} ({gap.reason.value})"
                 for gap in partition.gaps
             )
     return found

@@ -187,9 +187,7 @@ class BackupDescription:
         return document
 
 
-def describe(
-    manifest: Manifest, *, topics: Iterable[str] | None = None, segments: bool = False
-) -> BackupDescription:
+def describe(manifest: Manifest, *, topics: Iterable[str] | None = None, segments: bool = False) -> BackupDescription:
     """Make the view.
 
     Args:
@@ -235,9 +233,7 @@ def _totals(partitions: Sequence[PartitionEntry]) -> Totals:
         max_record_bytes=max((segment.max_record_bytes for segment in segments), default=0),
         gap_count=len(gaps),
         gap_offset_count=sum(gap.end_offset_exclusive - gap.start_offset for gap in gaps),
-        failed_partition_count=sum(
-            1 for partition in partitions if partition.status is PartitionStatus.FAILED
-        ),
+        failed_partition_count=sum(1 for partition in partitions if partition.status is PartitionStatus.FAILED),
         min_timestamp=earliest,
         max_timestamp=latest,
     )

@@ -69,9 +69,7 @@ def check_sha256(store: ObjectStore, key: str, reference: SegmentRef) -> Finding
     """
     digest = hashlib.sha256()
     for start in range(0, reference.stored_bytes, _READ_BYTES):
-        digest.update(
-            store.read_range(key, start, min(_READ_BYTES, reference.stored_bytes - start))
-        )
+        digest.update(store.read_range(key, start, min(_READ_BYTES, reference.stored_bytes - start)))
     return Findings(
         bytes_read=reference.stored_bytes,
         damage=_sha256_damage(key, digest.hexdigest(), reference),
@@ -85,9 +83,7 @@ def _sha256_damage(key: str, digest: str, reference: SegmentRef) -> tuple[Damage
     return (Damage(object=key, position=None, what=what),)
 
 
-def check_blocks(
-    store: ObjectStore, backup_id: str, reference: SegmentRef, *, max_block_bytes: int
-) -> Findings:
+def check_blocks(store: ObjectStore, backup_id: str, reference: SegmentRef, *, max_block_bytes: int) -> Findings:
     """Read an object once: decode every block, compare all that is said of it, hash all bytes.
 
     Args:
@@ -108,9 +104,7 @@ def check_blocks(
     for number, (entry, frame) in enumerate(reader.read_frames(index.blocks)):
         digest.update(frame)
         try:
-            stats = scan_block(
-                reader.decode_frame(entry, frame), name=reader.key, position=entry.position
-            )
+            stats = scan_block(reader.decode_frame(entry, frame), name=reader.key, position=entry.position)
             _compare(reader.key, index, number, stats)
         except CorruptSegment as error:
             damaged += 1
@@ -127,9 +121,7 @@ def check_blocks(
         damage.extend(_check_whole(reader, index, largest, digest.digest()))
         digest.update(reader.index_frame())
         damage.extend(_sha256_damage(reader.key, digest.hexdigest(), reference))
-    return Findings(
-        bytes_read=reference.stored_bytes, blocks=blocks, records=records, damage=tuple(damage)
-    )
+    return Findings(bytes_read=reference.stored_bytes, blocks=blocks, records=records, damage=tuple(damage))
 
 
 def _compare(key: str, index: SegmentIndex, number: int, stats: BlockStats) -> None:
@@ -149,16 +141,13 @@ def _compare(key: str, index: SegmentIndex, number: int, stats: BlockStats) -> N
     for field, said, found in checks:
         if said != found:
             raise CorruptSegment(
-                f"{key}: the block in the frame at byte {entry.position} has {field} {found}, "
-                f"the index says {said}",
+                f"{key}: the block in the frame at byte {entry.position} has {field} {found}, the index says {said}",
                 object=key,
                 position=entry.position,
             )
 
 
-def _check_whole(
-    reader: SegmentReader, index: SegmentIndex, largest: int, content_sha256: bytes
-) -> list[Damage]:
+def _check_whole(reader: SegmentReader, index: SegmentIndex, largest: int, content_sha256: bytes) -> list[Damage]:
     """What only all blocks together tell."""
     found: list[Damage] = []
     if content_sha256 != index.content_sha256:

@@ -88,10 +88,7 @@ class VerifyReport:
             "bytes": self.bytes,
             "blocks": self.blocks if self.deep else None,
             "records": self.records if self.deep else None,
-            "errors": [
-                {"object": one.object, "position": one.position, "what": one.what}
-                for one in self.errors
-            ],
+            "errors": [{"object": one.object, "position": one.position, "what": one.what} for one in self.errors],
             "notes": list(self.notes),
             "exit_code": self.exit_code,
         }
@@ -129,9 +126,7 @@ def verify(
 class _Verification:
     """One run."""
 
-    def __init__(
-        self, store: ObjectStore, manifest: Manifest, *, deep: bool, max_block_bytes: int
-    ) -> None:
+    def __init__(self, store: ObjectStore, manifest: Manifest, *, deep: bool, max_block_bytes: int) -> None:
         self._store = store
         self._manifest = manifest
         self._deep = deep
@@ -139,9 +134,7 @@ class _Verification:
         self._errors: list[Damage] = []
         self._notes: list[str] = incompleteness_notes(manifest)
 
-    def run(
-        self, on_progress: Callable[[VerifyProgress], None] | None, threads: int
-    ) -> VerifyReport:
+    def run(self, on_progress: Callable[[VerifyProgress], None] | None, threads: int) -> VerifyReport:
         segments = self._check_coverage()
         present = self._check_presence(segments)
         bytes_total = sum(reference.stored_bytes for reference in present.values())

@@ -94,8 +94,7 @@ class Catalog:
         if manifest.backup_id != backup_id:
             raise ManifestUnreadable(
                 f"{key}: this is the manifest of backup {manifest.backup_id}",
-                hint="a backup can be copied but not renamed: "
-                f"name the folder {manifest.backup_id}",
+                hint=f"a backup can be copied but not renamed: name the folder {manifest.backup_id}",
                 object=key,
             )
         return manifest

@@ -84,16 +84,12 @@ def partition_prefix(backup_id: str, topic: str, partition: int) -> str:
     return f"{backup_folder(backup_id)}{partition_folder(check_topic(topic), partition)}"
 
 
-def relative_segment_key(
-    topic: str, partition: int, sequence: int, compression: Compression
-) -> str:
+def relative_segment_key(topic: str, partition: int, sequence: int, compression: Compression) -> str:
     """A segment's key below its backup's folder, as the manifest names it."""
     return segment_name(check_topic(topic), partition, sequence, compression)
 
 
-def segment_key(
-    backup_id: str, topic: str, partition: int, sequence: int, compression: Compression
-) -> str:
+def segment_key(backup_id: str, topic: str, partition: int, sequence: int, compression: Compression) -> str:
     """A segment's key in the store."""
     folder = backup_folder(backup_id)
     return f"{folder}{relative_segment_key(topic, partition, sequence, compression)}"

@@ -75,9 +75,7 @@ class SegmentReader:
         key = segment if isinstance(segment, str) else segment.key
         name = parse_segment_key(key)
         if name is None:
-            raise CorruptSegment(
-                f"{ascii(key)[:400]} is not the key of a segment", object=key, position=0
-            )
+            raise CorruptSegment(f"{ascii(key)[:400]} is not the key of a segment", object=key, position=0)
         self._name = name
         self._key = segment_key(backup_id, *name)
         self._max_block_bytes = max_block_bytes
@@ -146,8 +144,7 @@ class SegmentReader:
         crc32 = zlib.crc32(frame)
         if crc32 != entry.crc32:
             self._corrupt(
-                f"the frame at byte {entry.position} is damaged: CRC-32 {crc32:08x}, "
-                f"the index says {entry.crc32:08x}",
+                f"the frame at byte {entry.position} is damaged: CRC-32 {crc32:08x}, the index says {entry.crc32:08x}",
                 entry.position,
             )
         return decompress_frame(
@@ -210,9 +207,7 @@ class SegmentReader:
         reference = self._reference
         if reference is None:
             return
-        actual = index.segment_ref(
-            key=reference.key, stored_bytes=reference.stored_bytes, sha256=reference.sha256
-        )
+        actual = index.segment_ref(key=reference.key, stored_bytes=reference.stored_bytes, sha256=reference.sha256)
         for field in fields(SegmentRef):
             said, is_now = getattr(reference, field.name), getattr(actual, field.name)
             if said != is_now:
@@ -227,15 +222,13 @@ class SegmentReader:
             raise CorruptSegment(
                 f"{self._key}: the block at byte {entry.position} claims {entry.raw_bytes} bytes; "
                 f"{self._max_block_bytes} are allowed",
-                hint="raise max_block_bytes if a record may be that large; "
-                "else the object is damaged",
+                hint="raise max_block_bytes if a record may be that large; else the object is damaged",
                 object=self._key,
                 position=entry.position,
             )
         if entry.stored_bytes > stored_bytes_bound(entry.raw_bytes):
             self._corrupt(
-                f"the frame at byte {entry.position} takes {entry.stored_bytes} bytes "
-                f"for a block of {entry.raw_bytes}",
+                f"the frame at byte {entry.position} takes {entry.stored_bytes} bytes for a block of {entry.raw_bytes}",
                 entry.position,
             )
 

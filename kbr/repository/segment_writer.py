@@ -116,8 +116,7 @@ class SegmentWriter:
             stored = upload.commit()
             if stored.size_bytes != reference.stored_bytes:
                 raise IntegrityError(
-                    f"{self._key}: {reference.stored_bytes} bytes were written, "
-                    f"the store has {stored.size_bytes}",
+                    f"{self._key}: {reference.stored_bytes} bytes were written, the store has {stored.size_bytes}",
                     hint="check the store: it changes what it is given",
                     object=self._key,
                 )
@@ -158,11 +157,7 @@ class SegmentWriter:
         """
         assembler = self._assembler
         index = parse_index(index_frame, object_bytes=assembler.stored_bytes, name=self._key)
-        if (
-            index.identity != self._identity
-            or index.blocks != assembler.blocks
-            or index.next_offset != next_offset
-        ):
+        if index.identity != self._identity or index.blocks != assembler.blocks or index.next_offset != next_offset:
             raise IntegrityError(
                 f"{self._key}: the index reads otherwise than it was written",
                 hint="this is a bug in kbr, or the machine's memory is failing",

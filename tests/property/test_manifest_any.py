@@ -25,9 +25,7 @@ from kbr.maintain.describe import describe
 from kbr.model import Compression, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef
 from kbr.repository.catalog import summarise
 
-NAMES = st.text("abcXYZ019._-", min_size=1, max_size=20).filter(
-    lambda name: name not in (".", "..")
-)
+NAMES = st.text("abcXYZ019._-", min_size=1, max_size=20).filter(lambda name: name not in (".", ".."))
 NATURAL = st.integers(0, 2**63 - 1)
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(max_size=30)
@@ -145,9 +143,7 @@ def test_any_manifest_comes_back_as_it_was(manifest: Manifest) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(manifest=manifests(), data=st.data())
-def test_any_flip_and_any_truncation_of_any_manifest_is_found(
-    manifest: Manifest, data: st.DataObject
-) -> None:
+def test_any_flip_and_any_truncation_of_any_manifest_is_found(manifest: Manifest, data: st.DataObject) -> None:
     whole = dump_manifest(manifest)
     position = data.draw(st.integers(0, len(whole) - 1))
     flipped = bytearray(whole)

@@ -94,9 +94,7 @@ def test_garbage_is_never_more_than_corrupt(data: bytes, extra: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(packed=st.binary(max_size=300), position=st.integers(0, 2**64 - 1), crc=st.booleans())
-def test_garbage_with_a_proper_footer_is_never_more_than_corrupt(
-    packed: bytes, position: int, crc: bool
-) -> None:
+def test_garbage_with_a_proper_footer_is_never_more_than_corrupt(packed: bytes, position: int, crc: bool) -> None:
     checksum = zlib.crc32(packed) if crc else 0
     frame = b"".join(
         (
@@ -116,9 +114,7 @@ VALUES = st.recursive(
     | st.floats()
     | st.text(max_size=20)
     | st.binary(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=9), inner, max_size=5)
-    ),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=9), inner, max_size=5),
     max_leaves=12,
 )
 
@@ -143,9 +139,7 @@ def test_an_index_with_other_values_is_read_or_refused_and_never_crashes(
             data[: index.index_position],
             struct.pack("<II", 0x184D2A5B, len(packed) + FOOTER_BYTES),
             packed,
-            struct.pack(
-                "<IIQ8s", len(packed), zlib.crc32(packed), index.index_position, b"KBRSEGv1"
-            ),
+            struct.pack("<IIQ8s", len(packed), zlib.crc32(packed), index.index_position, b"KBRSEGv1"),
         )
     )
     try:
@@ -192,9 +186,7 @@ def test_no_bytes_make_the_reader_do_anything_but_read_or_refuse(data: bytes) ->
 @settings(max_examples=100, deadline=None)
 @given(
     changes=st.dictionaries(
-        st.sampled_from(
-            ["record_count", "next_offset", "block_count", "raw_bytes", "stored_bytes", "sequence"]
-        ),
+        st.sampled_from(["record_count", "next_offset", "block_count", "raw_bytes", "stored_bytes", "sequence"]),
         st.integers(0, 2**63 - 1),
         min_size=1,
     )

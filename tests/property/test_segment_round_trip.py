@@ -19,9 +19,7 @@ from tests.support.backups import RecordingStore
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 NULLABLE = st.none() | st.binary(max_size=40)
-NAMES = st.text("abcXYZ019._-", min_size=1, max_size=30).filter(
-    lambda name: name not in (".", "..")
-)
+NAMES = st.text("abcXYZ019._-", min_size=1, max_size=30).filter(lambda name: name not in (".", ".."))
 BODIES = st.tuples(
     st.integers(1, 2**40),
     INT64 | st.sampled_from([-1, 0, 1_700_000_000_000]),

@@ -190,9 +190,7 @@ def write_segment(
 # -- manifests ----------------------------------------------------------------------------
 
 
-def partition_of(
-    segments: Sequence[SegmentRef] = (), *, partition: int = 0, **changes: object
-) -> PartitionEntry:
+def partition_of(segments: Sequence[SegmentRef] = (), *, partition: int = 0, **changes: object) -> PartitionEntry:
     """A complete partition that has these segments."""
     start = segments[0].sequence if segments else 0
     end = segments[-1].next_offset if segments else start

@@ -70,9 +70,7 @@ def test_frames_carry_size_and_checksum() -> None:
     ("compression", "level"),
     [(Compression.ZSTD, 23), (Compression.ZSTD, -51), (Compression.LZ4, 17), (Compression.LZ4, -1)],
 )
-def test_a_level_that_the_library_lacks_is_a_config_error(
-    compression: Compression, level: int
-) -> None:
+def test_a_level_that_the_library_lacks_is_a_config_error(compression: Compression, level: int) -> None:
     with pytest.raises(ConfigError) as caught:
         BlockCompressor(compression, level)
     assert str(level) in str(caught.value)
@@ -177,13 +175,9 @@ def test_a_frame_without_size_or_checksum_is_refused() -> None:
 
 
 def test_a_frame_that_needs_a_dictionary_is_refused() -> None:
-    words: list[bytes | bytearray | memoryview] = [
-        b"sample %d of words for a dictionary" % i for i in range(2000)
-    ]
+    words: list[bytes | bytearray | memoryview] = [b"sample %d of words for a dictionary" % i for i in range(2000)]
     dictionary = zstandard.train_dictionary(1024, words)
-    compressor = zstandard.ZstdCompressor(
-        dict_data=dictionary, write_content_size=True, write_checksum=True
-    )
+    compressor = zstandard.ZstdCompressor(dict_data=dictionary, write_content_size=True, write_checksum=True)
     assert "dictionary" in str(refused(compressor.compress(BLOCK), Compression.ZSTD))
 
 
@@ -195,9 +189,7 @@ def test_a_window_of_gigabytes_is_refused() -> None:
 
 def test_an_lz4_bomb_stops_at_the_size_that_it_announced() -> None:
     """The header says 100 bytes, the content is 64 MiB: no more than 101 may be made."""
-    bomb = bytearray(
-        lz4.frame.compress(bytes(64 * 1024 * 1024), store_size=True, content_checksum=True)
-    )
+    bomb = bytearray(lz4.frame.compress(bytes(64 * 1024 * 1024), store_size=True, content_checksum=True))
     bomb[6:14] = struct.pack("<Q", 100)
     for checksum in range(256):
         # the header's checksum is one byte (of XXH32): one of them all is right

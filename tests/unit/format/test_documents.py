@@ -21,9 +21,7 @@ from tests.support.backups import manifest_of, partition_of, topic_of
 NAME = "nightly/manifest.json"
 
 
-def reference_of(
-    sequence: int, *, count: int = 10, topic: str = "orders", partition: int = 0
-) -> SegmentRef:
+def reference_of(sequence: int, *, count: int = 10, topic: str = "orders", partition: int = 0) -> SegmentRef:
     return SegmentRef(
         key=segment_name(topic, partition, sequence, Compression.ZSTD),
         sequence=sequence,
@@ -63,9 +61,7 @@ def sample() -> Manifest:
         ),
     ]
     topics = [topic_of("empty", [partition_of()]), topic_of("orders", partitions)]
-    return replace(
-        manifest_of(topics, status=RunStatus.INCOMPLETE), retention={"keep": {"daily": 7}}
-    )
+    return replace(manifest_of(topics, status=RunStatus.INCOMPLETE), retention={"keep": {"daily": 7}})
 
 
 def sealed(document: Any) -> bytes:
@@ -365,9 +361,7 @@ def test_every_key_has_to_be_there_and_of_its_type() -> None:
         (SEGMENT, [1] * 15, "segments[0]"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_its_place(
-    path: tuple[str | int, ...], value: Any, says: str
-) -> None:
+def test_what_makes_no_sense_is_refused_with_its_place(path: tuple[str | int, ...], value: Any, says: str) -> None:
     error = refused(sealed(at(document_of(sample()), path, value)))
     assert isinstance(error, ManifestUnreadable)
     assert says in str(error)

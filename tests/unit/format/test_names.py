@@ -35,9 +35,7 @@ def test_names_up_to_their_longest_are_allowed() -> None:
 @pytest.mark.parametrize("compression", list(Compression))
 def test_a_segment_name_says_its_facts_and_only_those(compression: Compression) -> None:
     name = segment_name("a.b-c_D", 12, 2**63 - 1, compression)
-    assert (
-        name == f"topics/a.b-c_D/partition=12/segment-09223372036854775807{compression.extension}"
-    )
+    assert name == f"topics/a.b-c_D/partition=12/segment-09223372036854775807{compression.extension}"
     assert parse_segment_name(name) == ("a.b-c_D", 12, 2**63 - 1, compression)
 
 

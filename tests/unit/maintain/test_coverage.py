@@ -77,9 +77,7 @@ def test_the_log_may_end_without_a_record() -> None:
 
 def test_a_complete_partition_reaches_its_end() -> None:
     partition = partition_of([segment(0, 10)], end_offset_exclusive=13)
-    assert coverage_errors(partition) == [
-        "it is said to be complete, but ends before offset 10 of 13"
-    ]
+    assert coverage_errors(partition) == ["it is said to be complete, but ends before offset 10 of 13"]
     assert coverage_errors(replace(partition, gaps=(gap(10, 13),))) == []
     assert coverage_errors(replace(partition, status=PartitionStatus.PARTIAL)) == []
 

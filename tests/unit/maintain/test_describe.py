@@ -63,9 +63,7 @@ def test_gaps_and_failures_are_in_front() -> None:
         detected_at_ms=1_700_000_000_000,
         detail="too late",
     )
-    failed = partition_of(
-        partition=1, status=PartitionStatus.FAILED, error="no leader", end_offset_exclusive=9
-    )
+    failed = partition_of(partition=1, status=PartitionStatus.FAILED, error="no leader", end_offset_exclusive=9)
     manifest = manifest_of([topic_of("t", [partition_of(gaps=(lost,)), failed])])
     document = json.loads(json.dumps(describe(manifest).to_document()))
     assert document["totals"]["gaps"] == 1

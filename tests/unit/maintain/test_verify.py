@@ -52,9 +52,7 @@ def test_an_intact_backup_passes(deep: bool, compression: Compression) -> None:
     assert report.notes == ()
     assert report.exit_code == 0
     assert report.objects == 4
-    assert report.bytes == sum(
-        len(store.data(key)) for key in store.stored_keys() if "segment" in key
-    )
+    assert report.bytes == sum(len(store.data(key)) for key in store.stored_keys() if "segment" in key)
     assert (report.blocks, report.records) == ((12, 240) if deep else (0, 0))
 
 
@@ -180,9 +178,7 @@ def forged(
     store.put(KEY, data)
     index = parse_index(data, object_bytes=len(data), name=KEY)
     old = manifest.topics[1].partitions[1].segments
-    reference = index.segment_ref(
-        key=old[1].key, stored_bytes=len(data), sha256=assembler.sha256_hex()
-    )
+    reference = index.segment_ref(key=old[1].key, stored_bytes=len(data), sha256=assembler.sha256_hex())
     partition = replace(
         manifest.topics[1].partitions[1],
         segments=(old[0], change(reference)),
@@ -210,8 +206,7 @@ BLOCKS = [block_of(160, 30), block_of(190, 30)]
 )
 def test_an_index_that_says_another_thing_than_the_blocks_is_found(field: str, by: int) -> None:
     sparse = [
-        encode_block(Record(first + 3 * i, 1000 + i, 1, b"k", b"v", ()) for i in range(10))
-        for first in (160, 190)
+        encode_block(Record(first + 3 * i, 1000 + i, 1, b"k", b"v", ()) for i in range(10)) for first in (160, 190)
     ]
 
     def lie(one: BlockStats) -> BlockStats:
@@ -243,9 +238,7 @@ def test_a_manifest_that_says_another_thing_than_the_index_is_found(
     changes: dict[str, Any],
 ) -> None:
     store = RecordingStore()
-    manifest = forged(
-        store, store_backup(store), blocks=BLOCKS, change=lambda one: replace(one, **changes)
-    )
+    manifest = forged(store, store_backup(store), blocks=BLOCKS, change=lambda one: replace(one, **changes))
     report = verify(store, manifest, deep=True)
     assert KEY in {one.object for one in report.errors}
 
@@ -264,9 +257,7 @@ def test_a_frame_that_holds_no_block_is_found() -> None:
     store.put(KEY, data)
     index = parse_index(data, object_bytes=len(data), name=KEY)
     old = manifest.topics[1].partitions[1]
-    reference = index.segment_ref(
-        key=old.segments[1].key, stored_bytes=len(data), sha256=assembler.sha256_hex()
-    )
+    reference = index.segment_ref(key=old.segments[1].key, stored_bytes=len(data), sha256=assembler.sha256_hex())
     partition = replace(old, segments=(old.segments[0], reference))
     topic = replace(manifest.topics[1], partitions=(manifest.topics[1].partitions[0], partition))
     report = verify(store, replace(manifest, topics=(topic,)), deep=True)
@@ -331,9 +322,7 @@ def test_a_segment_that_the_manifest_forgot_is_a_hole_and_a_note(deep: bool) -> 
     report = verify(store, replace(manifest, topics=(manifest.topics[0], topic)), deep=deep)
     assert damage(report) == [("nightly/manifest.json", None)]
     assert "orders[1]: offsets 100 to 159" in report.errors[0].what
-    assert report.notes == (
-        f"{KEY.replace('0160', '0100')} is there, but the manifest does not list it",
-    )
+    assert report.notes == (f"{KEY.replace('0160', '0100')} is there, but the manifest does not list it",)
 
 
 def test_an_incomplete_backup_that_is_undamaged_is_exit_0_with_notes() -> None:

@@ -183,9 +183,7 @@ def test_a_summary_adds_up() -> None:
     summary = summarise(manifest)
     assert (summary.topic_count, summary.partition_count, summary.segment_count) == (2, 3, 4)
     assert summary.record_count == 240
-    assert summary.stored_bytes == sum(
-        len(store.data(key)) for key in store.stored_keys() if "segment-" in key
-    )
+    assert summary.stored_bytes == sum(len(store.data(key)) for key in store.stored_keys() if "segment-" in key)
     assert (summary.min_timestamp, summary.max_timestamp) == (1_700_000_000_000, 1_700_000_000_019)
 
 

@@ -27,13 +27,9 @@ from tests.support.backups import RecordingStore, block_of, identity_of, write_s
 KEY = "nightly/topics/orders/partition=0/segment-00000000000000000100.zst"
 
 
-def stored(
-    store: RecordingStore, compression: Compression = Compression.ZSTD
-) -> tuple[SegmentRef, list[bytes]]:
+def stored(store: RecordingStore, compression: Compression = Compression.ZSTD) -> tuple[SegmentRef, list[bytes]]:
     blocks = [block_of(100 + i * 20, 20) for i in range(5)]
-    reference = write_segment(
-        store, identity_of(sequence=100, compression=compression), blocks, 200
-    )
+    reference = write_segment(store, identity_of(sequence=100, compression=compression), blocks, 200)
     store.calls.clear()
     return reference, blocks
 
@@ -92,9 +88,7 @@ def test_an_index_longer_than_the_first_tail_is_read_with_one_more_request() -> 
 def large(store: RecordingStore, count: int, size: int) -> SegmentReader:
     """A segment of blocks that compression can't change."""
     noise = random.Random(7)
-    blocks = [
-        encode_block([Record(i, i, 1, None, noise.randbytes(size), ())]) for i in range(count)
-    ]
+    blocks = [encode_block([Record(i, i, 1, None, noise.randbytes(size), ())]) for i in range(count)]
     reference = write_segment(store, identity_of(compression=Compression.NONE), blocks, count)
     reader = SegmentReader(store, "nightly", reference)
     reader.index()
@@ -128,9 +122,7 @@ def test_a_range_is_bounded_but_for_a_single_frame() -> None:
     store = RecordingStore()
     reader = large(store, 3, MAX_RANGE_BYTES * 3 // 5)
     assert len(list(reader.read_blocks(reader.index().blocks))) == 3
-    assert [length for _, length in store.ranges] == [
-        entry.stored_bytes for entry in reader.index().blocks
-    ]
+    assert [length for _, length in store.ranges] == [entry.stored_bytes for entry in reader.index().blocks]
     store = RecordingStore()
     reader = large(store, 2, MAX_RANGE_BYTES + 5)
     assert len(list(reader.read_blocks(reader.index().blocks))) == 2
@@ -177,9 +169,7 @@ def test_a_damaged_frame_is_found_before_it_is_decompressed() -> None:
 def test_a_block_over_the_limit_is_refused_before_it_is_read() -> None:
     store = RecordingStore()
     reference, _ = stored(store)
-    limit = min(
-        entry.raw_bytes for entry in SegmentReader(store, "nightly", reference).index().blocks
-    )
+    limit = min(entry.raw_bytes for entry in SegmentReader(store, "nightly", reference).index().blocks)
     reader = SegmentReader(store, "nightly", reference, max_block_bytes=limit - 1)
     reader.index()
     store.ranges.clear()
