@@ -69,6 +69,10 @@ class S3Place:
         self._server.make_bucket(name)
         return name
 
+    def storage_url(self, bucket: str, prefix: str = "") -> str:
+        """What kbr calls a place in one of its buckets."""
+        return f"s3://{bucket}/{prefix}".rstrip("/")
+
     @property
     def env(self) -> dict[str, str]:
         """KBR_ variables that lead to it."""
@@ -89,7 +93,7 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
     """A real Kafka, one broker."""
-    server = KafkaServer(servers_folder / "kafka", brokers=1, port=free_port())
+    server = KafkaServer(servers_folder / "kafka", brokers=1, port=free_port(2))
     try:
         server.start()
         yield KafkaHarness(server)
@@ -100,7 +104,7 @@ def kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
 @pytest.fixture(scope="session")
 def three_kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
     """A real Kafka, three brokers."""
-    server = KafkaServer(servers_folder / "kafka3", brokers=3, port=free_port())
+    server = KafkaServer(servers_folder / "kafka3", brokers=3, port=free_port(6))
     try:
         server.start()
         yield KafkaHarness(server)

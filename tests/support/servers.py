@@ -7,9 +7,11 @@ given. A server is known by its pid file and ended only if that process is still
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 from dataclasses import dataclass
@@ -38,11 +40,25 @@ class ServerError(RuntimeError):
     """A server did not start, or what it needs is missing."""
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+def free_port(count: int = 1) -> int:
+    """The first of ``count`` neighbouring ports of 127.0.0.1 that nobody uses.
+
+    They lie below the range that outgoing connections draw from, so that none of those can take one in between.
+    """
+    for _ in range(100):
+        first = random.randrange(20_000, 32_000 - count)  # noqa: S311  (spreads runs, guards nothing)
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
+    raise ServerError(f"no {count} neighbouring free ports between 20000 and 32000 on 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def kafka_jars() -> Path:
@@ -119,7 +135,14 @@ class Process:
         except (OSError, ValueError):
             return None
         pid = int(pid_text)
-        return pid if _started_at(pid) == started_at else None
+        return pid if _started_at(pid) == started_at and self._is_mine(pid) else None
+
+    def _is_mine(self, pid: int) -> bool:
+        """Whether its command line names our folder: after a reboot pid and start might both occur again."""
+        try:
+            return os.fsencode(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it runs."""
@@ -134,12 +157,16 @@ class Process:
             return
         os.kill(pid, signal.SIGTERM)
         until = time.monotonic() + deadline_s
+        insisted = False
         while self.running() is not None:
-            _reap(pid)
             if time.monotonic() > until:
+                if insisted:
+                    raise ServerError(f"{self.name} (process {pid}) does not end")
+                insisted = True
                 os.kill(pid, signal.SIGKILL)
                 until += deadline_s
             time.sleep(0.05)
+        _reap(pid)
         self.pid_file.unlink(missing_ok=True)
 
     def tail(self) -> str:
@@ -171,17 +198,17 @@ class KafkaServer:
     """One to three brokers, each also a controller, on consecutive ports (then the controllers' ports)."""
 
     def __init__(self, folder: Path, *, brokers: int = 1, port: int = 19092) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         self.brokers = brokers
         self.port = port
-        self.processes = [Process(f"kafka-{number}", folder) for number in range(1, brokers + 1)]
+        self.processes = [Process(f"kafka-{number}", self.folder) for number in range(1, brokers + 1)]
 
     @property
     def bootstrap_servers(self) -> str:
         return ",".join(f"127.0.0.1:{self._port(number)}" for number in range(1, self.brokers + 1))
 
     def start(self, deadline_s: float = 90.0) -> None:
-        """Start the brokers and wait until all of them have registered."""
+        """Start the brokers and wait until each of them tells clients of all."""
         jars = kafka_jars()
         for number in range(1, self.brokers + 1):
             self.start_broker(number, jars)
@@ -239,8 +266,7 @@ class KafkaServer:
 
     def _is_up(self, number: int) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self._port(number)), timeout=1):
-                return True
+            return _registered_brokers(self._port(number)) == self.brokers
         except OSError:
             return False
 
@@ -273,6 +299,19 @@ class KafkaServer:
         )
 
 
+def _registered_brokers(port: int) -> int:
+    """How many brokers a broker names when asked as any client asks: a Metadata request, version 1, for no topic."""
+    client = b"kbr-tests"
+    request = struct.pack(">hhih", 3, 1, 1, len(client)) + client + struct.pack(">i", 0)
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        with connection.makefile("rb") as answer:
+            start = answer.read(12)  # length, correlation id, how many brokers follow
+    if len(start) < 12:
+        raise ConnectionError(f"127.0.0.1:{port} closed the connection instead of answering")
+    return int(struct.unpack(">iii", start)[2])
+
+
 class S3Server:
     """versitygw over a folder; honours If-None-Match."""
 
@@ -280,9 +319,9 @@ class S3Server:
     secret_key = S3_SECRET_KEY
 
     def __init__(self, folder: Path, *, port: int = 17070) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         self.port = port
-        self.process = Process("versitygw", folder)
+        self.process = Process("versitygw", self.folder)
 
     @property
     def endpoint_url(self) -> str:
