@@ -54,6 +54,7 @@ def free_port(count: int = 1) -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # only a listener counts, not closed connections
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -112,10 +113,12 @@ class Process:
     def log_file(self) -> Path:
         return self.folder / f"{self.name}.log"
 
-    def start(self, command: list[str], env: dict[str, str] | None = None) -> None:
+    def start(self, command: list[str], *, port: int, env: dict[str, str] | None = None) -> None:
         """Start it in a session of its own, unless it runs."""
         if self.running():
             return
+        if not _is_free(port):
+            raise ServerError(f"{self.name}: somebody else listens on 127.0.0.1:{port}; choose another port")
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603
@@ -226,15 +229,15 @@ class KafkaServer:
         classpath = f"{jars or kafka_jars()}/*"
         java = shutil.which("java")
         if java is None:
-            raise ServerError("java is missing: install a Java 17 runtime (Debian: apt-get install default-jre-headless)")
+            raise ServerError(
+                "java is missing: install a Java 17 runtime (Debian: apt-get install default-jre-headless)"
+            )
         data = self.folder / f"data-{number}"
         properties = self.folder / f"server-{number}.properties"
         self.folder.mkdir(parents=True, exist_ok=True)
         properties.write_text(self._properties(number, data))
         if not (data / "meta.properties").exists():
-            _run(
-                [java, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)]
-            )
+            _run([java, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)])
         self.processes[number - 1].start(
             [
                 java,
@@ -244,7 +247,8 @@ class KafkaServer:
                 classpath,
                 "kafka.Kafka",
                 str(properties),
-            ]
+            ],
+            port=self._port(number),
         )
 
     def stop(self) -> None:
@@ -334,6 +338,7 @@ class S3Server:
         data.mkdir(parents=True, exist_ok=True)
         self.process.start(
             [str(binary), "--port", f"127.0.0.1:{self.port}", "posix", str(data)],
+            port=self.port,
             env={"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key},
         )
         until = time.monotonic() + deadline_s
