@@ -170,11 +170,11 @@ cdef object make_record(view_record *record):
     cdef const uint8_t *value = NULL
     cdef int64_t name_size = 0
     cdef int64_t value_size = 0
-    cdef uint32_t i
+    cdef uint32_t _i
     headers = ()
     if record.header_count:
         pairs = []
-        for i in range(record.header_count):
+        for _i in range(record.header_count):
             view_header(record, &name, &name_size, &value, &value_size)
             pairs.append((bytes_or_none(name, name_size), bytes_or_none(value, value_size)))
         headers = tuple(pairs)

@@ -100,7 +100,7 @@ cdef inline int builder_add(
     Sizes of -1 are nulls. On an error the builder must not be used again.
     """
     cdef block_stats *s = &b.stats
-    cdef uint32_t i
+    cdef uint32_t _i
     cdef int result
     if (writer_reserve(&b.offsets, MSGPACK_HEAD_MAX) != 0 or writer_reserve(&b.timestamps, MSGPACK_HEAD_MAX) != 0):
         return BUILD_NO_MEMORY
@@ -118,7 +118,7 @@ cdef inline int builder_add(
     if timestamp_type != b.first_type and b.types.size == 0:
         if writer_reserve(&b.types, <size_t>s.record_count + 1) != 0:
             return BUILD_NO_MEMORY
-        for i in range(s.record_count):
+        for _i in range(s.record_count):
             writer_u8(&b.types, b.first_type)
     if timestamp_type != b.first_type or b.types.size != 0:
         if writer_reserve(&b.types, 1) != 0:
@@ -149,13 +149,13 @@ cdef inline int builder_add(
 
 cdef inline int builder_begin_headers(builder *b, uint32_t count) noexcept nogil:
     """Announce ``count`` >= 1 headers of the record just added; builder_add_header follows for each."""
-    cdef uint32_t i
+    cdef uint32_t _i
     if count > BIN_MAX:
         return BUILD_TOO_LARGE
     if b.headers.size == 0:
         if writer_reserve(&b.headers, <size_t>b.stats.record_count) != 0:
             return BUILD_NO_MEMORY
-        for i in range(b.stats.record_count - 1):
+        for _i in range(b.stats.record_count - 1):
             put_nil(&b.headers)
     else:
         b.headers.size -= 1        # the nil that builder_add wrote for this record

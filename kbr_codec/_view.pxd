@@ -50,7 +50,7 @@ cdef inline int view_array(reader *r, uint32_t count) noexcept nogil:
 cdef inline int view_types(view *v) noexcept nogil:
     cdef reader *r = &v.at
     cdef int64_t number
-    cdef uint32_t i
+    cdef uint32_t _i
     if reader_left(r) and not (0x90 <= r.pos[0] <= 0x9F or r.pos[0] == 0xDC or r.pos[0] == 0xDD):
         if get_int(r, &number) != 0:
             return -1
@@ -61,7 +61,7 @@ cdef inline int view_types(view *v) noexcept nogil:
     if view_array(r, v.count) != 0:
         return -1
     v.types = r[0]
-    for i in range(v.count):
+    for _i in range(v.count):
         if get_int(r, &number) != 0:
             return -1
         if not 0 <= number <= 2:
@@ -73,11 +73,11 @@ cdef inline int view_column(view *v, reader *column) noexcept nogil:
     cdef reader *r = &v.at
     cdef const uint8_t *data
     cdef int64_t size
-    cdef uint32_t i
+    cdef uint32_t _i
     if view_array(r, v.count) != 0:
         return -1
     column[0] = r[0]
-    for i in range(v.count):
+    for _i in range(v.count):
         if get_bin_or_nil(r, &data, &size) != 0:
             return -1
     return 0
@@ -87,14 +87,14 @@ cdef inline int view_headers(view *v) noexcept nogil:
     cdef reader *r = &v.at
     cdef const uint8_t *data
     cdef int64_t size
-    cdef uint32_t i, j, count
+    cdef uint32_t _i, j, count
     if reader_left(r) and r.pos[0] == MSGPACK_NIL:
         r.pos += 1
         return 0
     if view_array(r, v.count) != 0:
         return -1
     v.headers = r[0]
-    for i in range(v.count):
+    for _i in range(v.count):
         if reader_left(r) and r.pos[0] == MSGPACK_NIL:
             r.pos += 1
             continue
@@ -207,8 +207,8 @@ cdef inline bint view_next(view *v, view_record *record) noexcept nogil:
 cdef inline void view_skip_headers(reader *r, uint32_t count) noexcept nogil:
     cdef const uint8_t *data
     cdef int64_t size
-    cdef uint32_t i
-    for i in range(count):
+    cdef uint32_t _i
+    for _i in range(count):
         get_bin_or_nil(r, &data, &size)
 
 
@@ -227,10 +227,10 @@ cdef inline int64_t view_record_bytes(const view_record *record) noexcept nogil:
     cdef reader r
     cdef const uint8_t *data
     cdef int64_t size = 0
-    cdef uint32_t i
+    cdef uint32_t _i
     if record.header_count:
         r = record.headers
-        for i in range(record.header_count * 2):
+        for _i in range(record.header_count * 2):
             get_bin_or_nil(&r, &data, &size)
             if size > 0:
                 total += size

@@ -226,7 +226,7 @@ class SegmentPipeline:
             lane.writer = lane.new_writer(lane.next_offset)
             lane.opened_at = self._clock.monotonic()
         lane.writer.append(frame, item.raw_bytes, item.stats)
-        if lane.writer.stored_bytes >= self._options.segment_max_bytes:
+        if lane.writer.is_full or lane.writer.stored_bytes >= self._options.segment_max_bytes:
             self._commit(lane, item.index, item.next_offset)
 
     def _commit(self, lane: _Lane, index: int, next_offset: int) -> None:

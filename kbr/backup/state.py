@@ -72,7 +72,7 @@ class BackupState:
         """A worker is done with a partition, in whatever way."""
         partition = self._partitions[TopicPartition(outcome.topic, outcome.partition)]
         partition.status = outcome.status
-        partition.error = None if outcome.error is None else str(outcome.error)
+        partition.error = None if outcome.error is None else _storable(outcome.error)
         # Records that were fetched and not committed don't count: only segments move the position,
         # but for the holes behind the last record of a partition that was read to its end.
         if outcome.status is PartitionStatus.COMPLETE:
@@ -85,7 +85,7 @@ class BackupState:
             partition = self._partitions[key]
             if partition.status in (PartitionStatus.PENDING, PartitionStatus.PARTIAL):
                 partition.status = PartitionStatus.FAILED
-                partition.error = str(error)
+                partition.error = _storable(error)
         self._changed = True
 
     def take_changed(self) -> bool:
@@ -153,3 +153,8 @@ class BackupState:
             gaps=plan.gaps,
             segments=segments,
         )
+
+
+def _storable(error: KbrError) -> str:
+    """An error's text as JSON can hold it: broken names come with lone surrogates."""
+    return str(error).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -117,13 +117,15 @@ ctypedef struct rdkafka_table:
     void (*message_destroy)(message *m) noexcept nogil
     int64_t (*message_timestamp)(const message *m, int *tstype) noexcept nogil
     int (*message_headers)(const message *m, void **hdrs) noexcept nogil
-    int (*header_get_all)(const void *hdrs, size_t idx, const char **name, const void **value, size_t *size) noexcept nogil
+    int (*header_get_all)(
+        const void *hdrs, size_t idx, const char **name, const void **value, size_t *size) noexcept nogil
     size_t (*header_cnt)(const void *hdrs) noexcept nogil
     # producing
     void *(*produceva)(void *rk, const vu *vus, size_t count) noexcept nogil
     void *(*headers_new)(size_t initial_count) noexcept nogil
     void (*headers_destroy)(void *hdrs) noexcept nogil
-    int (*header_add)(void *hdrs, const char *name, ssize_t name_size, const void *value, ssize_t value_size) noexcept nogil
+    int (*header_add)(
+        void *hdrs, const char *name, ssize_t name_size, const void *value, ssize_t value_size) noexcept nogil
     int (*outq_len)(void *rk) noexcept nogil
     int (*purge)(void *rk, int flags) noexcept nogil
     # the mock cluster

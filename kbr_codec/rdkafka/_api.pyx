@@ -6,7 +6,6 @@ what that module links to, so a bundled and a system librdkafka are found alike,
 of the process use the same copy. No private structure is touched.
 """
 
-from libc.stddef cimport size_t
 from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 
 __all__ = ["ClientConfigError", "LibraryError", "MINIMUM_VERSION", "library_version", "load"]
@@ -39,7 +38,7 @@ class ClientConfigError(ValueError):
 cdef int resolve(void *library, const char *name, void **slot) except -1:
     slot[0] = dlsym(library, name)
     if slot[0] == NULL:
-        raise LibraryError(f"librdkafka has no function {name.decode('ascii')}: it is older than 2.10 or built without it")
+        raise LibraryError(f"librdkafka has no function {name.decode('ascii')}: it is older than 2.10, or cut down")
     return 0
 
 

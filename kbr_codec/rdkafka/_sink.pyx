@@ -241,7 +241,7 @@ cdef class Sink:
             self.zero_timestamps += 1
             timestamp = self.zero_timestamp_as
             if timestamp == 0:
-                self.fail(t.id, ERR_TIMESTAMP_ZERO, b"timestamp 0 can't be sent: librdkafka takes it for the time of sending", record.offset)
+                self.fail(t.id, ERR_TIMESTAMP_ZERO, b"timestamp 0 can't be sent", record.offset)
                 return
         vu_ptr(&vus[0], VTYPE_RKT, rkt)
         vu_i32(&vus[1], VTYPE_PARTITION, partition)
@@ -277,10 +277,10 @@ cdef class Sink:
         cdef const uint8_t *value = NULL
         cdef int64_t name_size = 0
         cdef int64_t value_size = 0
-        cdef uint32_t i
+        cdef uint32_t _i
         cdef char number[24]
         cdef int size
-        for i in range(record.header_count):
+        for _i in range(record.header_count):
             view_header(record, &name, &name_size, &value, &value_size)
             rd.header_add(headers, <const char *>name, name_size, value, value_size if value_size > 0 else 0)
         if header != NULL:
@@ -393,8 +393,8 @@ cdef class Sink:
         """The first failure as SinkFailure, or None."""
         if not self.failed:
             return None
-        return SinkFailure(
-            self.failed_ticket, self.failed_code, (<bytes>self.failed_text).decode(errors="replace"), self.failed_offset)
+        text = (<bytes>self.failed_text).decode(errors="replace")
+        return SinkFailure(self.failed_ticket, self.failed_code, text, self.failed_offset)
 
     @property
     def open_count(self) -> int:

@@ -176,7 +176,7 @@ cdef class Source:
             partitions: (topic, partition, start_offset, end_offset_exclusive) each. An empty range
                 ends at once. Events name a partition by its place in this list.
         """
-        cdef lane *l
+        cdef lane *entry
         cdef topic_lanes *t
         cdef void *conf
         cdef void *rkt
@@ -219,18 +219,18 @@ cdef class Source:
                 raise ValueError(f"librdkafka refused topic {topic!r}: {rd.err2str(rd.last_error()).decode()}")
             self.topics.append((<size_t>rkt, <size_t>t))
             for partition, index in indexes.items():
-                l = &self.lanes[<int32_t>index]
-                l.rkt = rkt
-                l.partition = partition
+                entry = &self.lanes[<int32_t>index]
+                entry.rkt = rkt
+                entry.partition = partition
         for index, (topic, partition, start, end) in enumerate(wanted):
-            l = &self.lanes[<int32_t>index]
-            l.next_offset = start
-            l.end_offset = end
+            entry = &self.lanes[<int32_t>index]
+            entry.next_offset = start
+            entry.end_offset = end
             if start >= end:
                 continue
-            if rd.consume_start_queue(l.rkt, l.partition, start, self.queue) != 0:
+            if rd.consume_start_queue(entry.rkt, entry.partition, start, self.queue) != 0:
                 raise ValueError(f"can't fetch {topic}[{partition}]: {rd.err2str(rd.last_error()).decode()}")
-            l.done = 0
+            entry.done = 0
             self.open_lanes += 1
 
     def poll(self, timeout_ms: int):
@@ -268,10 +268,10 @@ cdef class Source:
         return events
 
     cdef void stop_lane(self, int32_t index):
-        cdef lane *l = &self.lanes[index]
-        rd.consume_stop(l.rkt, l.partition)
-        builder_free(&l.build)
-        builder_init(&l.build)
+        cdef lane *entry = &self.lanes[index]
+        rd.consume_stop(entry.rkt, entry.partition)
+        builder_free(&entry.build)
+        builder_init(&entry.build)
 
     cdef int run(self, int64_t until) noexcept nogil:
         cdef int64_t left
@@ -325,37 +325,37 @@ cdef class Source:
         self.open_lanes -= 1
 
     cdef void finish(self, int32_t index) noexcept nogil:
-        cdef lane *l = &self.lanes[index]
-        l.next_offset = l.end_offset
-        if l.build.stats.record_count:
+        cdef lane *entry = &self.lanes[index]
+        entry.next_offset = entry.end_offset
+        if entry.build.stats.record_count:
             if self.seal(index) != 0:
                 return
-        l.done = 1
+        entry.done = 1
         self.open_lanes -= 1
         self.ended[self.ended_count] = index
         self.ended_count += 1
 
     cdef int seal(self, int32_t index) noexcept nogil:
-        cdef lane *l = &self.lanes[index]
+        cdef lane *entry = &self.lanes[index]
         cdef ready_block *r = &self.ready[self.ready_count]
-        if builder_seal(&l.build, &r.data, &r.size) != BUILD_OK:
-            self.give_up(index, ERR_NO_MEMORY, b"no memory for a block", l.next_offset)
+        if builder_seal(&entry.build, &r.data, &r.size) != BUILD_OK:
+            self.give_up(index, ERR_NO_MEMORY, b"no memory for a block", entry.next_offset)
             return -1
         r.lane = index
-        r.next_offset = l.next_offset
-        r.stats = l.build.stats
+        r.next_offset = entry.next_offset
+        r.stats = entry.build.stats
         self.ready_count += 1
-        if builder_capacity(&l.build) > 4 * self.block_bytes:
-            builder_free(&l.build)        # one huge record must not pin its size for the whole run
-            builder_init(&l.build)
+        if builder_capacity(&entry.build) > 4 * self.block_bytes:
+            builder_free(&entry.build)        # one huge record must not pin its size for the whole run
+            builder_init(&entry.build)
         else:
-            builder_clear(&l.build)
+            builder_clear(&entry.build)
         return 0
 
     cdef void take(self, message *m) noexcept nogil:
         cdef topic_lanes *t
         cdef int32_t index = -1
-        cdef lane *l
+        cdef lane *entry
         cdef int64_t timestamp
         cdef int tstype = 0
         cdef int result
@@ -367,30 +367,30 @@ cdef class Source:
             if m.err:
                 self.fail(-1, m.err, <const char *>m.payload, m.offset)
             return
-        l = &self.lanes[index]
-        if l.done:
+        entry = &self.lanes[index]
+        if entry.done:
             return                        # fetched ahead, past the end that is wanted
         if m.err:
             if m.err == ERR_PARTITION_EOF:
-                if m.offset >= l.end_offset:
+                if m.offset >= entry.end_offset:
                     self.finish(index)
-                elif m.offset > l.next_offset:
-                    l.next_offset = m.offset
+                elif m.offset > entry.next_offset:
+                    entry.next_offset = m.offset
                 return
             self.fail(index, m.err, <const char *>m.payload, m.offset)
             return
-        if m.offset >= l.end_offset:
+        if m.offset >= entry.end_offset:
             self.finish(index)
             return
-        if m.offset < l.next_offset:
-            if l.build.stats.record_count and m.offset <= l.build.stats.last_offset:
+        if m.offset < entry.next_offset:
+            if entry.build.stats.record_count and m.offset <= entry.build.stats.last_offset:
                 self.give_up(index, ERR_OFFSETS_FELL, b"an offset that was fetched before came again", m.offset)
             else:
                 self.dropped_total += 1   # a batch that begins before the offset asked for
             return
         timestamp = rd.message_timestamp(m, &tstype)
         result = builder_add(
-            &l.build, m.offset, timestamp, <uint8_t>tstype,
+            &entry.build, m.offset, timestamp, <uint8_t>tstype,
             m.key, <int64_t>m.key_len if m.key != NULL else -1,
             m.payload, <int64_t>m.len if m.payload != NULL else -1,
         )
@@ -403,15 +403,15 @@ cdef class Source:
                 self.give_up(index, ERR_HEADER_NUL, b"a header name with a NUL byte", m.offset)
             else:
                 self.give_up(index, ERR_RECORD_TOO_LARGE, b"a record too large for a block", m.offset)
-            builder_free(&l.build)
-            builder_init(&l.build)
+            builder_free(&entry.build)
+            builder_init(&entry.build)
             return
-        l.next_offset = m.offset + 1
+        entry.next_offset = m.offset + 1
         self.record_total += 1
-        self.byte_total += l.build.record_bytes
-        if l.next_offset >= l.end_offset:
+        self.byte_total += entry.build.record_bytes
+        if entry.next_offset >= entry.end_offset:
             self.finish(index)
-        elif builder_size(&l.build) >= self.block_bytes:
+        elif builder_size(&entry.build) >= self.block_bytes:
             self.seal(index)
 
     cdef int take_headers(self, int32_t index, message *m) noexcept nogil:
@@ -451,9 +451,9 @@ cdef class Source:
         Returns:
             A BlockReady, or None when there is nothing.
         """
-        cdef lane *l = self.lane_at(index)
+        cdef lane *entry = self.lane_at(index)
         cdef RawBlock block
-        if l.build.stats.record_count == 0:
+        if entry.build.stats.record_count == 0:
             return None
         if self.ready_count >= READY_MAX:
             raise RuntimeError("events wait: call poll() before flush()")
@@ -467,9 +467,9 @@ cdef class Source:
 
     def stop(self, index: int):
         """Stop fetching one partition; what it gathered is dropped unless flushed before."""
-        cdef lane *l = self.lane_at(index)
-        if not l.done:
-            l.done = 1
+        cdef lane *entry = self.lane_at(index)
+        if not entry.done:
+            entry.done = 1
             self.open_lanes -= 1
         self.stop_lane(index)
 
@@ -515,7 +515,7 @@ cdef class Source:
         cdef int64_t until = now_ms() + <int64_t>timeout_ms
         cdef ssize_t count, i
         cdef topic_lanes *t
-        cdef lane *l
+        cdef lane *entry
         cdef message *m
         if self.rk == NULL:
             raise RuntimeError("the source is closed")
@@ -526,14 +526,14 @@ cdef class Source:
                     m = self.batch[i]
                     t = <topic_lanes *>rd.topic_opaque(m.rkt) if m.rkt != NULL else NULL
                     if t != NULL and 0 <= m.partition < t.count and t.lanes[m.partition] >= 0:
-                        l = &self.lanes[t.lanes[m.partition]]
+                        entry = &self.lanes[t.lanes[m.partition]]
                         if not m.err:
                             self.record_total += 1
                             self.byte_total += <int64_t>(m.len + m.key_len)
                         elif m.err != ERR_PARTITION_EOF:
                             failed = m.err
-                        if not l.done and m.offset + (0 if m.err else 1) >= l.end_offset:
-                            l.done = 1
+                        if not entry.done and m.offset + (0 if m.err else 1) >= entry.end_offset:
+                            entry.done = 1
                             self.open_lanes -= 1
                     rd.message_destroy(m)
         if failed:
