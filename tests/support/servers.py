@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -369,3 +370,12 @@ class S3Server:
             return True  # it answers; it only wants a signature
         except OSError:
             return False
+
+
+if __name__ == "__main__":
+    # scripts/setup: fetch and build now, so that no test waits for it
+    try:
+        kafka_jars()
+        versitygw_binary()
+    except ServerError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
