@@ -24,6 +24,9 @@ settings.register_profile(
 settings.register_profile("long", max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("kbr")
 
+#: The fixtures that start a real server.
+SERVERS = frozenset({"kafka", "three_kafka", "s3"})
+
 _skipped: list[str] = []
 _buckets = itertools.count(1)
 
@@ -33,6 +36,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
     if not _block.__file__.endswith(suffixes) or kbr_codec.encode_block is not _block.encode_block:
         session.shouldfail = "the compiled codec is not the one that is loaded"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, so that ``-m "not servers"`` leaves it out."""
+    for item in items:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -13,6 +13,8 @@ from tests.support.cli import run_kbr
 from tests.support.kafka import KafkaHarness, send
 from tests.support.servers import KafkaServer, S3Server, ServerError, free_port
 
+pytestmark = pytest.mark.servers
+
 
 def test_records_are_read_back_as_they_were_sent(kafka: KafkaHarness) -> None:
     topic = kafka.create_topic(kafka.topic_name("servers"), partitions=3)
