@@ -115,7 +115,7 @@ class BackupCoordinator:
         plan, source = self.plan()
         now_ms = self._clock.now_ms()
         state = BackupState(plan, self._options, source, kbr_version=self._kbr_version, created_at_ms=now_ms)
-        return self._report(state.manifest(RunStatus.RUNNING, now_ms=now_ms), begun, 0, dry_run=True)
+        return self._report(state.manifest(RunStatus.RUNNING, now_ms=now_ms), begun, 0, 0.0, dry_run=True)
 
     def run(self, new_supervisor: Callable[[int, str], Supervisor]) -> BackupReport:
         """Take the backup.
@@ -137,14 +137,14 @@ class BackupCoordinator:
         state.take_changed()
         publish_manifest(self._store, state.manifest(RunStatus.RUNNING, now_ms=self._clock.now_ms()))
         fetch_begun = self._clock.monotonic()
-        interrupted, peak_rss = self._fetch(plan, state, new_supervisor)
+        interrupted, peak_rss, cpu_s = self._fetch(plan, state, new_supervisor)
         self._phases["fetch"] = self._clock.monotonic() - fetch_begun
         status = RunStatus.INTERRUPTED if interrupted else state.final_status
         manifest = state.manifest(status, now_ms=self._clock.now_ms())
         publish_begun = self._clock.monotonic()
         publish_manifest(self._store, manifest)
         self._phases["publish"] = self._clock.monotonic() - publish_begun
-        return self._report(manifest, begun, peak_rss, dry_run=False)
+        return self._report(manifest, begun, peak_rss, cpu_s, dry_run=False)
 
     def _refuse_existing(self) -> None:
         catalog = Catalog(self._store)
@@ -157,11 +157,11 @@ class BackupCoordinator:
 
     def _fetch(
         self, plan: BackupPlan, state: BackupState, new_supervisor: Callable[[int, str], Supervisor]
-    ) -> tuple[bool, int]:
+    ) -> tuple[bool, int, float]:
         cores = os.cpu_count() or 1
         wanted = sum(1 for partition in plan.partitions if not partition.error and not partition.offsets.is_empty)
         if wanted == 0:
-            return False, 0
+            return False, 0, 0.0
         workers = max(1, min(self._options.workers or cores, wanted))
         groups = group_partitions(plan.partitions, workers=workers)
         workers = min(workers, len(groups))
@@ -192,7 +192,7 @@ class BackupCoordinator:
                     state.partition_ended(result)
         for task_id, error in outcome.failures.items():
             state.partitions_failed((partition.key for partition in groups[int(task_id)]), error)
-        return outcome.interrupted, outcome.peak_worker_rss_bytes
+        return outcome.interrupted, outcome.peak_worker_rss_bytes, outcome.worker_cpu_s
 
     def _task(self, group: Sequence[PartitionPlan], *, compress_threads: int) -> BackupTask:
         options = self._options
@@ -219,7 +219,9 @@ class BackupCoordinator:
             compress_threads=compress_threads,
         )
 
-    def _report(self, manifest: Manifest, begun: float, peak_rss: int, *, dry_run: bool) -> BackupReport:
+    def _report(
+        self, manifest: Manifest, begun: float, peak_rss: int, cpu_s: float, *, dry_run: bool
+    ) -> BackupReport:
         warnings = []
         for topic in manifest.topics:
             if topic.configs is None:
@@ -237,5 +239,6 @@ class BackupCoordinator:
             duration_s=self._clock.monotonic() - begun,
             phases_s=self._phases,
             peak_worker_rss_bytes=peak_rss,
+            worker_cpu_s=cpu_s,
             warnings=tuple(warnings),
         )

@@ -2,7 +2,9 @@
 
 Blocks come in per partition, in order; each is compressed by a pool of threads, then appended to
 its partition's segment by one of a few writer threads (always the same one for a partition, so
-order holds without a lock). Memory is bounded: submit() waits while too many bytes are under way.
+order holds without a lock). A full segment is committed beside the next one's writing, one commit of a
+partition at a time, so that an fsync or a last request holds nothing up. Memory is bounded: submit()
+waits while too many bytes are under way.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 
 from kbr.errors import KbrError, StorageError
@@ -58,9 +61,12 @@ class _Lane:
 
     #: Makes the writer of the segment that begins at the given offset.
     new_writer: Callable[[int], SegmentWriter]
-    #: Next offset that no committed segment answers for.
+    #: First offset that no committed segment answers for.
     next_offset: int
+    #: First offset that the segment to be begun next answers for.
+    sequence: int
     writer: SegmentWriter | None = None
+    committing: Future[None] | None = None
     opened_at: float | None = None
     failed: bool = False
 
@@ -125,6 +131,9 @@ class SegmentPipeline:
         self._clock = clock
         self._budget = _Budget(options.in_flight_bytes)
         self._pool = ThreadPoolExecutor(options.compress_threads, thread_name_prefix="compress")
+        self._commits = ThreadPoolExecutor(
+            max(1, min(MAX_WRITER_THREADS, options.lanes)), thread_name_prefix="commit"
+        )
         self._lanes: list[_Lane] = []
         self._failures: deque[LaneFailure] = deque()
         self._queues: list[SimpleQueue[_Append | _Cut | None]] = []
@@ -144,7 +153,7 @@ class SegmentPipeline:
 
     def add_lane(self, new_writer: Callable[[int], SegmentWriter], start_offset: int) -> int:
         """A partition whose first segment begins at ``start_offset``; returns its index."""
-        self._lanes.append(_Lane(new_writer=new_writer, next_offset=start_offset))
+        self._lanes.append(_Lane(new_writer=new_writer, next_offset=start_offset, sequence=start_offset))
         return len(self._lanes) - 1
 
     def submit(self, index: int, block: RawBlock, next_offset: int) -> None:
@@ -181,11 +190,14 @@ class SegmentPipeline:
             thread.join()
         self._queues = []
         self._threads = []
+        for index, lane in enumerate(self._lanes):
+            self._guarded(lane, index, self._settle)
 
     def close(self) -> None:
         """Abort open segments and end the threads; again is fine. Committed segments stay."""
         self.finish()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._commits.shutdown(wait=True)
         for lane in self._lanes:
             if lane.writer is not None:
                 lane.writer.abort()
@@ -200,19 +212,22 @@ class SegmentPipeline:
             if item is None:
                 return
             lane = self._lanes[item.index]
-            try:
-                self._apply(lane, item)
-            except KbrError as error:
-                self._fail(lane, item.index, error)
-            except Exception as error:
-                self._fail(
-                    lane,
-                    item.index,
-                    StorageError(f"writing a segment failed: {type(error).__name__}: {error}", hint="this is a bug in kbr"),
-                )
-            finally:
-                if isinstance(item, _Append):
-                    self._budget.release(item.raw_bytes)
+            self._guarded(lane, item.index, partial(self._apply, item=item))
+            if isinstance(item, _Append):
+                self._budget.release(item.raw_bytes)
+
+    def _guarded(self, lane: _Lane, index: int, step: Callable[[_Lane], None]) -> None:
+        """Do a step; its error ends the lane, not the thread."""
+        try:
+            step(lane)
+        except KbrError as error:
+            self._fail(lane, index, error)
+        except Exception as error:  # a thread's error must reach the fetching thread
+            self._fail(
+                lane,
+                index,
+                StorageError(f"writing a segment failed: {type(error).__name__}: {error}", hint="this is a bug in kbr"),
+            )
 
     def _apply(self, lane: _Lane, item: _Append | _Cut) -> None:
         if lane.failed:
@@ -223,7 +238,7 @@ class SegmentPipeline:
             return
         frame = item.frame.result()
         if lane.writer is None:
-            lane.writer = lane.new_writer(lane.next_offset)
+            lane.writer = lane.new_writer(lane.sequence)
             lane.opened_at = self._clock.monotonic()
         lane.writer.append(frame, item.raw_bytes, item.stats)
         if lane.writer.is_full or lane.writer.stored_bytes >= self._options.segment_max_bytes:
@@ -233,11 +248,23 @@ class SegmentPipeline:
         writer = lane.writer
         if writer is None:
             return
-        reference = writer.commit(next_offset)
+        self._settle(lane)
         lane.writer = None
         lane.opened_at = None
+        lane.sequence = next_offset
+        lane.committing = self._commits.submit(self._commit_now, lane, index, writer, next_offset)
+
+    def _commit_now(self, lane: _Lane, index: int, writer: SegmentWriter, next_offset: int) -> None:
+        reference = writer.commit(next_offset)
         lane.next_offset = next_offset
         self._on_segment(index, reference)
+
+    @staticmethod
+    def _settle(lane: _Lane) -> None:
+        """Wait for the lane's commit under way; its error is raised here."""
+        committing, lane.committing = lane.committing, None
+        if committing is not None:
+            committing.result()
 
     def _fail(self, lane: _Lane, index: int, error: KbrError) -> None:
         lane.failed = True

@@ -22,6 +22,7 @@ class BackupReport:
         duration_s: wall time of the run.
         phases_s: wall time of each phase, seconds.
         peak_worker_rss_bytes: the largest worker's peak resident memory.
+        worker_cpu_s: CPU seconds of all workers.
         warnings: sentences.
     """
 
@@ -31,6 +32,7 @@ class BackupReport:
     duration_s: float
     phases_s: dict[str, float]
     peak_worker_rss_bytes: int
+    worker_cpu_s: float
     warnings: tuple[str, ...] = ()
 
     @property
@@ -58,6 +60,7 @@ class BackupReport:
             "duration_s": round(self.duration_s, 3),
             "phases_s": {name: round(seconds, 3) for name, seconds in self.phases_s.items()},
             "peak_worker_rss_bytes": self.peak_worker_rss_bytes,
+            "worker_cpu_s": round(self.worker_cpu_s, 3),
             "totals": totals,
             "topics": topics,
             "warnings": list(self.warnings),

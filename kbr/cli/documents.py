@@ -74,6 +74,7 @@ class BackupDocument(TypedDict):
     duration_s: float
     phases_s: dict[str, float]
     peak_worker_rss_bytes: int
+    worker_cpu_s: float
     totals: BackupTotals
     topics: list[BackupTopic]
     warnings: list[str]
@@ -135,6 +136,7 @@ class RestoreDocument(TypedDict):
     duration_s: float
     phases_s: dict[str, float]
     peak_worker_rss_bytes: int
+    worker_cpu_s: float
     plan: RestorePlanEntry
     topics: list[RestoreTopic]
     totals: RestoreTotals

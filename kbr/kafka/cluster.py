@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection
@@ -40,6 +41,8 @@ _T = TypeVar("_T")
 #: a cluster with 200,000 partitions at a few MB.
 TOPICS_PER_REQUEST = 500
 PARTITIONS_PER_REQUEST = 5000
+#: How long a cluster of which no broker answers is tried, seconds: a wrong address is told soon.
+CONNECT_DEADLINE_S = 15.0
 #: What librdkafka's mock cluster calls itself (rdkafka_mock.c, rd_kafka_mock_cluster_new).
 MOCK_CLUSTER_PREFIX = "mockCluster"
 #: How long a call may take that only looks, seconds, when the whole deadline is longer.
@@ -370,12 +373,23 @@ class Cluster:
         return min(self._deadline_s, REQUEST_TIMEOUT_S)
 
     def _metadata(self) -> Any:
-        return self._call(lambda: self._client.list_topics(timeout=self._request_timeout), "reading metadata")
+        """Brokers and topics; a first connection that fails is tried again for a while, as a broker may be starting."""
+        deadline = Deadline(min(self._deadline_s, CONNECT_DEADLINE_S), clock=self._clock)
+        for delay in Backoff(base_s=0.2, cap_s=2.0).delays():
+            timeout = max(0.1, deadline.remaining_s())
+            try:
+                return self._call(partial(self._client.list_topics, timeout=timeout), "reading metadata")
+            except ClusterUnavailable:
+                if deadline.remaining_s() <= delay:
+                    raise
+                self._clock.sleep(delay)
+        raise AssertionError("the delays are endless")
 
     def _call(self, function: Callable[[], _T], doing: str, *, right: str = "") -> _T:
         try:
             return function()
         except KafkaException as error:
+            self._client.poll(0.1)  # what the client said about its connections comes through here
             raise self._translated(error.args[0], doing, right) from error
 
     def _result(self, future: Future[Any], doing: str, *, right: str = "") -> Any:

@@ -116,7 +116,8 @@ def consumer_properties(
     queue_bytes = max(4 << 20, memory_bytes // 2)
     # One answer holds at most this; two of them may wait beside the queue.
     answer_bytes = max(1 << 20, min(16 << 20, memory_bytes // 4))
-    per_partition = max(256 << 10, min(8 << 20, answer_bytes // max(1, min(partition_count, 64))))
+    # Larger answers of one partition made a backup of 1 M x 1 KiB slower: 4.4 s with 8 MiB, 3.6 s with 2 MiB.
+    per_partition = max(256 << 10, min(2 << 20, answer_bytes // max(1, min(partition_count, 64))))
     properties = _connection(settings)
     properties.update(
         {

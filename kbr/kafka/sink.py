@@ -15,6 +15,7 @@ from kbr.kafka.settings import ClientSettings, producer_properties
 from kbr.kafka.translate import translate_code
 from kbr.model import TopicPartition
 from kbr.telemetry.events import ClientMessage
+from kbr_codec import RawBlock
 from kbr_codec.rdkafka import ERR_TIMESTAMP_ZERO, ClientConfigError, Delivered, Sink, SinkFailure
 
 __all__ = ["BlockSink", "RecordWindow", "SinkOptions"]
@@ -89,7 +90,7 @@ class BlockSink:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def send(self, target: TopicPartition, block: bytes, window: RecordWindow) -> tuple[int, int]:
+    def send(self, target: TopicPartition, block: bytes | RawBlock, window: RecordWindow) -> tuple[int, int]:
         """Queue the block's records that lie in the window; waits while the client's queue is full.
 
         Returns:

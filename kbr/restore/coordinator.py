@@ -219,6 +219,7 @@ class RestoreCoordinator:
             failures=failures,
             interrupted=outcome.interrupted,
             peak_rss=outcome.peak_worker_rss_bytes,
+            cpu_s=outcome.worker_cpu_s,
         )
 
     def _task(self, manifest: Manifest, plan: RestorePlan, group: tuple[PartitionPlan, ...]) -> RestoreTask:
@@ -250,6 +251,7 @@ class RestoreCoordinator:
         failures: dict[str, str] | None = None,
         interrupted: bool = False,
         peak_rss: int = 0,
+        cpu_s: float = 0.0,
     ) -> RestoreReport:
         return RestoreReport(
             plan=plan,
@@ -259,6 +261,7 @@ class RestoreCoordinator:
             duration_s=self._clock.monotonic() - begun,
             phases_s=self._phases,
             peak_worker_rss_bytes=peak_rss,
+            worker_cpu_s=cpu_s,
             warnings=warnings,
             results=results,
             failures=failures or {},

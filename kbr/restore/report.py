@@ -48,6 +48,7 @@ class RestoreReport:
     duration_s: float
     phases_s: dict[str, float]
     peak_worker_rss_bytes: int
+    worker_cpu_s: float
     warnings: tuple[str, ...]
     results: Sequence[PartitionRestored] = ()
     failures: dict[str, str]
@@ -83,6 +84,7 @@ class RestoreReport:
             "duration_s": round(self.duration_s, 3),
             "phases_s": {name: round(seconds, 3) for name, seconds in self.phases_s.items()},
             "peak_worker_rss_bytes": self.peak_worker_rss_bytes,
+            "worker_cpu_s": round(self.worker_cpu_s, 3),
             "plan": {
                 "segments": self.counts.segments,
                 "blocks": self.counts.blocks,

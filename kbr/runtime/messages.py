@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kbr.errors import KbrError
 
-__all__ = ["Ready", "RunTask", "StopWork", "TaskDone", "TaskEvent", "TaskFailed", "TaskSpec", "WorkerMessage"]
+__all__ = ["Ready", "RunTask", "StopWork", "TaskDone", "TaskEvent", "TaskFailed", "TaskSpec", "Usage", "WorkerMessage"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,14 @@ class TaskSpec:
 
     task_id: str
     payload: object
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a worker process has used since it began: CPU of all its threads, and its peak resident memory."""
+
+    cpu_s: float
+    peak_rss_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,7 @@ class TaskDone:
 
     task_id: str
     result: object
-    peak_rss_bytes: int
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ class TaskFailed:
 
     task_id: str
     error: KbrError
-    peak_rss_bytes: int
+    usage: Usage
 
 
 WorkerMessage = Ready | TaskEvent | TaskDone | TaskFailed

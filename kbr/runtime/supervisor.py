@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 
 from kbr.errors import KbrError, WorkerCrashed
 from kbr.runtime.executors.local import LocalWorker, prestart, spawn_worker
-from kbr.runtime.messages import Ready, RunTask, StopWork, TaskDone, TaskEvent, TaskFailed, TaskSpec
+from kbr.runtime.messages import Ready, RunTask, StopWork, TaskDone, TaskEvent, TaskFailed, TaskSpec, Usage
 from kbr.runtime.state import AskStop, Assign, Instruction, Kill, Release, Spawn, SupervisorState
 from kbr.timing import SYSTEM_CLOCK, Clock, Deadline
 
@@ -34,6 +34,7 @@ class RunOutcome:
         interrupted: somebody stopped the run.
         unstarted: task_ids that nobody began.
         peak_worker_rss_bytes: the largest worker's peak resident memory.
+        worker_cpu_s: CPU seconds of all workers up to the end of their last task.
     """
 
     results: dict[str, object]
@@ -41,6 +42,7 @@ class RunOutcome:
     interrupted: bool
     unstarted: tuple[str, ...]
     peak_worker_rss_bytes: int
+    worker_cpu_s: float
 
 
 class Supervisor:
@@ -73,7 +75,7 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._workers: dict[int, LocalWorker] = {}
         self._ready: set[int] = set()
-        self._peak_rss_bytes = 0
+        self._usage: dict[int, Usage] = {}
         self._next_worker = 0
 
     def stop(self) -> None:
@@ -113,7 +115,8 @@ class Supervisor:
             failures=state.failures,
             interrupted=state.stopping,
             unstarted=tuple(task.task_id for task in state.waiting),
-            peak_worker_rss_bytes=self._peak_rss_bytes,
+            peak_worker_rss_bytes=max((usage.peak_rss_bytes for usage in self._usage.values()), default=0),
+            worker_cpu_s=sum(usage.cpu_s for usage in self._usage.values()),
         )
 
     def _loop(
@@ -164,10 +167,10 @@ class Supervisor:
         if isinstance(message, TaskEvent):
             on_event(message.task_id, message.event)
         elif isinstance(message, TaskDone):
-            self._peak_rss_bytes = max(self._peak_rss_bytes, message.peak_rss_bytes)
+            self._usage[number] = message.usage
             self._carry_out(state, state.done(number, message.task_id, message.result))
         elif isinstance(message, TaskFailed):
-            self._peak_rss_bytes = max(self._peak_rss_bytes, message.peak_rss_bytes)
+            self._usage[number] = message.usage
             self._carry_out(state, state.failed(number, message.task_id, message.error))
         elif isinstance(message, Ready):
             self._ready.add(number)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from kbr.errors import KbrError, WorkerBootFailed, WorkerError
-from kbr.runtime.messages import Ready, RunTask, StopWork, TaskDone, TaskEvent, TaskFailed, TaskSpec, WorkerMessage
+from kbr.runtime.messages import Ready, RunTask, StopWork, TaskDone, TaskEvent, TaskFailed, TaskSpec, Usage, WorkerMessage
 
 __all__ = ["TaskContext", "worker_main"]
 
@@ -126,17 +126,17 @@ def _run(
 ) -> TaskDone | TaskFailed:
     try:
         result = function(task.payload, TaskContext(task.task_id, pipe, stop))
-        done = TaskDone(task.task_id, result, _peak_rss_bytes())
+        done = TaskDone(task.task_id, result, _usage())
         pickle.dumps(done, protocol=pickle.HIGHEST_PROTOCOL)
     except KbrError as error:
-        return TaskFailed(task.task_id, _sendable(error), _peak_rss_bytes())
+        return TaskFailed(task.task_id, _sendable(error), _usage())
     except Exception as error:
         wrapped = WorkerError(
             f"task {task.task_id}: {type(error).__name__}: {error}",
             hint="this is a bug in kbr; run with --debug and report what it prints",
             traceback=traceback.format_exc(),
         )
-        return TaskFailed(task.task_id, wrapped, _peak_rss_bytes())
+        return TaskFailed(task.task_id, wrapped, _usage())
     return done
 
 
@@ -149,5 +149,6 @@ def _sendable(error: KbrError) -> KbrError:
     return error
 
 
-def _peak_rss_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT_BYTES
+def _usage() -> Usage:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return Usage(cpu_s=used.ru_utime + used.ru_stime, peak_rss_bytes=used.ru_maxrss * _RSS_UNIT_BYTES)

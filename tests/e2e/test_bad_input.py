@@ -1,0 +1,214 @@
+"""Mistakes and mishaps: one clear line, the right exit code, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import run_kbr, run_kbr_json, start_kbr
+from tests.support.kafka import KafkaHarness, send
+from tests.support.servers import free_port
+from tests.support.waiting import wait_until
+
+BASE_MS = 1_714_564_800_000
+
+
+@pytest.fixture(scope="module")
+def topic(kafka: KafkaHarness) -> str:
+    """A small topic."""
+    name = kafka.create_topic("bad-input", 2)
+    send(kafka.producer(), name, ({"value": b"v%d" % n, "partition": n % 2, "timestamp": BASE_MS} for n in range(200)))
+    return name
+
+
+def _refused(done: subprocess.CompletedProcess[str], exit_code: int, *words: str) -> None:
+    """It failed as it should: the code, the words, no traceback, and not a novel."""
+    assert done.returncode == exit_code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    assert len(errors) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr, f"{word!r} is not in:\n{done.stderr}"
+
+
+def test_a_wrong_bootstrap_server_is_told_in_one_line(tmp_path: Path) -> None:
+    port = free_port()
+    done = run_kbr(
+        "backup", "-b", f"127.0.0.1:{port}", "--backup-id", "x", "-t", "*", "--storage", str(tmp_path / "s"),
+        "--set", "source.deadline_ms=3000",
+    )  # fmt: skip
+    _refused(done, 5, f"127.0.0.1:{port}", "refused")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_topic_that_does_not_exist_fails_before_anything_is_written(
+    kafka: KafkaHarness, topic: str, tmp_path: Path
+) -> None:
+    done = run_kbr(
+        "backup", "-b", kafka.bootstrap, "--backup-id", "x", "-t", topic, "-t", "bad-inputt",
+        "--storage", str(tmp_path / "s"),
+    )  # fmt: skip
+    _refused(done, 1, "bad-inputt", "did you mean")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_wrong_bucket_is_named(kafka: KafkaHarness, topic: str, s3) -> None:
+    done = run_kbr(
+        "backup", "-b", kafka.bootstrap, "--backup-id", "x", "-t", topic, "--storage", "s3://no-such-bucket/p", env=s3.env
+    )
+    _refused(done, 1, "no-such-bucket", "does not exist")
+
+
+@pytest.mark.parametrize("name", ["KBR_STORAGE_ACCESS_KEY", "KBR_STORAGE_SECRET_KEY"])
+def test_wrong_keys_are_denied_and_never_shown(kafka: KafkaHarness, topic: str, s3, name: str) -> None:
+    bucket = s3.make_bucket()
+    env = {**s3.env, name: "marked-secret-value"}
+    done = run_kbr("backup", "-b", kafka.bootstrap, "--backup-id", "x", "-t", topic, "--storage", f"s3://{bucket}/p", env=env)
+    _refused(done, 1, "key")
+    assert "marked-secret-value" not in done.stdout + done.stderr
+
+
+def test_an_unreachable_store_ends_with_exit_5(kafka: KafkaHarness, topic: str, s3) -> None:
+    env = {**s3.env, "KBR_STORAGE_ENDPOINT": f"http://127.0.0.1:{free_port()}", "KBR_STORAGE_DEADLINE_MS": "1000"}
+    done = run_kbr("list", "--storage", "s3://bucket/p", env=env)
+    _refused(done, 5, "could not connect")
+
+
+def test_an_unknown_config_key_names_line_and_nearest_key(tmp_path: Path) -> None:
+    path = tmp_path / "kbr.yaml"
+    path.write_text("backup_id: x\nsource:\n  bootstrap_servers: localhost:9092\nstorage: {url: /tmp/x}\nbackup:\n  compresion: zstd\n")
+    done = run_kbr("backup", "-c", str(path))
+    _refused(done, 2, f"{path}:6", "compresion", "compression")
+
+
+def test_an_unset_variable_names_itself_and_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "kbr.yaml"
+    path.write_text(
+        "backup_id: x\nsource:\n  bootstrap_servers: localhost:9092\n  security:\n    security_protocol: SASL_SSL\n"
+        "    sasl_mechanism: PLAIN\n    username: me\n    password: ${NO_SUCH_VARIABLE}\nstorage: {url: /tmp/x}\n"
+    )
+    _refused(run_kbr("backup", "-c", str(path)), 2, "NO_SUCH_VARIABLE", f"{path}:8")
+
+
+def test_secrets_on_the_command_line_are_refused(tmp_path: Path) -> None:
+    done = run_kbr("backup", "-b", "localhost:9092", "--backup-id", "x", "--storage", str(tmp_path), "-X", "sasl.password=hush")
+    _refused(done, 2, "sasl.password")
+    assert "hush" not in done.stderr
+
+
+def test_a_missing_backup_ends_with_exit_10(kafka: KafkaHarness, tmp_path: Path) -> None:
+    for words in (["describe", "nothing"], ["verify", "nothing"], ["restore", "-b", kafka.bootstrap, "--backup-id", "nothing"]):
+        _refused(run_kbr(*words, "--storage", str(tmp_path)), 10, "nothing")
+
+
+def test_a_manifest_cut_in_half_is_damage_and_not_an_absent_backup(
+    kafka: KafkaHarness, topic: str, tmp_path: Path
+) -> None:
+    store = ["--storage", str(tmp_path)]
+    run_kbr_json("backup", "-b", kafka.bootstrap, "--backup-id", "cut", "-t", topic, *store)
+    manifest = tmp_path / "cut" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
+    for words in (["describe", "cut"], ["verify", "cut"], ["restore", "-b", kafka.bootstrap, "--backup-id", "cut"]):
+        _refused(run_kbr(*words, *store), 4, "manifest.json")
+    listed = run_kbr_json("list", *store)["backups"]
+    assert [(one["backup_id"], one["status"]) for one in listed] == [("cut", "unreadable")]
+    again = run_kbr("backup", "-b", kafka.bootstrap, "--backup-id", "cut", "-t", topic, *store)
+    _refused(again, 13, "already exists")
+
+
+def test_a_backup_id_that_is_taken_is_refused_and_nothing_is_changed(
+    kafka: KafkaHarness, topic: str, tmp_path: Path
+) -> None:
+    words = ["backup", "-b", kafka.bootstrap, "--backup-id", "taken", "-t", topic, "--storage", str(tmp_path)]
+    run_kbr_json(*words)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    _refused(run_kbr(*words), 13, "taken")
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "swap"])
+def test_damaged_segments_are_found_and_nothing_of_them_is_restored(
+    kafka: KafkaHarness, topic: str, tmp_path: Path, damage: str
+) -> None:
+    store = ["--storage", str(tmp_path)]
+    run_kbr_json("backup", "-b", kafka.bootstrap, "--backup-id", "d", "-t", topic, *store)
+    first, second = sorted((tmp_path / "d" / "topics").rglob("segment-*"))
+    data = bytearray(first.read_bytes())
+    if damage == "flip":
+        data[len(data) // 3] ^= 1
+        first.write_bytes(data)
+    elif damage == "cut":
+        first.write_bytes(data[:-7])
+    elif damage == "gone":
+        first.unlink()
+    else:
+        first.write_bytes(second.read_bytes())
+    verified = run_kbr_json("verify", "d", *store, exit_code=4)
+    assert any(first.name in error["object"] for error in verified["errors"])
+    target = f"damaged-{damage}"
+    done = run_kbr("restore", "-b", kafka.bootstrap, "--backup-id", "d", *store, "--topic-map", f"{topic}={target}")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    restored = kafka.read_all(target) if kafka.topic_exists(target) else [[]]
+    assert restored[0] == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real filesystem of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_what_was_committed_is_kept(kafka: KafkaHarness, small_disk: Path) -> None:
+    name = kafka.create_topic(kafka.topic_name("full-disk"))
+    send(kafka.producer(), name, ({"value": os.urandom(1000), "timestamp": BASE_MS} for _ in range(4000)))
+    done = run_kbr(
+        "backup", "-b", kafka.bootstrap, "--backup-id", "full", "-t", name, "--storage", str(small_disk),
+        "--set", "backup.segment_max_bytes=100KiB", "--set", "backup.memory_limit=8MiB",
+    )  # fmt: skip
+    assert done.returncode in (1, 3), done.stderr
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path for path in small_disk.rglob(".kbr-tmp-*")]
+
+
+def test_ctrl_c_keeps_what_is_committed_and_exits_130(kafka: KafkaHarness, tmp_path: Path) -> None:
+    name = kafka.create_topic(kafka.topic_name("interrupted"))
+    send(kafka.producer(), name, ({"value": os.urandom(1000), "timestamp": BASE_MS} for _ in range(60_000)))
+    process = start_kbr(
+        "backup", "-b", kafka.bootstrap, "--backup-id", "stopped", "-t", name, "--storage", str(tmp_path),
+        "--set", "backup.segment_max_bytes=256KiB", "--set", "backup.memory_limit=8MiB",
+        "--set", "backup.compression_level=19", "-o", "json",
+    )  # fmt: skip
+    wait_until(lambda: list(tmp_path.rglob("segment-*")), deadline_s=30, what="a first segment")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert '"interrupted"' in output
+    verified = run_kbr_json("verify", "stopped", "--deep", "--storage", str(tmp_path))
+    assert verified["undamaged"]
+    assert 0 < verified["records"] < 60_000
+    assert verified["objects"] == len(list(tmp_path.rglob("segment-*")))
+
+
+def test_help_needs_no_configuration_and_names_every_verb() -> None:
+    done = run_kbr("--help")
+    assert done.returncode == 0
+    for verb in ("backup", "restore", "list", "describe", "verify", "config", "demo"):
+        assert verb in done.stdout
+
+
+def test_the_demo_compares_every_record() -> None:
+    report = run_kbr_json("demo")
+    assert report["status"] == "identical"
+    assert all(one["verified"] and one["produced"] == one["restored"] for one in report["topics"])
