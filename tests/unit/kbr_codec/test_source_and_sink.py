@@ -1,0 +1,158 @@
+"""Source and sink on librdkafka's own mock cluster: records through the C API, both ways, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from kbr.kafka.native import load_library
+from kbr_codec import Corrupt, Record, decode_block, encode_block
+from kbr_codec.rdkafka import BlockReady, ClientConfigError, MockCluster, PartitionEnd, Sink, Source, SourceError
+
+ALL = {"offset_from": 0, "offset_to_exclusive": 2**63 - 1, "timestamp_from": -(2**63), "timestamp_to": 2**63 - 1}
+ODD = [
+    Record(0, 1_714_564_800_000, 1, b"k", b"v", ()),
+    Record(1, 1_714_564_700_000, 1, None, None, ()),
+    Record(2, 5, 1, b"", b"", ((b"a", None), (b"a", b""), (b"a", b"1"))),
+    Record(3, 7, 1, b"\x00\xff", b"\x00" * 10, ((b"\xff\xfe", b"not utf-8"), (b"", b"no name"))),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[MockCluster]:
+    load_library()
+    cluster = MockCluster(brokers=1)
+    yield cluster
+    cluster.close()
+
+
+def _sink(cluster: MockCluster, **more: int) -> Sink:
+    return Sink([("bootstrap.servers", cluster.bootstrap_servers), ("linger.ms", "1")], **more)
+
+
+def _source(cluster: MockCluster, block_bytes: int = 1 << 20) -> Source:
+    properties = {
+        "bootstrap.servers": cluster.bootstrap_servers,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": "true",
+        "fetch.wait.max.ms": "10",
+    }
+    return Source(properties.items(), block_bytes=block_bytes)
+
+
+def _produce(cluster: MockCluster, topic: str, records: list[Record], **window: int) -> int:
+    sink = _sink(cluster)
+    _ticket, count = sink.produce(sink.open_topic(topic), 0, encode_block(records), **{**ALL, **window})
+    while sink.open_count:
+        sink.poll(100)
+        assert sink.failure() is None
+    sink.close()
+    return count
+
+
+def _consume(source: Source) -> tuple[list[Record], list[object]]:
+    records: list[Record] = []
+    others: list[object] = []
+    for _ in range(200):
+        for event in source.poll(100):
+            if isinstance(event, BlockReady):
+                records.extend(decode_block(event.block))
+            else:
+                others.append(event)
+        if not source.open_count or any(isinstance(one, SourceError) for one in others):
+            return records, others
+    raise AssertionError("no end within 20 s")
+
+
+def test_odd_records_go_through_both_ways_byte_for_byte(cluster: MockCluster) -> None:
+    cluster.create_topic("odd", partitions=1)
+    assert _produce(cluster, "odd", ODD) == len(ODD)
+    source = _source(cluster)
+    source.start([("odd", 0, 0, len(ODD))])
+    records, others = _consume(source)
+    source.close()
+    assert records == ODD
+    assert others == [PartitionEnd(0, len(ODD))]
+
+
+def test_no_record_at_or_past_the_end_is_given(cluster: MockCluster) -> None:
+    cluster.create_topic("bounded", partitions=1)
+    _produce(cluster, "bounded", [Record(n, 1000 + n, 1, None, b"v%d" % n, ()) for n in range(500)])
+    source = _source(cluster, block_bytes=1024)
+    source.start([("bounded", 0, 100, 321)])
+    records, others = _consume(source)
+    source.close()
+    assert [record.offset for record in records] == list(range(100, 321))
+    assert others == [PartitionEnd(0, 321)]
+
+
+def test_an_offset_out_of_range_is_an_error_and_never_a_jump(cluster: MockCluster) -> None:
+    cluster.create_topic("short", partitions=1)
+    _produce(cluster, "short", ODD)
+    source = _source(cluster)
+    source.start([("short", 0, 1_000_000, 2_000_000)])
+    records, others = _consume(source)
+    source.close()
+    assert records == []
+    assert isinstance(others[0], SourceError)
+
+
+def test_only_records_of_the_window_are_sent(cluster: MockCluster) -> None:
+    cluster.create_topic("window", partitions=1)
+    records = [Record(n, n * 10, 1, None, b"%d" % n, ()) for n in range(1, 100)]
+    assert _produce(cluster, "window", records, timestamp_from=200, timestamp_to=300) == 11
+    assert _produce(cluster, "window", records, offset_from=5, offset_to_exclusive=7) == 2
+    assert _produce(cluster, "window", records, timestamp_from=5000) == 0
+
+
+def test_a_damaged_block_sends_nothing(cluster: MockCluster) -> None:
+    sink = _sink(cluster)
+    topic = sink.open_topic("odd")
+    with pytest.raises(Corrupt):
+        sink.produce(topic, 0, encode_block(ODD) + b"x", **ALL)
+    assert sink.open_count == 0
+    sink.close()
+
+
+def test_timestamp_zero_is_refused_or_replaced_but_never_becomes_now(cluster: MockCluster) -> None:
+    cluster.create_topic("zero", partitions=1)
+    block = encode_block([Record(9, 0, 1, None, b"1970", ())])
+    sink = _sink(cluster)
+    sink.produce(sink.open_topic("zero"), 0, block, **ALL)
+    failure = sink.failure()
+    assert failure is not None
+    assert failure.source_offset == 9
+    sink.close()
+    sink = _sink(cluster, zero_timestamp_as=1)
+    sink.produce(sink.open_topic("zero"), 0, block, **ALL)
+    while sink.open_count:
+        sink.poll(100)
+    assert sink.zero_timestamps == 1
+    sink.close()
+    source = _source(cluster)
+    source.start([("zero", 0, 0, 1)])
+    records, _others = _consume(source)
+    source.close()
+    assert [record.timestamp for record in records] == [1]
+
+
+def test_a_refused_property_is_named(cluster: MockCluster) -> None:
+    with pytest.raises(ClientConfigError) as caught:
+        Source([("no.such.property", "1")], block_bytes=1 << 20)
+    assert caught.value.name == "no.such.property"
+
+
+def test_closing_with_records_under_way_is_safe(cluster: MockCluster) -> None:
+    """Values are read from the block's own memory: it must outlive the queue."""
+    cluster.create_topic("cut", partitions=1)
+    for _ in range(20):
+        sink = _sink(cluster)
+        topic = sink.open_topic("cut")
+        for _ in range(3):
+            sink.produce(topic, 0, encode_block([Record(n, 1, 1, b"k", b"v" * 500, ()) for n in range(300)]), **ALL)
+        sink.close()
+        source = _source(cluster)
+        source.start([("odd", 0, 0, 4)])
+        source.poll(1)
+        source.close()
