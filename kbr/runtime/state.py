@@ -65,7 +65,10 @@ class SupervisorState:
     worker_limit: int
     waiting: deque[TaskSpec]
     running: dict[int, TaskSpec | None] = field(default_factory=dict)
-    starting: int = 0
+    #: Spawns that were asked for and have not been reported by spawned().
+    spawning: int = 0
+    #: Workers that have not said Ready.
+    unready: set[int] = field(default_factory=set)
     results: dict[str, object] = field(default_factory=dict)
     failures: dict[str, KbrError] = field(default_factory=dict)
     stopping: bool = False
@@ -81,21 +84,21 @@ class SupervisorState:
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing is left to begin."""
-        return not self.running and not self.starting and (self.stopping or not self.waiting)
+        return not self.running and not self.spawning and (self.stopping or not self.waiting)
 
     def spawned(self, worker: int) -> list[Instruction]:
         """A process was started; it is not ready yet."""
+        self.spawning -= 1
+        self.unready.add(worker)
         self.running[worker] = None
         return []
 
     def ready(self, worker: int, error: KbrError | None) -> list[Instruction]:
         """A worker has loaded its entry, or could not: then nothing is respawned, it would fail again."""
-        self.starting -= 1
+        self.unready.discard(worker)
         if error is not None:
-            self.boot_error = error
-            while self.waiting:
-                self.failures[self.waiting.popleft().task_id] = error
-            return self._releases()
+            self._boot_failed(error)
+            return [Release(one) for one, task in self.running.items() if task is None]
         return self._next(worker)
 
     def done(self, worker: int, task_id: str, result: object) -> list[Instruction]:
@@ -110,21 +113,20 @@ class SupervisorState:
         self.running[worker] = None
         return self._next(worker)
 
-    def exited(self, worker: int, error: KbrError, *, was_ready: bool) -> list[Instruction]:
+    def exited(self, worker: int, error: KbrError) -> list[Instruction]:
         """A process has ended: the task it had has failed, the others go on in other workers."""
         task = self.running.pop(worker, None)
-        if not was_ready:
-            self.starting -= 1
-            if self.boot_error is None and not self.stopping:
-                self.boot_error = error
-                while self.waiting:
-                    self.failures[self.waiting.popleft().task_id] = error
+        if worker in self.unready:
+            self.unready.discard(worker)
+            if not self.stopping:
+                self._boot_failed(error)
         if task is not None:
             self.failures[task.task_id] = error
         return self._spawns()
 
     def released(self, worker: int) -> list[Instruction]:
         """An idle worker was let go."""
+        self.unready.discard(worker)
         self.running.pop(worker, None)
         return []
 
@@ -150,13 +152,17 @@ class SupervisorState:
         self.running[worker] = task
         return [Assign(worker, task)]
 
-    def _releases(self) -> list[Instruction]:
-        return [Release(worker) for worker, task in self.running.items() if task is None]
+    def _boot_failed(self, error: KbrError) -> None:
+        """What could not begin once would not begin again: nothing is respawned."""
+        self.boot_error = self.boot_error or error
+        while self.waiting:
+            self.failures[self.waiting.popleft().task_id] = self.boot_error
 
     def _spawns(self) -> list[Instruction]:
         if self.stopping or self.boot_error is not None:
             return []
-        count = min(self.worker_limit - len(self.running) - self.starting, len(self.waiting) - self.starting)
-        count = max(0, count)
-        self.starting += count
+        free = self.worker_limit - len(self.running) - self.spawning
+        wanted = len(self.waiting) - len(self.unready) - self.spawning
+        count = max(0, min(free, wanted))
+        self.spawning += count
         return [Spawn() for _ in range(count)]

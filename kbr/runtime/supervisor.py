@@ -74,7 +74,6 @@ class Supervisor:
         self._wishes = 0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._workers: dict[int, LocalWorker] = {}
-        self._ready: set[int] = set()
         self._usage: dict[int, Usage] = {}
         self._next_worker = 0
 
@@ -173,7 +172,6 @@ class Supervisor:
             self._usage[number] = message.usage
             self._carry_out(state, state.failed(number, message.task_id, message.error))
         elif isinstance(message, Ready):
-            self._ready.add(number)
             self._carry_out(state, state.ready(number, message.error))
         return True
 
@@ -184,7 +182,7 @@ class Supervisor:
         task = state.running.get(number)
         doing = f"while it did task {task.task_id}" if task is not None else "while it was idle"
         error = WorkerCrashed(f"worker process {pid} ended {doing}: {_how(code)}", hint=_hint(code), exit_code=code)
-        self._carry_out(state, state.exited(number, error, was_ready=number in self._ready))
+        self._carry_out(state, state.exited(number, error))
 
     def _carry_out(self, state: SupervisorState, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:

@@ -20,7 +20,17 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from kbr.errors import KbrError, WorkerBootFailed, WorkerError
-from kbr.runtime.messages import Ready, RunTask, StopWork, TaskDone, TaskEvent, TaskFailed, TaskSpec, Usage, WorkerMessage
+from kbr.runtime.messages import (
+    Ready,
+    RunTask,
+    StopWork,
+    TaskDone,
+    TaskEvent,
+    TaskFailed,
+    TaskSpec,
+    Usage,
+    WorkerMessage,
+)
 
 __all__ = ["TaskContext", "worker_main"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from .servers import KafkaServer, kafka_jars
 from .waiting import wait_until
@@ -70,6 +70,15 @@ class KafkaHarness:
         futures = self.admin.describe_configs([ConfigResource(ResourceType.TOPIC, name)])
         entries = next(iter(futures.values())).result(30)
         return {entry.name: entry.value for entry in entries.values()}
+
+    def set_topic_configs(self, name: str, configs: Mapping[str, str]) -> None:
+        """Set single configs of a topic."""
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in configs.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        for future in self.admin.incremental_alter_configs([resource]).values():
+            future.result(30)
 
     def topic_exists(self, name: str) -> bool:
         """Whether there is such a topic."""

@@ -13,6 +13,8 @@ from .waiting import wait_until
 #: 2024-05-01T12:00:00Z
 BASE_MS = 1_714_564_800_000
 Record = dict[str, object]
+#: Topic configs with which the cleaner leaves a compacted topic alone.
+CLEANER_OFF = {"min.cleanable.dirty.ratio": "1.0", "max.compaction.lag.ms": str(2**63 - 1), "min.compaction.lag.ms": str(10**15)}
 
 
 def _values(source: random.Random, count: int, size: int, **more: object) -> Iterator[Record]:
@@ -119,6 +121,15 @@ def _compacted(kafka: KafkaHarness, topic: Callable[..., str], source: random.Ra
         return found[-1].offset - found[0].offset + 1 > len(found) + 1000
 
     wait_until(cleaned, deadline_s=60, what="compaction")
+    # from here on the log has to stay as it is, or two readings of it would differ
+    kafka.set_topic_configs(name, CLEANER_OFF)
+    seen: list[object] = []
+
+    def still() -> bool:
+        seen.append(kafka.read_all(name))
+        return len(seen) > 1 and seen[-1] == seen[-2]
+
+    wait_until(still, deadline_s=30, what="the cleaner's rest")
 
 
 def _transactional(kafka: KafkaHarness, name: str, source: random.Random) -> None:
