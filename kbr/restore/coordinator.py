@@ -22,6 +22,7 @@ from kbr.restore.plan import PartitionPlan, RestorePlan, RestoreTask, group_part
 from kbr.restore.preflight import TargetFacts, check_restore
 from kbr.restore.report import PlanCounts, RestoreReport
 from kbr.restore.task import PartitionRestored
+from kbr.restore.zero_timestamps import refuse_zero_timestamps
 from kbr.runtime.messages import TaskSpec
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore, StorageOptions
@@ -129,6 +130,8 @@ class RestoreCoordinator:
             now_ms=self._clock.now_ms(),
         )
         warnings = check_restore(plan, options, facts)
+        if options.zero_timestamp_as == 0:
+            refuse_zero_timestamps(self._store, plan, max_block_bytes=options.max_block_bytes)
         limits = [int(found["max.message.bytes"]) for found in facts.configs.values() if "max.message.bytes" in found]
         limits.extend(
             int(topic.target.configs["max.message.bytes"])
