@@ -85,7 +85,10 @@ class UnknownKey(ValueError):
 
 def _section_of(field: FieldInfo) -> type[Section] | None:
     annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+    # before Python 3.11 isinstance says of tuple[str, ...], too, that it is a type
+    if get_origin(annotation) is not None or not isinstance(annotation, type):
+        return None
+    return annotation if issubclass(annotation, Section) else None
 
 
 def _options(annotation: Any) -> tuple[str, ...]:
