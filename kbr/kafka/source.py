@@ -144,6 +144,10 @@ class PartitionSource:
             elif isinstance(event, PartitionEnd):
                 found.append(PartitionEnded(event.lane, event.next_offset))
             elif event.lane >= 0:
+                # what was gathered before the error is good; dropping it would leave a hole behind the position
+                gathered = source.flush(event.lane)
+                if gathered is not None:
+                    found.append(FetchedBlock(gathered.lane, gathered.block, gathered.next_offset))
                 source.stop(event.lane)
                 found.append(PartitionStopped(event.lane, self._error(event)))
             else:

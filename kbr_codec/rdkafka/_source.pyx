@@ -43,6 +43,7 @@ cdef struct lane:
     void *rkt
     int32_t partition
     int64_t next_offset      # first offset not yet seen
+    int64_t sealed_offset    # first offset that no sealed block answers for
     int64_t end_offset       # exclusive
     int done                 # nothing more is wanted or can be had
     builder build
@@ -73,6 +74,23 @@ cdef inline int64_t now_ms() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     return <int64_t>t.tv_sec * 1000 + t.tv_nsec // 1000000
+
+
+cdef bint names_have_nul(void *headers) noexcept nogil:
+    """Whether a header's name holds a NUL byte.
+
+    librdkafka's API gives names NUL-terminated, so a NUL inside one cuts it without a word. Its
+    allocation is name, NUL, value, NUL (rdkafka_header.c): a value that doesn't follow its name's
+    NUL tells. A null value has no place to tell by.
+    """
+    cdef const char *name
+    cdef const void *value
+    cdef size_t size, i
+    for i in range(rd.header_cnt(headers)):
+        if (rd.header_get_all(headers, i, &name, &value, &size) == 0 and value != NULL
+                and <const char *>value != name + strlen(name) + 1):
+            return True
+    return False
 
 
 cdef class Source:
@@ -225,6 +243,7 @@ cdef class Source:
         for index, (topic, partition, start, end) in enumerate(wanted):
             entry = &self.lanes[<int32_t>index]
             entry.next_offset = start
+            entry.sealed_offset = start
             entry.end_offset = end
             if start >= end:
                 continue
@@ -319,9 +338,13 @@ cdef class Source:
         self.failure_count += 1
 
     cdef void give_up(self, int32_t index, int code, const char *text, int64_t offset) noexcept nogil:
-        """Our own reason to stop a partition: what it has so far is sealed by the caller's flush()."""
+        """Our own reason to stop a partition: what is not sealed is dropped, and its position says so."""
+        cdef lane *entry = &self.lanes[index]
         self.fail(index, code, text, offset)
-        self.lanes[index].done = 1
+        builder_free(&entry.build)
+        builder_init(&entry.build)
+        entry.next_offset = entry.sealed_offset
+        entry.done = 1
         self.open_lanes -= 1
 
     cdef void finish(self, int32_t index) noexcept nogil:
@@ -343,6 +366,7 @@ cdef class Source:
             return -1
         r.lane = index
         r.next_offset = entry.next_offset
+        entry.sealed_offset = entry.next_offset
         r.stats = entry.build.stats
         self.ready_count += 1
         if builder_capacity(&entry.build) > 4 * self.block_bytes:
@@ -359,6 +383,7 @@ cdef class Source:
         cdef int64_t timestamp
         cdef int tstype = 0
         cdef int result
+        cdef void *headers = NULL
         if m.rkt != NULL:
             t = <topic_lanes *>rd.topic_opaque(m.rkt)
             if t != NULL and 0 <= m.partition < t.count:
@@ -388,23 +413,26 @@ cdef class Source:
             else:
                 self.dropped_total += 1   # a batch that begins before the offset asked for
             return
+        if rd.message_headers(m, &headers) != 0:
+            headers = NULL
+        if headers != NULL and names_have_nul(headers):
+            # what came before it is good, and is kept
+            if entry.build.stats.record_count == 0 or self.seal(index) == 0:
+                self.give_up(index, ERR_HEADER_NUL, b"a header name with a NUL byte", m.offset)
+            return
         timestamp = rd.message_timestamp(m, &tstype)
         result = builder_add(
             &entry.build, m.offset, timestamp, <uint8_t>tstype,
             m.key, <int64_t>m.key_len if m.key != NULL else -1,
             m.payload, <int64_t>m.len if m.payload != NULL else -1,
         )
-        if result == BUILD_OK:
-            result = self.take_headers(index, m)
+        if result == BUILD_OK and headers != NULL:
+            result = self.take_headers(index, headers)
         if result != BUILD_OK:
             if result == BUILD_NO_MEMORY:
                 self.give_up(index, ERR_NO_MEMORY, b"no memory for a record", m.offset)
-            elif result == ERR_HEADER_NUL:
-                self.give_up(index, ERR_HEADER_NUL, b"a header name with a NUL byte", m.offset)
             else:
                 self.give_up(index, ERR_RECORD_TOO_LARGE, b"a record too large for a block", m.offset)
-            builder_free(&entry.build)
-            builder_init(&entry.build)
             return
         entry.next_offset = m.offset + 1
         self.record_total += 1
@@ -414,33 +442,25 @@ cdef class Source:
         elif builder_size(&entry.build) >= self.block_bytes:
             self.seal(index)
 
-    cdef int take_headers(self, int32_t index, message *m) noexcept nogil:
-        cdef void *headers = NULL
+    cdef int take_headers(self, int32_t index, void *headers) noexcept nogil:
         cdef const char *name
         cdef const void *value
-        cdef size_t size, count, i, name_size
+        cdef size_t size, count, i
         cdef builder *b = &self.lanes[index].build
         cdef int result
-        if rd.message_headers(m, &headers) != 0 or headers == NULL:
-            return BUILD_OK
         count = rd.header_cnt(headers)
         if count == 0:
             return BUILD_OK
         if count > 0x3FFFFFFF:
-            return -2
+            return ERR_RECORD_TOO_LARGE
         result = builder_begin_headers(b, <uint32_t>count)
         if result != BUILD_OK:
             return result
         for i in range(count):
             if rd.header_get_all(headers, i, &name, &value, &size) != 0:
-                return -2
-            name_size = strlen(name)
-            # librdkafka's API gives names NUL-terminated, so a NUL inside one cuts it without a word.
-            # Its allocation is name, NUL, value, NUL: a value that doesn't follow its name's NUL tells.
-            if value != NULL and <const char *>value != name + name_size + 1:
-                return ERR_HEADER_NUL
+                return ERR_RECORD_TOO_LARGE
             result = builder_add_header(
-                b, name, <int64_t>name_size, value, <int64_t>size if value != NULL else -1)
+                b, name, <int64_t>strlen(name), value, <int64_t>size if value != NULL else -1)
             if result != BUILD_OK:
                 return result
         return BUILD_OK

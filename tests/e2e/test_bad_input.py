@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kbr.kafka.native import load_library
+from kbr_codec import Record, encode_block
+from kbr_codec.rdkafka import Sink
 from tests.support.cli import run_kbr, run_kbr_json, start_kbr
 from tests.support.kafka import KafkaHarness, send
 from tests.support.servers import free_port
@@ -199,6 +202,35 @@ def test_ctrl_c_keeps_what_is_committed_and_exits_130(kafka: KafkaHarness, tmp_p
     assert verified["undamaged"]
     assert 0 < verified["records"] < 60_000
     assert verified["objects"] == len(list(tmp_path.rglob("segment-*")))
+
+
+def test_a_partition_that_cannot_be_read_on_is_said_and_the_rest_is_kept(kafka: KafkaHarness, tmp_path: Path) -> None:
+    """A header name with a NUL can't be had exactly: its partition ends there, with all before it, and exit 3."""
+    name = kafka.create_topic(kafka.topic_name("poisoned"), 2)
+    load_library()
+    sink = Sink([("bootstrap.servers", kafka.bootstrap)])
+    records = [
+        Record(n, BASE_MS + n, 1, None, b"v%d" % n, ((b"a\0b", b"x"),) if n == 700 else ()) for n in range(1000)
+    ]
+    window = {"offset_from": 0, "offset_to_exclusive": 2**62, "timestamp_from": 0, "timestamp_to": 2**62}
+    for partition, some in ((0, records), (1, records[:500])):
+        sink.produce(sink.open_topic(name), partition, encode_block(some), **window)
+    while sink.open_count:
+        sink.poll(100)
+    sink.close()
+    words = ["-t", name, "--storage", str(tmp_path), "--set", "backup.segment_max_bytes=1KiB"]
+    report = run_kbr_json("backup", "-b", kafka.bootstrap, "--backup-id", "p", *words, exit_code=3)
+    (topic,) = report["topics"]
+    assert report["status"] == "incomplete"
+    assert topic["records"] == 1200
+    (failed,) = topic["failed"]
+    assert failed["partition"] == 0
+    assert "offset 700" in failed["error"]
+    verified = run_kbr_json("verify", "p", "--deep", "--storage", str(tmp_path))
+    assert verified["undamaged"]
+    assert verified["records"] == 1200
+    described = run_kbr_json("describe", "p", "--storage", str(tmp_path))
+    assert described["topics"][0]["partitions"][0]["next_offset"] == 700
 
 
 def test_help_needs_no_configuration_and_names_every_verb() -> None:

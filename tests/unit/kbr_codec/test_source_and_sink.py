@@ -8,7 +8,16 @@ import pytest
 
 from kbr.kafka.native import load_library
 from kbr_codec import Corrupt, Record, decode_block, encode_block
-from kbr_codec.rdkafka import BlockReady, ClientConfigError, MockCluster, PartitionEnd, Sink, Source, SourceError
+from kbr_codec.rdkafka import (
+    ERR_HEADER_NUL,
+    BlockReady,
+    ClientConfigError,
+    MockCluster,
+    PartitionEnd,
+    Sink,
+    Source,
+    SourceError,
+)
 
 ALL = {"offset_from": 0, "offset_to_exclusive": 2**63 - 1, "timestamp_from": -(2**63), "timestamp_to": 2**63 - 1}
 ODD = [
@@ -156,3 +165,18 @@ def test_closing_with_records_under_way_is_safe(cluster: MockCluster) -> None:
         source.start([("odd", 0, 0, 4)])
         source.poll(1)
         source.close()
+
+
+def test_a_header_name_with_a_nul_stops_its_partition_and_is_never_cut(cluster: MockCluster) -> None:
+    cluster.create_topic("nul", partitions=1)
+    records = [Record(0, 1, 1, None, b"before", ()), Record(1, 1, 1, None, b"it", ((b"a\x00b", b"value"),))]
+    _produce(cluster, "nul", records)
+    source = _source(cluster)
+    source.start([("nul", 0, 0, 2)])
+    found, others = _consume(source)
+    (error,) = others
+    assert isinstance(error, SourceError)
+    assert (error.code, error.offset) == (ERR_HEADER_NUL, 1)
+    assert [record.value for record in found] == [b"before"]
+    assert source.position(0) == 1
+    source.close()
