@@ -26,7 +26,7 @@ from benchmarks.data import create_topic, fill, text_records
 from tests.support.servers import KafkaServer, free_port
 
 
-def _measured(*command: str) -> dict[str, Any]:
+def _measured(*command: str, prints_json: bool = True) -> dict[str, Any]:
     """Run a whole process: wall and CPU seconds, and the JSON it printed."""
     begun = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
@@ -37,7 +37,7 @@ def _measured(*command: str) -> dict[str, Any]:
     wall = time.monotonic() - begun
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "document": json.loads(output)}
+    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "document": json.loads(output) if prints_json else None}
 
 
 def _round(servers: str, topic: str, count: int, folder: Path, number: int) -> dict[str, float]:
@@ -61,7 +61,9 @@ def _round(servers: str, topic: str, count: int, folder: Path, number: int) -> d
     )  # fmt: skip
     restored = restore["document"]
     assert restored["totals"]["records"] == count, restored["totals"]
+    helped = _measured("kbr", "--help", prints_json=False)
     return {
+        "help_wall_s": helped["wall_s"],
         "floor_consume_cpu_s": consumed["cpu_s"],
         "floor_zstd_cpu_s": compressed["cpu_s"],
         "floor_cpu_s": floor_cpu,
