@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.machinery
 import itertools
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,8 +29,13 @@ settings.load_profile("kbr")
 #: The fixtures that start a real server.
 SERVERS = frozenset({"kafka", "three_kafka", "s3"})
 
-_skipped: list[str] = []
+_Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 _buckets = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """A run that is told to end (a CI job beyond its time) stops its servers, as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -45,23 +52,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("servers")
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Remember what was skipped."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skipped test, or one that is expected to fail, is a failure: it proves nothing."""
+    return _without_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole module that skips itself."""
+    return _without_skip((yield))
+
+
+def _without_skip(report: _Report) -> _Report:
     if report.skipped:
-        _skipped.append(report.nodeid)
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A skipped test is a failure: it proves nothing."""
-    del exitstatus
-    if _skipped:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which ones."""
-    if _skipped:
-        terminalreporter.write_line(f"skipped tests fail the run: {', '.join(_skipped)}", red=True)
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped, which fails the run: {reason}"
+        report.__dict__.pop("wasxfail", None)
+    return report
 
 
 class S3Place:

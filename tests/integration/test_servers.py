@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ import s3fs
 from tests.conftest import S3Place
 from tests.support.cli import run_kbr
 from tests.support.kafka import KafkaHarness, send
-from tests.support.servers import KafkaServer, S3Server, ServerError, free_port
+from tests.support.servers import REPOSITORY, KafkaServer, Process, S3Server, ServerError, free_port
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -24,12 +28,66 @@ def test_records_are_read_back_as_they_were_sent(kafka: KafkaHarness) -> None:
         [
             {"partition": 0, "key": b"k", "value": b"v", "headers": [("h", b"1"), ("h", None)], "timestamp": 1_000},
             {"partition": 2, "key": None, "value": None, "timestamp": 2_000},
+            {"partition": 2, "key": b"", "value": b"", "headers": [("", b"")], "timestamp": 1_500},
+            {"partition": 2, "key": b"\xff\0", "value": b"\0" * 3, "headers": [("\u00e9", b"\xff")], "timestamp": 1},
         ],
     )
     first, second, third = kafka.read_all(topic)
     assert [one.exact for one in first] == [(b"k", b"v", (("h", b"1"), ("h", None)), 1, 1_000)]
     assert second == []
-    assert [one.exact for one in third] == [(None, None, (), 1, 2_000)]
+    assert [one.exact for one in third] == [
+        (None, None, (), 1, 2_000),
+        (b"", b"", (("", b""),), 1, 1_500),
+        (b"\xff\0", b"\0\0\0", (("\u00e9", b"\xff"),), 1, 1),
+    ]
+    assert [one.offset for one in third] == [0, 1, 2]
+
+
+def test_the_broker_stamps_records_where_a_topic_asks_for_it(kafka: KafkaHarness) -> None:
+    topic = kafka.create_topic(kafka.topic_name("servers"), configs={"message.timestamp.type": "LogAppendTime"})
+    send(kafka.producer(), topic, [{"value": b"v", "timestamp": 1_000}])
+    ((record,),) = kafka.read_all(topic)
+    assert record.timestamp_type == 2
+    assert record.timestamp > 1_000
+
+
+def test_a_record_of_50_mb_goes_where_a_topic_allows_it(kafka: KafkaHarness) -> None:
+    topic = kafka.create_topic(kafka.topic_name("servers"), configs={"max.message.bytes": "60000000"})
+    value = bytes(range(250)) * 200_000
+    send(kafka.producer(message_max_bytes=60_000_000), topic, [{"value": value}])
+    ((record,),) = kafka.read_all(topic)
+    assert record.value == value
+
+
+def test_compaction_and_retention_happen_while_a_test_waits(kafka: KafkaHarness) -> None:
+    compacted = kafka.create_topic(
+        kafka.topic_name("servers"),
+        configs={"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.01", "segment.ms": "100"},
+    )
+    short = kafka.create_topic(kafka.topic_name("servers"), configs={"retention.ms": "1000", "segment.ms": "100"})
+    producer = kafka.producer()
+    send(producer, short, [{"value": b"old", "timestamp": 1_000}])
+
+    def old_values_go() -> bool:
+        for topic in (compacted, short):
+            send(producer, topic, [{"key": b"k", "value": b"new"}])  # a segment is closed by the next record only
+        first_values = [one.value for one in kafka.read_all(short)[0][:1]]
+        offsets = [one.offset for one in kafka.read_all(compacted)[0]]
+        return first_values != [b"old"] and len(offsets) < offsets[-1] + 1
+
+    wait_until(old_values_go, deadline_s=60, what="compaction and retention")
+
+
+def test_a_transaction_that_nobody_ends_is_aborted_soon(kafka: KafkaHarness) -> None:
+    topic = kafka.create_topic(kafka.topic_name("servers"))
+    producer = kafka.producer(transactional_id=topic, transaction_timeout_ms=1000)
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topic, value=b"hangs")
+    assert producer.flush(30) == 0
+    send(kafka.producer(), topic, [{"value": b"behind it"}])
+    wait_until(lambda: kafka.read_all(topic) != [[]], deadline_s=20, what="the end of the transaction")
+    assert [one.value for one in kafka.read_all(topic)[0]] == [b"behind it"]
 
 
 def test_records_of_an_aborted_transaction_are_read_only_when_uncommitted_is_asked_for(kafka: KafkaHarness) -> None:
@@ -95,6 +153,16 @@ def test_a_server_is_found_again_by_its_folder_and_then_stopped(tmp_path: Path) 
     assert not again.running()
 
 
+def test_a_server_is_known_from_the_moment_it_was_started(tmp_path: Path) -> None:
+    process = Process("tail", tmp_path)
+    command = 'sleep 0.3; exec tail -f "$FILE"'  # its command line names the folder only then
+    process.start(["bash", "-c", command], port=free_port(), env={"FILE": str(process.log_file)})
+    known = process.running()
+    assert known is not None
+    process.stop()
+    assert not lives(str(known))
+
+
 def test_a_process_that_only_took_over_the_pid_is_left_alone(tmp_path: Path) -> None:
     bystander = subprocess.Popen(["sleep", "60"])
     try:
@@ -117,12 +185,135 @@ def test_a_port_that_is_taken_is_an_error_not_a_strangers_server(
         KafkaServer(tmp_path, port=kafka.server.port).start()
 
 
+def lives(pid: str) -> bool:
+    """Whether a process runs; one that ended and waits for its parent to notice does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def run_script(name: str, *arguments: str | Path) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [REPOSITORY / "scripts" / name, *arguments], capture_output=True, text=True, check=False, timeout=110
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("script", ["kafka", "s3"])
 def test_each_script_says_what_it_does(script: str) -> None:
-    path = Path(__file__).resolve().parents[2] / "scripts" / script
-    done = subprocess.run([path, "--help"], capture_output=True, text=True, check=True)
-    assert "start" in done.stdout
-    assert "--port" in done.stdout
+    exit_code, output, _ = run_script(script, "--help")
+    assert exit_code == 0
+    assert "start" in output
+    assert "--port" in output
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "ports"), [("kafka", ["--brokers", "3"], 3), ("s3", [], 1)], ids=["kafka", "s3"]
+)
+def test_a_script_starts_finds_and_stops_its_server_by_the_folder_alone(
+    script: str, options: list[str], ports: int, tmp_path: Path
+) -> None:
+    port = free_port(2 * ports)
+    addresses = ",".join(f"127.0.0.1:{port + number}" for number in range(ports))
+    place = ["--dir", tmp_path / "server"]
+    assert run_script(script, "status", *place)[:2] == (3, "not running\n")
+    try:
+        for _ in ("starts it", "leaves it as it is"):
+            exit_code, output, errors = run_script(script, "start", *options, "--port", str(port), *place)
+            assert exit_code == 0, errors
+            assert addresses in output
+        exit_code, output, _ = run_script(script, "status", *place)
+        assert exit_code == 0
+        assert addresses in output
+        exit_code, _, errors = run_script(script, "start", "--port", str(free_port(2 * ports)), *place)
+        assert exit_code == 1
+        assert f"already, at {'http://' if script == 's3' else ''}{addresses}; stop it first" in errors
+        pids = [path.read_text().split()[0] for path in (tmp_path / "server").glob("*.pid")]
+        assert len(pids) == ports
+    finally:
+        exit_code, _, errors = run_script(script, "stop", *place)
+    assert exit_code == 0, errors
+    assert not [pid for pid in pids if lives(pid)]
+    assert not list((tmp_path / "server").glob("*.pid"))
+    assert run_script(script, "status", *place)[:2] == (3, "not running\n")
+    assert run_script(script, "stop", *place)[0] == 0
+
+
+def test_a_folder_of_another_cluster_is_refused(kafka: KafkaHarness) -> None:
+    with pytest.raises(ServerError, match="runs Kafka already"):
+        KafkaServer(kafka.server.folder, brokers=3, port=kafka.server.port).start()
+
+
+def run_pytest(folder: Path, test: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run one module under the rules of this suite's conftest."""
+    (folder / "test_it.py").write_text(test)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.conftest", *options, "-p", "no:cacheprovider", folder],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def test_it():\n    pytest.skip('why')",
+        "pytest.skip('why', allow_module_level=True)",
+        "@pytest.mark.skip(reason='why')\ndef test_it():\n    pass",
+        "@pytest.mark.xfail(reason='why')\ndef test_it():\n    raise ValueError('why')",
+        "@pytest.mark.parametrize('one', [])\ndef test_it(one):\n    pass",
+        "@pytest.fixture\ndef one():\n    pytest.skip('why')\n\ndef test_it(one):\n    pass",
+        "pytest.importorskip('no_such_module_why', exc_type=ImportError)",
+    ],
+    ids=["in_a_test", "a_module", "by_mark", "expected_to_fail", "no_parameters", "in_a_fixture", "import"],
+)
+def test_a_skip_fails_the_run(body: str, tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, f"import pytest\n\ndef test_good():\n    pass\n\n{body}\n")
+    assert done.returncode not in {0, 5}, done.stdout
+    assert "was skipped, which fails the run" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert "1 failed" in last or "1 error" in last
+    assert "skipped" not in last
+
+
+def test_the_run_fails_unless_the_codec_is_compiled(tmp_path: Path) -> None:
+    (tmp_path / "use_pure.py").write_text(
+        "import kbr_codec, kbr_codec.pure\nkbr_codec.encode_block = kbr_codec.pure.encode_block\n"
+    )
+    done = run_pytest(tmp_path, "def test_it():\n    pass\n", "-p", "use_pure")
+    assert done.returncode not in {0, 5}
+    assert "the compiled codec is not the one that is loaded" in done.stdout
+
+
+def test_a_run_that_is_told_to_end_stops_its_servers(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import threading\n"
+        "from pathlib import Path\n"
+        "def test_it(s3):\n"
+        "    pid_file = s3._server.process.pid_file\n"
+        "    Path(__file__).with_name('pid').write_text(pid_file.read_text())\n"
+        "    threading.Event().wait(60)\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", tmp_path],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        pid = wait_until(
+            lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), deadline_s=60, what="its server"
+        ).split()[0]
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) == pytest.ExitCode.INTERRUPTED
+        assert not lives(pid)
+    finally:
+        run.kill()
+        run.wait()
 
 
 def test_kbr_runs_as_a_process_of_its_own() -> None:

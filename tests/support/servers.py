@@ -6,6 +6,8 @@ given. A server is known by its pid file and ended only if that process is still
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import random
 import shutil
@@ -14,7 +16,10 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
@@ -27,6 +32,9 @@ VERSITYGW_VERSION = "v1.8.0"
 S3_ACCESS_KEY = "testkey"
 S3_SECRET_KEY = "testsecret"  # noqa: S105  (of a server on loopback that lives for a test)
 CLUSTER_ID = "a2JyLXRlc3QtY2x1c3RlcjE"
+
+#: Those that this process started itself, by pid: they stay zombies until somebody collects them.
+_children: dict[int, subprocess.Popen[bytes]] = {}
 
 _POM = f"""<project><modelVersion>4.0.0</modelVersion><groupId>local</groupId><artifactId>kafka-dist</artifactId>
 <version>1</version><dependencies>
@@ -66,31 +74,47 @@ def _is_free(port: int) -> bool:
 def kafka_jars() -> Path:
     """The folder of Kafka's jars, fetched once."""
     folder = CACHE / f"kafka-{KAFKA_VERSION}"
-    if not (folder / ".complete").exists():
-        maven = shutil.which("mvn")
-        if maven is None:
-            raise ServerError("mvn is missing: install maven (Debian: apt-get install maven default-jre-headless)")
-        folder.mkdir(parents=True, exist_ok=True)
-        pom = folder / "pom.xml"
-        pom.write_text(_POM)
-        _run([maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={folder}"])
-        (folder / ".complete").touch()
+    complete = folder / ".complete"
+    if complete.exists():
+        return folder
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise ServerError("mvn is missing: install maven (Debian: apt-get install maven default-jre-headless)")
+    with _filling(folder):
+        if not complete.exists():
+            pom = folder / "pom.xml"
+            pom.write_text(_POM)
+            _run([maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={folder}"])
+            complete.touch()
     return folder
 
 
 def versitygw_binary() -> Path:
     """The versitygw program, built once from the Go module."""
     binary = CACHE / f"versitygw-{VERSITYGW_VERSION}" / "versitygw"
-    if not binary.exists():
-        go = shutil.which("go")
-        if go is None:
-            raise ServerError("go is missing: install Go 1.24 or newer")
-        binary.parent.mkdir(parents=True, exist_ok=True)
-        _run(
-            [go, "install", f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW_VERSION}"],
-            env={**os.environ, "GOBIN": str(binary.parent), "GOTOOLCHAIN": "auto", "GOFLAGS": ""},
-        )
+    if binary.exists():
+        return binary
+    go = shutil.which("go")
+    if go is None:
+        raise ServerError("go is missing: install Go 1.21 or newer (https://go.dev/dl)")
+    with _filling(binary.parent), tempfile.TemporaryDirectory(dir=binary.parent) as scratch:
+        if not binary.exists():
+            _run(
+                [go, "install", f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW_VERSION}"],
+                # auto: a Go older than the module asks for fetches the newer one as a module
+                env={**os.environ, "GOBIN": scratch, "GOTOOLCHAIN": "auto", "GOFLAGS": ""},
+            )
+            Path(scratch, binary.name).replace(binary)  # whole or not at all: go copies it bit by bit
     return binary
+
+
+@contextmanager
+def _filling(folder: Path) -> Iterator[None]:
+    """One process at a time fills a folder of the cache."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _run(command: list[str], env: dict[str, str] | None = None) -> None:
@@ -130,7 +154,16 @@ class Process:
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
             )
+        _children[process.pid] = process
         self.pid_file.write_text(f"{process.pid} {_started_at(process.pid)}\n")
+        # Popen returns before the kernel shows the new command line (seen empty after 115 of 300 starts), and a
+        # server that is not known as ours would never be stopped
+        until = time.monotonic() + 10
+        while self.running() is None and process.poll() is None:
+            if time.monotonic() > until:
+                process.kill()
+                raise ServerError(f"{self.name}: the command line of process {process.pid} does not name {self.folder}")
+            time.sleep(0.002)
 
     def running(self) -> int | None:
         """Its pid, if it is alive and still the same process."""
@@ -152,26 +185,28 @@ class Process:
         """Send it a signal, if it runs."""
         pid = self.running()
         if pid is not None:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # it may end in between
+                os.kill(pid, number)
 
     def stop(self, deadline_s: float = 30.0) -> None:
         """Ask it to end; insist after the deadline."""
         pid = self.running()
-        if pid is None:
-            return
-        os.kill(pid, signal.SIGTERM)
+        if pid is not None:
+            self.signal(signal.SIGTERM)
+            if not self._ends(deadline_s):
+                self.signal(signal.SIGKILL)
+                if not self._ends(deadline_s):
+                    raise ServerError(f"{self.name} (process {pid}) does not end")
+        _collect()
+        self.pid_file.unlink(missing_ok=True)
+
+    def _ends(self, deadline_s: float) -> bool:
         until = time.monotonic() + deadline_s
-        insisted = False
         while self.running() is not None:
             if time.monotonic() > until:
-                if insisted:
-                    raise ServerError(f"{self.name} (process {pid}) does not end")
-                insisted = True
-                os.kill(pid, signal.SIGKILL)
-                until += deadline_s
+                return False
             time.sleep(0.05)
-        _reap(pid)
-        self.pid_file.unlink(missing_ok=True)
+        return True
 
     def tail(self) -> str:
         """The end of what it wrote."""
@@ -190,12 +225,26 @@ def _started_at(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def _reap(pid: int) -> None:
-    """Collect it if it is a child of this process."""
+def _collect() -> None:
+    """Collect the children that have ended."""
+    for pid, child in list(_children.items()):
+        if child.poll() is not None:
+            del _children[pid]
+
+
+def recorded(folder: Path) -> dict[str, int]:
+    """What the server of a folder was last started with; empty if none ever was."""
     try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
+        return dict(json.loads((folder / "server.json").read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def _record(folder: Path, facts: dict[str, int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / "server.json.new"
+    new.write_text(json.dumps(facts))
+    new.replace(folder / "server.json")
 
 
 class KafkaServer:
@@ -207,6 +256,12 @@ class KafkaServer:
         self.port = port
         self.processes = [Process(f"kafka-{number}", self.folder) for number in range(1, brokers + 1)]
 
+    @classmethod
+    def in_folder(cls, folder: Path, *, brokers: int | None = None, port: int | None = None) -> KafkaServer:
+        """As asked for; else as last started there; else one broker on 19092."""
+        facts = {"brokers": 1, "port": 19092, **recorded(folder)}
+        return cls(folder, brokers=brokers or facts["brokers"], port=port or facts["port"])
+
     @property
     def bootstrap_servers(self) -> str:
         return ",".join(f"127.0.0.1:{self._port(number)}" for number in range(1, self.brokers + 1))
@@ -214,6 +269,8 @@ class KafkaServer:
     def start(self, deadline_s: float = 90.0) -> None:
         """Start the brokers and wait until each of them tells clients of all."""
         jars = kafka_jars()
+        self._check_what_is_there()
+        _record(self.folder, {"brokers": self.brokers, "port": self.port})
         for number in range(1, self.brokers + 1):
             self.start_broker(number, jars)
         until = time.monotonic() + deadline_s
@@ -263,6 +320,18 @@ class KafkaServer:
         """Whether every broker runs."""
         return all(process.running() is not None for process in self.processes)
 
+    def _check_what_is_there(self) -> None:
+        there = KafkaServer.in_folder(self.folder)
+        if not recorded(self.folder) or (there.brokers, there.port) == (self.brokers, self.port):
+            return
+        if any(process.running() for process in there.processes):
+            raise ServerError(f"{self.folder} runs Kafka already, at {there.bootstrap_servers}; stop it first")
+        if there.brokers != self.brokers:
+            raise ServerError(
+                f"{self.folder} holds the data of {there.brokers} broker(s), not of {self.brokers}; "
+                "name another folder or remove that one"
+            )
+
     def _port(self, number: int) -> int:
         return self.port + number - 1
 
@@ -294,9 +363,11 @@ class KafkaServer:
                 "transaction.state.log.num.partitions=1",
                 f"transaction.state.log.replication.factor={factor}",
                 "transaction.state.log.min.isr=1",
+                "transaction.max.timeout.ms=3600000",
+                "transaction.abort.timed.out.transaction.cleanup.interval.ms=500",
                 "group.initial.rebalance.delay.ms=0",
                 "log.cleaner.backoff.ms=200",
-                "log.retention.check.interval.ms=2000",
+                "log.retention.check.interval.ms=1000",
                 "log.initial.task.delay.ms=500",
                 "log.segment.delete.delay.ms=500",
                 "",
@@ -328,6 +399,11 @@ class S3Server:
         self.port = port
         self.process = Process("versitygw", self.folder)
 
+    @classmethod
+    def in_folder(cls, folder: Path, *, port: int | None = None) -> S3Server:
+        """As asked for; else as last started there; else on 17070."""
+        return cls(folder, port=port or recorded(folder).get("port", 17070))
+
     @property
     def endpoint_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
@@ -335,6 +411,10 @@ class S3Server:
     def start(self, deadline_s: float = 30.0) -> None:
         """Start it and wait until it answers."""
         binary = versitygw_binary()
+        there = S3Server.in_folder(self.folder)
+        if there.running() and there.port != self.port:
+            raise ServerError(f"{self.folder} runs versitygw already, at {there.endpoint_url}; stop it first")
+        _record(self.folder, {"port": self.port})
         data = self.folder / "buckets"
         data.mkdir(parents=True, exist_ok=True)
         self.process.start(
