@@ -96,7 +96,7 @@ def versitygw_binary() -> Path:
         return binary
     go = shutil.which("go")
     if go is None:
-        raise ServerError("go is missing: install Go 1.21 or newer (https://go.dev/dl)")
+        raise ServerError("go is missing: install Go 1.21 or newer")
     with _filling(binary.parent), tempfile.TemporaryDirectory(dir=binary.parent) as scratch:
         if not binary.exists():
             _run(
