@@ -61,6 +61,7 @@ _RETRIED = frozenset(
         KafkaError._UNKNOWN_PARTITION,
     }
 )
+_UNREACHABLE = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE})
 _UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION, KafkaError._NOT_IMPLEMENTED})
 
 
@@ -389,7 +390,8 @@ class Cluster:
         try:
             return function()
         except KafkaException as error:
-            self._client.poll(0.1)  # what the client said about its connections comes through here
+            if error.args[0].code() in _UNREACHABLE:
+                self._client.poll(0.1)  # what the client said about its connections comes through here
             raise self._translated(error.args[0], doing, right) from error
 
     def _result(self, future: Future[Any], doing: str, *, right: str = "") -> Any:

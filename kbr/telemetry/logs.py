@@ -129,12 +129,14 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "a TLS or SASL listener closes plain connections; else the broker went away",
     ),
 )
+#: librdkafka names the thread first, often after the broker as well.
+_THREAD = re.compile(r"^\[thrd:[^\]]*\]: ")
 _BROKER = re.compile(r"(?:[a-z_]+://)?([A-Za-z0-9_.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+)(?:/(?:bootstrap|-?\d+))?")
 
 
 def explain(text: str) -> tuple[str, str, str]:
     """(broker, reason, what to check) of a librdkafka line; empty strings where it doesn't tell."""
-    broker = _BROKER.search(text)
+    broker = _BROKER.search(_THREAD.sub("", text))
     for pattern, reason, check in _CAUSES:
         if pattern.search(text):
             return (broker.group(1) if broker else "", reason, check)

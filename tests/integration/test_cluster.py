@@ -1,0 +1,96 @@
+"""A real cluster's facts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Producer
+
+from kbr.errors import ClusterUnavailable, KbrError
+from kbr.kafka.cluster import Cluster, PartitionOffsets
+from kbr.kafka.settings import ClientSettings
+from kbr.model import TopicPartition, TopicSpec
+from tests.support.kafka import KafkaHarness, send
+from tests.support.servers import free_port
+
+
+@pytest.fixture
+def cluster(kafka: KafkaHarness) -> Iterator[Cluster]:
+    with Cluster(ClientSettings(bootstrap_servers=(kafka.bootstrap,)), deadline_s=30) as opened:
+        yield opened
+
+
+def test_topics_are_described_with_id_and_own_configs_only(kafka: KafkaHarness, cluster: Cluster) -> None:
+    name = kafka.create_topic("described", 3, {"cleanup.policy": "compact,delete", "max.message.bytes": "2000000"})
+    spec = cluster.describe_topics([name])[name]
+    assert (spec.partition_count, spec.replication_factor, spec.is_internal) == (3, 1, False)
+    assert len(spec.topic_id) >= 20
+    assert spec.configs is not None
+    assert set(spec.configs["cleanup.policy"].split(",")) == {"compact", "delete"}
+    assert spec.configs["max.message.bytes"] == "2000000"
+    assert "segment.bytes" not in spec.configs
+    assert "segment.bytes" in cluster.topic_configs([name], include_defaults=True)[name]
+    assert (name, False, 3) in cluster.topics()
+
+
+def test_the_end_of_committed_data_is_before_an_open_transaction(kafka: KafkaHarness, cluster: Cluster) -> None:
+    name = kafka.create_topic("open-transaction")
+    send(kafka.producer(), name, [{"value": b"1"}, {"value": b"2"}])
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": name})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(name, b"uncommitted")
+    producer.flush(30)
+    key = TopicPartition(name, 0)
+    committed = cluster.offsets([key], "read_committed")[key]
+    assert committed == PartitionOffsets(log_start=0, end_offset=2, high_watermark=3)
+    assert cluster.offsets([key], "read_uncommitted")[key] == PartitionOffsets(
+        log_start=0, end_offset=3, high_watermark=3
+    )
+    producer.abort_transaction(30)
+
+
+def test_a_partition_that_is_not_there_is_an_error_of_its_own(kafka: KafkaHarness) -> None:
+    name = kafka.create_topic("one-partition")
+    keys = [TopicPartition(name, 0), TopicPartition(name, 9)]
+    with Cluster(ClientSettings(bootstrap_servers=(kafka.bootstrap,)), deadline_s=2) as cluster:
+        found = cluster.offsets(keys, "read_committed")
+    assert isinstance(found[keys[0]], PartitionOffsets)
+    assert isinstance(found[keys[1]], KbrError)
+
+
+def test_a_replication_factor_beyond_the_brokers_is_lowered_and_said(kafka: KafkaHarness, cluster: Cluster) -> None:
+    name = kafka.topic_name("too-many-replicas")
+    (note,) = cluster.create_topics([TopicSpec(name=name, partition_count=2, replication_factor=3)])
+    cluster.wait_for_leaders([name])
+    assert "not 3" in note
+    assert cluster.describe_topics([name])[name].replication_factor == 1
+
+
+def test_a_config_that_the_cluster_does_not_know_is_named(kafka: KafkaHarness, cluster: Cluster) -> None:
+    spec = TopicSpec(
+        name=kafka.topic_name("bad-config"), partition_count=1, replication_factor=1, configs={"no.such.config": "1"}
+    )
+    with pytest.raises(KbrError, match=r"no\.such\.config"):
+        cluster.create_topics([spec])
+
+
+def test_a_thousand_partitions_are_asked_for_in_one_go(kafka: KafkaHarness, cluster: Cluster) -> None:
+    name = kafka.create_topic("thousand", 1000)
+    keys = [TopicPartition(name, number) for number in range(1000)]
+    found = cluster.offsets(keys, "read_committed")
+    assert list(found) == keys
+    assert set(found.values()) == {PartitionOffsets(log_start=0, end_offset=0, high_watermark=0)}
+
+
+def test_a_wrong_address_is_one_clear_error_in_bounded_time() -> None:
+    port = free_port()
+    begun = time.monotonic()
+    with (
+        Cluster(ClientSettings(bootstrap_servers=(f"127.0.0.1:{port}",)), deadline_s=2) as cluster,
+        pytest.raises(ClusterUnavailable, match="connection refused"),
+    ):
+        cluster.topics()
+    assert time.monotonic() - begun < 30, "bounded, not fast: a limit against hanging"

@@ -1,0 +1,94 @@
+"""What clients are told, and what can't be told them."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from kbr.errors import ConfigError
+from kbr.kafka.settings import ClientSettings, admin_properties, consumer_properties, producer_properties
+
+SECRET = "hush-hush"
+
+
+def _settings(**client: str) -> ClientSettings:
+    return ClientSettings(
+        bootstrap_servers=("a:1", "b:2"),
+        security_protocol="SASL_SSL",
+        sasl_mechanism="PLAIN",
+        username="me",
+        password=SECRET,
+        ssl_key_password=SECRET,
+        client={name.replace("_", "."): value for name, value in client.items()},
+    )
+
+
+def _consumer(settings: ClientSettings, memory_bytes: int = 64 << 20, partition_count: int = 1) -> dict[str, str]:
+    return consumer_properties(
+        settings, memory_bytes=memory_bytes, partition_count=partition_count, isolation_level="read_committed"
+    )
+
+
+def _producer(settings: ClientSettings) -> dict[str, str]:
+    return producer_properties(settings, memory_bytes=64 << 20, compression="lz4", batch_bytes=900_000)
+
+
+def test_secrets_do_not_show_and_do_travel() -> None:
+    settings = _settings()
+    assert SECRET not in repr(settings)
+    assert SECRET not in str(settings)
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    assert admin_properties(settings)["sasl.password"] == SECRET
+
+
+def test_a_client_property_wins_over_what_is_tuned() -> None:
+    assert _consumer(_settings(fetch_wait_max_ms="7"))["fetch.wait.max.ms"] == "7"
+    assert _producer(_settings(linger_ms="70"))["linger.ms"] == "70"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("auto.offset.reset", "latest"),
+        ("check.crcs", "false"),
+        ("enable.idempotence", "false"),
+        ("acks", "1"),
+        ("request.required.acks", "0"),
+        ("message.timeout.ms", "1000"),
+        ("delivery.timeout.ms", "1000"),
+        ("allow.auto.create.topics", "true"),
+        ("isolation.level", "read_uncommitted"),
+        ("enable.gapless.guarantee", "false"),
+    ],
+)
+def test_what_the_promises_stand_on_cannot_be_changed(name: str, value: str) -> None:
+    settings = ClientSettings(bootstrap_servers=("a:1",), client={name: value})
+    for make in (admin_properties, _consumer, _producer):
+        with pytest.raises(ConfigError, match=name):
+            make(settings)
+
+
+@pytest.mark.parametrize(("name", "value"), [("acks", "all"), ("acks", "-1"), ("check.crcs", "TRUE")])
+def test_saying_what_is_fixed_anyway_is_fine(name: str, value: str) -> None:
+    _producer(ClientSettings(bootstrap_servers=("a:1",), client={name: value}))
+
+
+def test_a_reader_never_jumps_and_a_writer_never_leaves_a_hole() -> None:
+    reader, writer = _consumer(_settings()), _producer(_settings())
+    assert reader["auto.offset.reset"] == "error"
+    assert reader["check.crcs"] == reader["enable.partition.eof"] == "true"
+    assert (writer["acks"], writer["enable.idempotence"], writer["message.timeout.ms"]) == ("all", "true", "0")
+
+
+@pytest.mark.parametrize("memory_bytes", [8 << 20, 64 << 20, 1 << 30])
+@pytest.mark.parametrize("partition_count", [1, 4, 256])
+def test_what_a_reader_may_hold_stays_within_its_budget(memory_bytes: int, partition_count: int) -> None:
+    found = _consumer(_settings(), memory_bytes, partition_count)
+    queue = int(found["queued.max.messages.kbytes"]) * 1024
+    overhead = int(found["queued.min.messages"]) * 350
+    answer = int(found["fetch.max.bytes"])
+    assert queue + answer <= memory_bytes * 1.01
+    assert overhead <= memory_bytes
+    assert int(found["message.max.bytes"]) <= answer
+    assert int(found["fetch.message.max.bytes"]) <= answer
