@@ -125,7 +125,7 @@ def main() -> int:
         result = _smoke(arguments.bootstrap_servers, arguments)
     else:
         with tempfile.TemporaryDirectory(prefix="kbr-benchmark-kafka-") as folder:
-            server = KafkaServer(Path(folder), port=free_port())
+            server = KafkaServer(Path(folder), port=free_port(2))
             server.start()
             try:
                 result = _smoke(server.bootstrap_servers, arguments)
