@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from kbr.errors import KbrError
 from kbr.model import SegmentRef
 
 __all__ = [
     "ClientMessage",
+    "LogLine",
     "PartitionDone",
     "PartitionFailed",
     "ProgressEvent",
@@ -74,3 +76,26 @@ class ClientMessage:
     facility: str
     text: str
     client: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """A log line of a worker, on its way to where the supervisor's lines go.
+
+    Attributes:
+        level: as `logging` numbers it.
+        logger: the logger's name.
+        text: the message, with its arguments filled in.
+        created_s: when, seconds since the epoch.
+        pid: whose.
+        fields: facts beside the message.
+        traceback: of the exception that was logged with it, or empty.
+    """
+
+    level: int
+    logger: str
+    text: str
+    created_s: float
+    pid: int
+    fields: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    traceback: str = ""

@@ -1,7 +1,11 @@
-"""Log lines: how they look, and how librdkafka's many become few clear ones.
+"""Log lines: how they look, and how a worker's get to the one process that writes.
 
-Lines go to standard error. Text from outside (topic names, brokers' words) can't move the cursor or
-begin a line of its own: control characters are written as escapes.
+Lines go to standard error, written by the supervisor's process alone, each in one piece; so they never
+interleave, and a progress display can make room for them. Text from outside (topic names, brokers'
+words) can't move the cursor or begin a line of its own: control characters are written as escapes.
+
+On the standard library's logging: structlog would be one more import in every worker, for what the two
+formatters below do.
 """
 
 from __future__ import annotations
@@ -9,12 +13,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from kbr.telemetry.events import ClientMessage
-from kbr.timing import SYSTEM_CLOCK, Clock
+from kbr.telemetry.client_messages import FoldedLine, RepeatFolder, explain
+from kbr.telemetry.events import LogLine
 from kbr.wire import dump_json
 
 if TYPE_CHECKING:
@@ -22,179 +26,227 @@ if TYPE_CHECKING:
 else:
     _StreamHandler = logging.StreamHandler  # can't be subscripted before Python 3.11
 
-__all__ = ["FoldedLine", "RepeatFolder", "configure", "get_logger", "printable"]
+__all__ = [
+    "FoldedLine",
+    "RepeatFolder",
+    "configure",
+    "explain",
+    "fields",
+    "forward_to",
+    "get_logger",
+    "printable",
+    "replay",
+]
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+Field = str | int | float | bool | None
+
+#: Control characters, line separators, and the marks that turn the direction of text (a line could be shown
+#: as something else than what it is).
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLAIN_WORD = re.compile(r"[^\s\"=\\]+")
+_LEVEL_NAMES = {"WARNING": "WARN", "CRITICAL": "ERROR"}
+#: Where fields stand on a record.
+_FIELDS = "kbr_fields"
 
 
 def printable(text: str) -> str:
-    r"""``text`` with control characters as ``\x1b``-like escapes."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+    r"""``text`` with control characters as escapes such as ``\x1b`` and ``\u2028``."""
+    return _UNPRINTABLE.sub(_escape, text)
 
 
-class _PlainFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
+
+
+def fields(**values: Field) -> dict[str, Any]:
+    """Facts beside a message: ``log.info("committed", extra=fields(topic=topic, partition=3))``."""
+    return {_FIELDS: values}
+
+
+def get_logger(name: str) -> logging.Logger:
+    """A logger; names begin with ``kbr.``."""
+    return logging.getLogger(name)
+
+
+# -- how lines look -----------------------------------------------------------------------
+
+
+class _Formatter(logging.Formatter):
+    @staticmethod
+    def stamp(record: logging.LogRecord) -> str:
         stamp = datetime.fromtimestamp(record.created, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-        line = f"{stamp}.{int(record.msecs):03d}Z {record.levelname:<7} {printable(record.getMessage())}"
-        return line if record.exc_info is None else f"{line}\n{self.formatException(record.exc_info)}"
+        return f"{stamp}.{int(record.created * 1000) % 1000:03d}Z"
+
+    def traceback(self, record: logging.LogRecord) -> str:
+        if record.exc_text:
+            return record.exc_text
+        return "" if record.exc_info is None else self.formatException(record.exc_info)
 
 
-class _JsonFormatter(logging.Formatter):
+class _PlainFormatter(_Formatter):
+    """``2026-11-24T01:02:03.456Z INFO  message key=value``; a traceback's lines follow, indented."""
+
     def format(self, record: logging.LogRecord) -> str:
-        stamp = datetime.fromtimestamp(record.created, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-        fields: dict[str, object] = {
-            "ts": f"{stamp}.{int(record.msecs):03d}Z",
+        level = _LEVEL_NAMES.get(record.levelname, record.levelname)
+        words = [f"{self.stamp(record)} {level:<5} {printable(record.getMessage())}"]
+        words += [f"{printable(name)}={_quoted(value)}" for name, value in _fields_of(record).items()]
+        lines = [" ".join(words), *(f"  {printable(line)}" for line in self.traceback(record).splitlines())]
+        return "\n".join(lines)
+
+
+class _JsonFormatter(_Formatter):
+    """One object a line: ts, level, logger, message, the fields, pid, and traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        content: dict[str, Field] = {
+            "ts": self.stamp(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            "pid": record.process,
         }
-        if record.exc_info is not None:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return dump_json(fields).decode("utf-8")
+        own = {*content, "pid", "traceback"}
+        for name, value in _fields_of(record).items():
+            content[f"{name}_" if name in own else name] = value
+        content["pid"] = record.process
+        traceback = self.traceback(record)
+        if traceback:
+            content["traceback"] = traceback
+        text = dump_json({_utf8(name): _json_value(value) for name, value in content.items()}).decode("utf-8")
+        # JSON lets some control characters stand as they are
+        return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
-class _StderrHandler(_StreamHandler):
-    """Writes to whatever sys.stderr is at that moment: a progress display may stand in for it."""
+def _fields_of(record: logging.LogRecord) -> Mapping[str, Field]:
+    found: Mapping[str, Field] = getattr(record, _FIELDS, {})
+    return found
 
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
+
+def _quoted(value: Field) -> str:
+    if value is None or isinstance(value, (bool, int, float)):
+        return str(value).lower()
+    text = str(value)
+    if _PLAIN_WORD.fullmatch(text):
+        return printable(text)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{printable(escaped)}"'
+
+
+def _json_value(value: Field) -> Field:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return _utf8(str(value))
+
+
+def _utf8(text: str) -> str:
+    """``text`` without the lone surrogates that stand for bytes of other encodings."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+# -- where lines go -----------------------------------------------------------------------
+
+
+class _LineHandler(_StreamHandler):
+    """Writes to a stream, or to whatever sys.stderr is at that moment: a progress display may stand in for it."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__(stream or sys.stderr)
+        self._fixed = stream is not None
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
+        if not self._fixed:
+            self.stream = sys.stderr
         super().emit(record)
 
 
-def configure(*, form: str = "plain", level: str = "info") -> None:
-    """Send kbr's log lines to standard error, once for the process.
+def configure(*, form: str = "plain", level: str = "info", stream: TextIO | None = None) -> None:
+    """Choose how this process writes log lines; the last call counts.
+
+    kbr's lines go out from ``level`` on, those of libraries from warnings on.
 
     Args:
         form: ``plain`` or ``json``.
         level: debug, info, warning or error.
+        stream: default: standard error, also when it is replaced later.
     """
-    root = logging.getLogger("kbr")
-    root.handlers.clear()
-    handler = _StderrHandler()
+    handler = _LineHandler(stream)
     handler.setFormatter(_JsonFormatter() if form == "json" else _PlainFormatter())
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    root.propagate = False
+    ours = logging.getLogger("kbr")
+    ours.handlers[:] = [handler]
+    ours.setLevel(level.upper())
+    ours.propagate = False
+    libraries = logging.getLogger()
+    libraries.handlers[:] = [
+        *(other for other in libraries.handlers if not isinstance(other, _LineHandler)),
+        handler,
+    ]
 
 
-def get_logger(name: str) -> logging.Logger:
-    """A logger below ``kbr``."""
-    return logging.getLogger(name)
+# -- from workers to the supervisor -------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FoldedLine:
-    """A line worth writing."""
+class _ForwardHandler(logging.Handler):
+    def __init__(self, send: Callable[[LogLine], None]) -> None:
+        super().__init__()
+        self._send = send
+        self.setFormatter(logging.Formatter())
 
-    level: int
-    text: str
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self._line(record)
+        except Exception:
+            self.handleError(record)  # a log call with the wrong arguments is no reason to fail a task
+            return
+        self._send(line)
 
-
-#: What librdkafka says (rdkafka_broker.c, rdkafka_transport.c, rdkafka_ssl.c, rdkafka_sasl*.c) → what it means.
-_CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
-    (
-        re.compile(r"Connection refused", re.IGNORECASE),
-        "connection refused",
-        "is the broker running, and is this its address?",
-    ),
-    (
-        re.compile(r"Failed to resolve|Name or service not known|Temporary failure in name resolution", re.IGNORECASE),
-        "its name can't be resolved",
-        "check the host name and DNS; brokers are used by the names in advertised.listeners",
-    ),
-    (
-        re.compile(r"certificate verify failed|unable to get local issuer|self.signed", re.IGNORECASE),
-        "its certificate can't be verified",
-        "set security.ssl_ca_location to the CA that signed it",
-    ),
-    (re.compile(r"SSL handshake failed|ssl3?_|wrong version number", re.IGNORECASE), "TLS handshake failed",
-     "check security_protocol and the port"),
-    (
-        re.compile(r"SASL|authentication", re.IGNORECASE),
-        "authentication failed",
-        "check sasl_mechanism, username and password",
-    ),
-    (
-        re.compile(r"timed out|timeout", re.IGNORECASE),
-        "it does not answer in time",
-        "check the network and the broker's load",
-    ),
-    (
-        re.compile(r"Disconnected|Connection reset|Broken pipe|closed by peer", re.IGNORECASE),
-        "the connection was closed",
-        "a TLS or SASL listener closes plain connections; else the broker went away",
-    ),
-)
-#: librdkafka names the thread first, often after the broker as well.
-_THREAD = re.compile(r"^\[thrd:[^\]]*\]: ")
-_BROKER = re.compile(r"(?:[a-z_]+://)?([A-Za-z0-9_.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+)(?:/(?:bootstrap|-?\d+))?")
+    def _line(self, record: logging.LogRecord) -> LogLine:
+        traceback = record.exc_text or ""
+        if not traceback and record.exc_info is not None and self.formatter is not None:
+            traceback = self.formatter.formatException(record.exc_info)
+        return LogLine(
+            level=record.levelno,
+            logger=record.name,
+            text=record.getMessage(),
+            created_s=record.created,
+            pid=record.process or 0,
+            fields={name: _json_value(value) for name, value in _fields_of(record).items()},
+            traceback=traceback,
+        )
 
 
-def explain(text: str) -> tuple[str, str, str]:
-    """(broker, reason, what to check) of a librdkafka line; empty strings where it doesn't tell."""
-    broker = _BROKER.search(_THREAD.sub("", text))
-    for pattern, reason, check in _CAUSES:
-        if pattern.search(text):
-            return (broker.group(1) if broker else "", reason, check)
-    return (broker.group(1) if broker else "", "", "")
-
-
-@dataclass(slots=True)
-class _Seen:
-    line: str
-    level: int
-    said_at: float
-    unsaid: int = 0
-
-
-class RepeatFolder:
-    """Lets the first line of a kind through, then at most one per interval, with the count.
-
-    A kind is (broker, reason), so that a hundred connections' refusals are one line.
+def forward_to(send: Callable[[LogLine], None], *, level: int) -> None:
+    """In a worker: give every line to ``send`` instead of writing it.
 
     Args:
-        interval_s: seconds between two lines of a kind.
+        send: from any thread; must not log.
+        level: of kbr's lines that are worth sending, as `logging` numbers them; libraries' go from warnings on.
     """
+    libraries = logging.getLogger()
+    libraries.handlers[:] = [_ForwardHandler(send)]
+    libraries.setLevel(logging.WARNING)
+    logging.getLogger("kbr").setLevel(level)
 
-    def __init__(self, *, interval_s: float = 30.0, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._interval_s = interval_s
-        self._clock = clock
-        self._seen: dict[tuple[str, str], _Seen] = {}
 
-    def take(self, message: ClientMessage) -> list[FoldedLine]:
-        """Lines to write now: one or none."""
-        if message.level > 6:
-            return []
-        broker, reason, check = explain(message.text)
-        if not reason and "brokers are down" in message.text:
-            return []  # says nothing that the lines about each broker don't
-        told = bool(broker and reason)
-        kind = (broker, reason) if told else ("", message.text)
-        line = f"broker {broker}: {reason}; {check}" if told else message.text
-        level = logging.WARNING if message.level <= 4 else logging.INFO
-        now = self._clock.monotonic()
-        seen = self._seen.get(kind)
-        if seen is None:
-            if len(self._seen) >= 1000:
-                self._seen.clear()
-            self._seen[kind] = _Seen(line, level, now)
-            return [FoldedLine(level, line)]
-        seen.unsaid += 1
-        return self._say(seen, now)
-
-    def due(self) -> list[FoldedLine]:
-        """Repeats that have waited long enough."""
-        now = self._clock.monotonic()
-        return [line for seen in self._seen.values() if seen.unsaid for line in self._say(seen, now)]
-
-    def _say(self, seen: _Seen, now: float) -> list[FoldedLine]:
-        if now - seen.said_at < self._interval_s:
-            return []
-        line = FoldedLine(seen.level, f"{seen.line} ({seen.unsaid} more times in {now - seen.said_at:.0f} s)")
-        seen.said_at = now
-        seen.unsaid = 0
-        return [line]
+def replay(line: LogLine) -> None:
+    """In the supervisor's process: log a worker's line as if it had been said here."""
+    logger = logging.getLogger(line.logger)
+    if not logger.isEnabledFor(line.level):
+        return
+    logger.handle(
+        logging.makeLogRecord(
+            {
+                "name": line.logger,
+                "levelno": line.level,
+                "levelname": logging.getLevelName(line.level),
+                "msg": line.text,
+                "args": (),
+                "created": line.created_s,
+                "msecs": line.created_s * 1000 % 1000,
+                "process": line.pid,
+                "exc_text": line.traceback,
+                _FIELDS: line.fields,
+            }
+        )
+    )

@@ -34,7 +34,7 @@ def test_a_message_cannot_begin_a_line_of_its_own_or_move_the_cursor(monkeypatch
     (line,) = _lines(monkeypatch, "plain", "topic a\nERROR all is lost\x1b[2J")
     assert "\\x0aERROR" in line
     assert "\x1b" not in line
-    assert printable("\x9b\u2028") == "\\x9b\\x2028"
+    assert printable("\x9b\u2028") == "\\x9b\\u2028"
 
 
 def test_json_lines_are_one_object_each(monkeypatch: pytest.MonkeyPatch) -> None:
