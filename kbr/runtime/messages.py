@@ -5,8 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kbr.errors import KbrError
+from kbr.telemetry.events import LogLine
 
-__all__ = ["Ready", "RunTask", "StopWork", "TaskDone", "TaskEvent", "TaskFailed", "TaskSpec", "Usage", "WorkerMessage"]
+__all__ = [
+    "Leave",
+    "Ready",
+    "RunTask",
+    "StopSeen",
+    "StopWork",
+    "SupervisorMessage",
+    "TaskDone",
+    "TaskEvent",
+    "TaskFailed",
+    "TaskSpec",
+    "Usage",
+    "WorkerLog",
+    "WorkerMessage",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +58,33 @@ class StopWork:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """To a worker without a task: nothing is left to do, end the process."""
+
+
+SupervisorMessage = RunTask | StopWork | Leave
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """From a worker: the entry is loaded, or why it could not be."""
 
     error: KbrError | None
+
+
+@dataclass(frozen=True, slots=True)
+class StopSeen:
+    """From a worker: it was sent SIGTERM itself, and ends its task with what is there.
+
+    The supervisor has to know, or it would take that task's partial result for the whole.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLog:
+    """From a worker: a log line, to be written where the supervisor's lines go."""
+
+    line: LogLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +113,4 @@ class TaskFailed:
     usage: Usage
 
 
-WorkerMessage = Ready | TaskEvent | TaskDone | TaskFailed
+WorkerMessage = Ready | StopSeen | WorkerLog | TaskEvent | TaskDone | TaskFailed

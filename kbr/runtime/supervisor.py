@@ -1,26 +1,40 @@
 """Runs tasks in worker processes and watches over them.
 
 The loop: wait for a message, an ended process, a wish to stop or a tick; ask the state machine; do
-what it says. Signal handlers only call stop(), which only notes the wish.
+what it says. Signal handlers only call stop(), which only notes the wish. Nothing in the loop waits
+for a single worker, so a worker that is stuck, frozen or slow keeps nobody from stopping the run.
 """
 
 from __future__ import annotations
 
 import os
-import signal
+import select
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 
-from kbr.errors import KbrError, WorkerCrashed
+from kbr.errors import KbrError, WorkerBootFailed, WorkerError
 from kbr.runtime.executors.local import LocalWorker, prestart, spawn_worker
-from kbr.runtime.messages import Ready, RunTask, StopWork, TaskDone, TaskEvent, TaskFailed, TaskSpec, Usage
-from kbr.runtime.state import AskStop, Assign, Instruction, Kill, Release, Spawn, SupervisorState
-from kbr.timing import SYSTEM_CLOCK, Clock, Deadline
+from kbr.runtime.messages import (
+    Leave,
+    Ready,
+    RunTask,
+    StopSeen,
+    StopWork,
+    TaskDone,
+    TaskEvent,
+    TaskFailed,
+    TaskSpec,
+    Usage,
+    WorkerLog,
+    WorkerMessage,
+)
+from kbr.runtime.state import AskStop, Assign, Instruction, Kill, Release, SupervisorState
+from kbr.telemetry.logs import replay
+from kbr.timing import SYSTEM_CLOCK, Clock
 
 __all__ = ["RunOutcome", "Supervisor"]
 
-#: The loop looks up at least this often, seconds: progress, checkpoints and deadlines hang on it.
+#: on_tick's interval and the loop's patience, seconds: progress, checkpoints and deadlines hang on it.
 TICK_S = 0.1
 
 
@@ -29,7 +43,7 @@ class RunOutcome:
     """What became of the tasks.
 
     Attributes:
-        results: by task_id.
+        results: by task_id; partial ones when interrupted.
         failures: by task_id.
         interrupted: somebody stopped the run.
         unstarted: task_ids that nobody began.
@@ -43,6 +57,42 @@ class RunOutcome:
     unstarted: tuple[str, ...]
     peak_worker_rss_bytes: int
     worker_cpu_s: float
+
+
+class _Wishes:
+    """Wishes to stop, as bytes in a pipe: a signal handler, or any thread, may put one in at any time.
+
+    The pipe lives as long as this object, not as long as a run: a signal that comes after the run must not be
+    written to whatever file has got the descriptor's number since.
+    """
+
+    def __init__(self) -> None:
+        self._fds = os.pipe()
+        for fd in self._fds:
+            os.set_blocking(fd, False)
+
+    @property
+    def fd(self) -> int:
+        """Becomes readable with a wish."""
+        return self._fds[0]
+
+    def add(self) -> None:
+        """Note one."""
+        try:
+            os.write(self._fds[1], b"s")
+        except BlockingIOError:
+            return  # thousands are noted already
+
+    def take(self) -> int:
+        """How many came since the last time."""
+        try:
+            return len(os.read(self.fd, 4096))
+        except BlockingIOError:
+            return 0
+
+    def __del__(self) -> None:
+        for fd in getattr(self, "_fds", ()):  # there are none when there were no descriptors left for them
+            os.close(fd)
 
 
 class Supervisor:
@@ -71,19 +121,26 @@ class Supervisor:
         self._preload = tuple(preload)
         self._stop_timeout_s = stop_timeout_s
         self._clock = clock
-        self._wishes = 0
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wishes = _Wishes()
         self._workers: dict[int, LocalWorker] = {}
+        self._by_fd: dict[int, int] = {}
         self._usage: dict[int, Usage] = {}
         self._next_worker = 0
 
+    @staticmethod
+    def prestart(preload: Sequence[str] = ()) -> None:
+        """Start the forkserver now, so that it is up when the first worker is needed.
+
+        Returns at once; ``preload`` is imported meanwhile. Optional: run() does it otherwise.
+        """
+        prestart(preload)
+
     def stop(self) -> None:
-        """Ask for the end of the run; a second time: now. Safe in a signal handler."""
-        self._wishes += 1
-        try:
-            os.write(self._wake_write, b"s")
-        except OSError:
-            return  # the pipe is full of wishes, or the run is over: the count tells
+        """Ask for the end of the run; a second time: now. Safe in a signal handler and in any thread.
+
+        Before run() it makes the run end before it begins, after run() it does nothing.
+        """
+        self._wishes.add()
 
     def run(
         self,
@@ -97,134 +154,149 @@ class Supervisor:
         Args:
             tasks: in the order in which they are begun.
             on_event: gets (task_id, event) of every event that a worker emits.
-            on_tick: called several times a second.
+            on_tick: called ten times a second.
 
         Raises:
+            ValueError: two tasks have the same id.
             KbrError: what on_event or on_tick raise ends the run; workers are killed first.
         """
-        prestart(self._preload)
-        state, instructions = SupervisorState.begin(tasks, self._worker_count)
+        state = SupervisorState(tasks, worker_limit=self._worker_count, stop_timeout_s=self._stop_timeout_s)
+        if tasks:
+            prestart(self._preload)
         try:
-            self._carry_out(state, instructions)
-            self._loop(state, on_event, on_tick)
+            self._hear_wishes(state)
+            self._carry_out(state, state.begin())
+            tick_at = self._clock.monotonic()
+            while not state.finished:
+                self._take_what_came(state, on_event, patience_s=max(0.0, tick_at - self._clock.monotonic()))
+                self._hear_wishes(state)
+                now = self._clock.monotonic()
+                if now >= tick_at:
+                    tick_at = now + TICK_S
+                    self._carry_out(state, state.tick(now))
+                    if on_tick is not None:
+                        on_tick()
         finally:
             self._end_all()
         return RunOutcome(
             results=state.results,
             failures=state.failures,
             interrupted=state.stopping,
-            unstarted=tuple(task.task_id for task in state.waiting),
+            unstarted=state.unstarted,
             peak_worker_rss_bytes=max((usage.peak_rss_bytes for usage in self._usage.values()), default=0),
             worker_cpu_s=sum(usage.cpu_s for usage in self._usage.values()),
         )
 
-    def _loop(
-        self, state: SupervisorState, on_event: Callable[[str, object], None], on_tick: Callable[[], None] | None
+    def _hear_wishes(self, state: SupervisorState) -> None:
+        for _ in range(self._wishes.take()):
+            self._carry_out(state, state.stop(self._clock.monotonic()))
+
+    # -- what workers say -----------------------------------------------------------------
+
+    def _take_what_came(
+        self, state: SupervisorState, on_event: Callable[[str, object], None], *, patience_s: float
     ) -> None:
-        heard = 0
-        deadline: Deadline | None = None
-        while not state.finished:
-            self._wait_and_take(state, on_event)
-            if on_tick is not None:
-                on_tick()
-            while heard < self._wishes:
-                heard += 1
-                self._carry_out(state, state.stop())
-                deadline = deadline or Deadline(self._stop_timeout_s, clock=self._clock)
-            if deadline is not None and deadline.passed and not state.killing:
-                self._carry_out(state, state.kill())
+        poll = select.poll()
+        poll.register(self._wishes.fd, select.POLLIN)
+        for worker in self._workers.values():
+            poll.register(worker.pipe, select.POLLIN | (select.POLLOUT if worker.has_unsent else 0))
+            poll.register(worker.sentinel, select.POLLIN)
+        by_fd = self._by_fd.copy()
+        for fd, what in poll.poll(patience_s * 1000):
+            number = by_fd.get(fd)
+            if number is None or number not in self._workers:
+                continue  # a wish, or a worker that an earlier event of this round buried
+            found = self._workers[number]
+            if fd == found.sentinel:
+                self._bury(state, number, found, on_event)
+            elif what & select.POLLOUT:
+                found.send_more()
+            elif not self._listen(state, number, found, on_event):
+                # the pipe has ended before the sentinel tells: the process is on its way out
+                self._bury(state, number, found, on_event)
 
-    def _wait_and_take(self, state: SupervisorState, on_event: Callable[[str, object], None]) -> None:
-        by_handle: dict[object, int] = {}
-        for number, worker in self._workers.items():
-            by_handle[worker.connection] = number
-            by_handle[worker.sentinel] = number
-        ready = wait([*by_handle, self._wake_read], timeout=TICK_S)  # type: ignore[list-item]
-        if self._wake_read in ready:
-            os.read(self._wake_read, 4096)
-        ended = []
-        for handle in ready:
-            number_of = by_handle.get(handle)
-            if number_of is None or number_of not in self._workers:
-                continue
-            if isinstance(handle, int):
-                ended.append(number_of)
-            else:
-                self._take(state, number_of, on_event)
-        for number in ended:
-            # what it said before it ended counts
-            while number in self._workers and self._workers[number].connection.poll():
-                if not self._take(state, number, on_event):
-                    break
-            if number in self._workers:
-                self._buried(state, number)
-
-    def _take(self, state: SupervisorState, number: int, on_event: Callable[[str, object], None]) -> bool:
-        message = self._workers[number].receive()
-        if message is None:
+    def _listen(
+        self, state: SupervisorState, number: int, worker: LocalWorker, on_event: Callable[[str, object], None]
+    ) -> bool:
+        """Take what a worker says; False when it will say no more."""
+        try:
+            messages, more = worker.receive()
+        except Exception as error:
+            # whatever unpickling raises: the stream can't be trusted from here on
+            unreadable = WorkerError(
+                f"worker process {worker.pid} sent what can't be read: {type(error).__name__}: {error}",
+                hint="this is a bug in kbr; run with --debug and report what it prints",
+            )
+            unreadable.__cause__ = error
+            self._carry_out(state, state.broken(number, unreadable))
             return False
+        for message in messages:
+            self._take(state, number, message, on_event)
+        return more
+
+    def _take(
+        self, state: SupervisorState, number: int, message: WorkerMessage, on_event: Callable[[str, object], None]
+    ) -> None:
+        now = self._clock.monotonic()
         if isinstance(message, TaskEvent):
             on_event(message.task_id, message.event)
+        elif isinstance(message, WorkerLog):
+            replay(message.line)
         elif isinstance(message, TaskDone):
             self._usage[number] = message.usage
-            self._carry_out(state, state.done(number, message.task_id, message.result))
+            self._carry_out(state, state.done(number, message.task_id, message.result, now))
         elif isinstance(message, TaskFailed):
             self._usage[number] = message.usage
-            self._carry_out(state, state.failed(number, message.task_id, message.error))
+            self._carry_out(state, state.failed(number, message.task_id, message.error, now))
         elif isinstance(message, Ready):
-            self._carry_out(state, state.ready(number, message.error))
-        return True
+            self._carry_out(state, state.ready(number, message.error, now))
+        elif isinstance(message, StopSeen):
+            self._carry_out(state, state.stop_seen(now))
 
-    def _buried(self, state: SupervisorState, number: int) -> None:
-        worker = self._workers.pop(number)
-        pid = worker.pid
-        code = worker.close()
-        task = state.running.get(number)
-        doing = f"while it did task {task.task_id}" if task is not None else "while it was idle"
-        error = WorkerCrashed(f"worker process {pid} ended {doing}: {_how(code)}", hint=_hint(code), exit_code=code)
-        self._carry_out(state, state.exited(number, error))
+    def _bury(
+        self, state: SupervisorState, number: int, worker: LocalWorker, on_event: Callable[[str, object], None]
+    ) -> None:
+        # what it said before it ended counts; the end of its pipe also proves the end of the process
+        while worker.wait_for_last_words() and self._listen(state, number, worker, on_event):
+            pass
+        self._forget(number, worker)
+        self._carry_out(state, state.exited(number, worker.pid, worker.end()))
+
+    # -- what the state machine says ------------------------------------------------------
 
     def _carry_out(self, state: SupervisorState, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
-            if isinstance(instruction, Spawn):
-                number = self._next_worker
-                self._next_worker += 1
-                self._workers[number] = spawn_worker(self._entry)
-                self._carry_out(state, state.spawned(number))
-            elif isinstance(instruction, Assign):
+            if isinstance(instruction, Assign):
                 self._workers[instruction.worker].send(RunTask(instruction.task))
             elif isinstance(instruction, AskStop):
                 self._workers[instruction.worker].send(StopWork())
             elif isinstance(instruction, Kill):
                 self._workers[instruction.worker].kill()
             elif isinstance(instruction, Release):
-                worker = self._workers.pop(instruction.worker, None)
-                if worker is not None:
-                    worker.close()
-                self._carry_out(state, state.released(instruction.worker))
+                self._workers[instruction.worker].send(Leave())
+            else:
+                self._spawn(state)
+
+    def _spawn(self, state: SupervisorState) -> None:
+        number = self._next_worker
+        self._next_worker += 1
+        try:
+            worker = spawn_worker(number, self._entry)
+        except WorkerBootFailed as error:
+            self._carry_out(state, state.spawn_failed(error))
+            return
+        self._workers[number] = worker
+        self._by_fd[worker.pipe] = self._by_fd[worker.sentinel] = number
+        self._carry_out(state, state.spawned(number))
+
+    def _forget(self, number: int, worker: LocalWorker) -> None:
+        del self._workers[number], self._by_fd[worker.pipe], self._by_fd[worker.sentinel]
 
     def _end_all(self) -> None:
+        """No worker outlives the run, whatever ended it."""
         for worker in self._workers.values():
             worker.kill()
         for worker in self._workers.values():
-            worker.close()
+            worker.end()
         self._workers.clear()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
-
-
-def _how(code: int | None) -> str:
-    if code is None:
-        return "nobody knows how"
-    if code < 0:
-        try:
-            return f"killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"killed by signal {-code}"
-    return f"exit status {code}"
-
-
-def _hint(code: int | None) -> str:
-    if code == -signal.SIGKILL:
-        return "the system may have run out of memory: look at its log, and lower memory_limit or workers"
-    return "what it had committed is kept; look at what it wrote to standard error"
+        self._by_fd.clear()

@@ -18,7 +18,9 @@ from tests.support.waiting import wait_until
 ENTRY = "tests.support.worker_entries:work"
 
 
-def _run(*payloads: object, workers: int = 2, entry: str = ENTRY, stop_timeout_s: float = 30.0, on_event=None) -> RunOutcome:
+def _run(
+    *payloads: object, workers: int = 2, entry: str = ENTRY, stop_timeout_s: float = 30.0, on_event=None
+) -> RunOutcome:
     supervisor = Supervisor(entry=entry, worker_count=workers, stop_timeout_s=stop_timeout_s)
     tasks = [TaskSpec(task_id=str(number), payload=payload) for number, payload in enumerate(payloads)]
     events: list[object] = []

@@ -1,0 +1,34 @@
+"""What workers inherit of the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from kbr.runtime.executors.local import worker_environment
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "KBR_SOURCE_SECURITY_PASSWORD",
+        "KBR_ANYTHING",
+        "KAFKA_PASSWORD",
+        "db_passwd",
+        "SASL_PASSPHRASE",
+        "CLIENT_SECRET",
+        "GITHUB_TOKEN",
+        "SOME_API_KEY",
+        "S3_ACCESS_KEY_ID",
+        "GOOGLE_APPLICATION_CREDENTIALS_JSON",
+        "MY_PRIVATE_PEM",
+    ],
+)
+def test_what_is_named_like_a_secret_is_not_inherited(name: str) -> None:
+    assert worker_environment({name: "x", "PATH": "/bin"}) == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "HOME", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "https_proxy", "TZ"]
+)
+def test_what_workers_need_is_inherited(name: str) -> None:
+    assert worker_environment({name: "x"}) == {name: "x"}
