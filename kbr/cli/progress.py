@@ -1,6 +1,6 @@
 """How a run looks while it goes on: a live table on a terminal, a line now and then elsewhere.
 
-Writes to standard error only. SIGUSR1 asks for a line at once.
+Writes to standard error only, and knows no work. SIGUSR1 asks for a line at once, in both.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _eta(row: ProgressRow) -> str:
 
 
 class _AskedBySignal:
-    """Whether SIGUSR1 came since the last question."""
+    """Whether SIGUSR1 came since the last question (main thread only); without it the signal would end the run."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -107,6 +107,7 @@ class LiveProgress:
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._live: Live | None = None
+        self._signal: _AskedBySignal | None = None
         self._interval_s = 1.0 / _frames_per_second()
         self._due_at = 0.0
 
@@ -123,9 +124,12 @@ class LiveProgress:
             redirect_stdout=False,
         )
         self._live.start()
+        self._signal = _AskedBySignal()
 
     def update(self, snapshot: ProgressSnapshot) -> None:
-        """Draw if it is time."""
+        """Draw if it is time; a line that was asked for stays above the table."""
+        if self._signal is not None and self._signal.take():
+            _log.info(stat_line(snapshot))
         now = self._clock.monotonic()
         if self._live is not None and now >= self._due_at:
             self._due_at = now + self._interval_s
@@ -133,6 +137,9 @@ class LiveProgress:
 
     def close(self) -> None:
         """Leave the terminal as it was."""
+        if self._signal is not None:
+            self._signal.close()
+            self._signal = None
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -14,6 +14,10 @@ __all__ = ["ProgressModel", "ProgressRow", "ProgressSink", "ProgressSnapshot"]
 
 #: Rates are means over this window, seconds: long enough to be calm, short enough to tell.
 RATE_WINDOW_S = 10.0
+#: Between two points of that window, seconds: a snapshot may be asked for many times a second.
+SAMPLE_INTERVAL_S = 0.5
+#: No ETA before records have come for this long, seconds: connecting and the first full buffers say nothing of the rest.
+ETA_AFTER_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +27,7 @@ class ProgressRow:
     Attributes:
         total: records at most; a log with holes ends below it.
         bytes_per_s, records_per_s: over the last seconds.
-        eta_s: seconds left at that rate; None while there is no rate.
+        eta_s: seconds left at that rate; None at the start, and while nothing comes.
     """
 
     topic: str
@@ -67,6 +71,7 @@ class _Topic:
     total: int
     records: int = 0
     raw_bytes: int = 0
+    first_record_at: float | None = None
     #: (monotonic s, records, raw_bytes) so far, oldest first, within the window.
     history: deque[tuple[float, int, int]] = field(default_factory=deque)
 
@@ -88,7 +93,13 @@ class ProgressModel:
 
     def add(self, event: ProgressEvent) -> None:
         """One event."""
-        for entry in (self._topics.setdefault(event.topic, _Topic(0)), self._all):
+        topic = self._topics.get(event.topic)
+        if topic is None:
+            topic = self._topics[event.topic] = _Topic(0)
+        now = self._clock.monotonic()
+        for entry in (topic, self._all):
+            if entry.first_record_at is None and event.records:
+                entry.first_record_at = now
             entry.records += event.records
             entry.raw_bytes += event.raw_bytes
 
@@ -106,17 +117,20 @@ class ProgressModel:
         history = entry.history
         if not history:
             history.append((self._begun, 0, 0))
-        history.append((now, entry.records, entry.raw_bytes))
-        while len(history) > 2 and now - history[1][0] >= RATE_WINDOW_S:
+        while len(history) > 1 and now - history[1][0] >= RATE_WINDOW_S:
             history.popleft()
         then, records, raw_bytes = history[0]
         span = now - then
         records_per_s = (entry.records - records) / span if span > 0 else 0.0
         bytes_per_s = (entry.raw_bytes - raw_bytes) / span if span > 0 else 0.0
+        if now - history[-1][0] >= SAMPLE_INTERVAL_S:
+            history.append((now, entry.records, entry.raw_bytes))
         left = max(0, entry.total - entry.records)
-        eta_s: float | None = 0.0
-        if left:
-            eta_s = left / records_per_s if records_per_s > 0 else None
+        eta_s: float | None = None
+        if not left:
+            eta_s = 0.0
+        elif records_per_s > 0 and entry.first_record_at is not None and now - entry.first_record_at >= ETA_AFTER_S:
+            eta_s = left / records_per_s
         return ProgressRow(
             topic=topic,
             records=entry.records,
