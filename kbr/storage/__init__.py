@@ -6,22 +6,26 @@ Importing this package is cheap: a store's library is loaded when a store of tha
 from __future__ import annotations
 
 from kbr.errors import ConfigError
-from kbr.storage.base import ObjectInfo, ObjectStore, Upload
+from kbr.storage.base import ObjectInfo, ObjectStore, StoreProperties, Upload
 from kbr.storage.options import StorageOptions
 
-__all__ = ["ObjectInfo", "ObjectStore", "StorageOptions", "Upload", "open_store"]
+__all__ = ["ObjectInfo", "ObjectStore", "StorageOptions", "StoreProperties", "Upload", "open_store"]
 
 
 def open_store(options: StorageOptions) -> ObjectStore:
     """The store of a URL; nothing is connected to before the first operation.
 
     Raises:
-        ConfigError: no store is known for that URL.
+        ConfigError: the URL is wrong, no store is known for it, or a package is missing.
     """
     scheme, separator, rest = options.url.partition("://")
     if not separator or scheme == "file":
         from kbr.storage.local import LocalStore
 
+        if separator and not rest.startswith("/"):
+            raise ConfigError(f"{options.url} names another machine", hint="use file:///folder, with three slashes")
+        if not options.url:
+            raise ConfigError("the storage URL is empty", hint="use a folder or s3://bucket/prefix")
         return LocalStore(rest if separator else options.url)
     if scheme == "memory":
         from kbr.storage.memory import MemoryStore
@@ -29,9 +33,11 @@ def open_store(options: StorageOptions) -> ObjectStore:
         return MemoryStore.shared(options.url)
     if scheme == "s3":
         # s3fs takes 200 ms to import: only who uses it pays
-        from kbr.storage.fsspec_store import S3Store
+        from kbr.storage.fsspec_store import S3fsClient
+        from kbr.storage.s3 import S3Store
 
-        return S3Store(options)
-    raise ConfigError(
-        f"no store is known for {scheme}:// in {options.url}", hint="use a folder or s3://bucket/prefix"
-    )
+        return S3Store(options, client=S3fsClient(options))
+    from kbr.storage.filesystem import FilesystemStore
+    from kbr.storage.fsspec_store import open_filesystem
+
+    return FilesystemStore(options, *open_filesystem(options))

@@ -9,13 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from kbr.errors import UsageError
 
-__all__ = ["NO_METADATA", "ObjectInfo", "ObjectStore", "Upload", "check_key"]
+__all__ = [
+    "NO_METADATA",
+    "ObjectInfo",
+    "ObjectStore",
+    "StoreProperties",
+    "Upload",
+    "check_key",
+    "check_prefix",
+    "check_range",
+    "is_key",
+]
 
-NO_METADATA: Mapping[str, str] = {}
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
 #: S3's limit on a key, bytes; filesystems' paths are longer.
 MAX_KEY_BYTES = 1024
 
@@ -32,34 +43,68 @@ class ObjectInfo:
     key: str
     size_bytes: int
     modified_at_ms: int | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreProperties:
+    """What a store can and can't do, so that callers need not know which one it is.
+
+    Attributes:
+        name: its kind, such as ``s3``.
+        honours_if_absent: whether of two put(if_absent=True) at the same moment exactly one succeeds; None where
+            only the server knows, and has not shown it yet. One after the other is refused by every store.
+        replaces_whole: whether a reader sees the older or the newer object and never a part of one.
+        is_durable: whether what was committed outlives a power cut of this machine.
+        keeps_metadata: whether head() gives back what put() and open_upload() were given.
+    """
+
+    name: str
+    honours_if_absent: bool | None
+    replaces_whole: bool
+    is_durable: bool
+    keeps_metadata: bool
 
 
 class Upload(Protocol):
     """One object being written, invisible until commit(); of no use after its first error.
 
-    Not for several threads at once, but for different ones in turn.
+    Not for several threads at once, but for different ones in turn. An upload whose write() or commit()
+    raised has already let go of what it held; abort() is still fine. A commit() that raised may have been
+    done all the same where the reply was lost until the deadline: only a later look tells.
     """
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append. The data may be kept until commit(); it must not change."""
+        """Append; may block while earlier parts are on their way."""
 
     def commit(self) -> ObjectInfo:
-        """Make it visible, whole and durable; its size has been checked on return."""
+        """Make it visible, whole and durable, in place of an older object; its size has been checked on return."""
 
     def abort(self) -> None:
-        """Leave nothing behind; again, and after commit(), it does nothing."""
+        """Leave nothing behind; again, and after commit() or an error, it does nothing. Never raises.
+
+        Takes seconds at most: what can't be removed by then stays behind, invisible to readers.
+        """
 
 
 class ObjectStore(Protocol):
     """Keys and bytes below a root. Thread-safe.
 
+    Every method is idempotent but for put(if_absent=True), and each of those tells its own earlier try, whose
+    reply was lost, from another writer's object. So temporary errors are tried again inside, until one deadline
+    for each call; a caller has no reason to do it once more.
+
     Raises (all methods):
         StoreUnavailable: temporary errors until the deadline.
-        AccessDenied: credentials or a right are missing.
-        StoreFull: no space.
-        StorageError: anything else.
+        AccessDenied: credentials or a right are missing. Never tried again.
+        StoreFull: no space. Not tried again.
+        StorageError: anything else that can't get better.
+        UsageError: not a key.
     """
+
+    @property
+    def properties(self) -> StoreProperties:
+        """What it can do."""
 
     @property
     def url(self) -> str:
@@ -68,10 +113,11 @@ class ObjectStore(Protocol):
     def put(
         self, key: str, data: bytes, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
     ) -> ObjectInfo:
-        """Write an object at once, replacing an older one.
+        """Write an object at once, in place of an older one; durable, whole and checked on return.
 
         Raises:
-            PreconditionFailed: ``if_absent``, and it is there. Stores that can't tell write anyway.
+            PreconditionFailed: ``if_absent``, and it is there. Against a writer at the same moment only where
+                ``properties.honours_if_absent``.
         """
 
     def open_upload(self, key: str, *, metadata: Mapping[str, str] = NO_METADATA) -> Upload:
@@ -101,10 +147,14 @@ class ObjectStore(Protocol):
         """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose keys begin with ``prefix``, in key order; never from a cache."""
+        """All objects whose keys begin with ``prefix``, in order of the keys' bytes; never from a cache.
+
+        Objects that another program left under names that are no keys are passed over. Objects that come or go
+        meanwhile may be listed or not.
+        """
 
     def delete(self, key: str) -> None:
-        """Remove; one that is not there is fine."""
+        """Remove; one that is not there is fine. After a power cut the object may be back."""
 
     def check(self) -> None:
         """Whether the place can be used at all, told fast: it exists, and the credentials are known."""
@@ -113,19 +163,47 @@ class ObjectStore(Protocol):
         """Let connections go; again is fine."""
 
 
+def is_key(key: str) -> bool:
+    """Whether it is a name that an object can have, and that can't leave the root."""
+    if not key or any(part in ("", ".", "..") for part in key.split("/")):
+        return False
+    return _is_text(key)
+
+
 def check_key(key: str) -> str:
     """``key``, if it is one that can't leave the root.
 
     Raises:
-        UsageError: it is empty, too long, absolute, or has a part that is empty, ``.`` or ``..``, a backslash or a
-            control character.
+        UsageError: it is empty, too long, absolute, not Unicode, or has a part that is empty, ``.`` or ``..``, a
+            backslash or a control character.
     """
-    parts = key.split("/")
-    if (
-        not key
-        or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES
-        or any(part in ("", ".", "..") for part in parts)
-        or any(character == "\\" or ord(character) < 0x20 or ord(character) == 0x7F for character in key)
-    ):
+    if not is_key(key):
         raise UsageError(f"not an object key: {key[:200]!r}", object=key[:200])
     return key
+
+
+def check_prefix(prefix: str) -> str:
+    """``prefix``, if keys can begin with it: empty, or a key or its beginning, with or without a last ``/``.
+
+    Raises:
+        UsageError: no key begins so.
+    """
+    folder, _, beginning = prefix.rpartition("/")
+    if (folder and not is_key(folder)) or prefix.startswith("/") or not _is_text(beginning):
+        raise UsageError(f"not a prefix of object keys: {prefix[:200]!r}", object=prefix[:200])
+    return prefix
+
+
+def check_range(key: str, start: int, length: int) -> None:
+    """Raise UsageError for a range that no object can have."""
+    if start < 0 or length < 0:
+        raise UsageError(f"not a range of {key}: {length} bytes from {start}", object=key)
+
+
+def _is_text(text: str) -> bool:
+    if any(character == "\\" or ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+        return False
+    try:
+        return len(text.encode()) <= MAX_KEY_BYTES
+    except UnicodeEncodeError:  # a lone surrogate: from a file name that is not UTF-8
+        return False

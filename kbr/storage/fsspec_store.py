@@ -1,252 +1,123 @@
-"""S3 through s3fs: the only importer of fsspec, s3fs and botocore.
+"""The only importer of fsspec, s3fs and botocore: s3fs as an S3 client, and the filesystems of other URLs.
 
-s3fs is used as an S3 client (its call_s3 with the session, credentials and event loop it manages), not as
-a filesystem: its listing cache, its file objects and its own retries stay out. What was found in its
-source, and why, is in docs/decisions/0003-storage.md.
-
-An object up to part_bytes is one PUT; a larger one is a multipart upload whose parts go up while the
-caller makes the next ones. Either way it is invisible until it is whole.
+s3fs is used for its session, credentials and event loop; its listing cache, its file objects, its filter of
+arguments and its retries stay out. What was found in its source is in docs/decisions/0003-storage.md.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
 
+import botocore.config
 import botocore.exceptions
+import fsspec
 import s3fs
 
-from kbr.errors import (
-    AccessDenied,
-    ConfigError,
-    KbrError,
-    ObjectMissing,
-    PreconditionFailed,
-    StorageError,
-    StoreFull,
-    StoreUnavailable,
+from kbr.errors import ConfigError
+from kbr.storage.options import StorageOptions, without_secrets
+from kbr.storage.s3_errors import BodyTooLarge, FailureKind, S3Failure
+
+__all__ = ["S3fsClient", "open_filesystem"]
+
+#: botocore's own errors, by what they mean; what is in none of these got no answer.
+_CREDENTIALS = (
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.CredentialRetrievalError,
+    botocore.exceptions.ProfileNotFound,
 )
-from kbr.storage.base import NO_METADATA, ObjectInfo, check_key
-from kbr.storage.options import StorageOptions
-from kbr.storage.retry import Retry
-from kbr.timing import SYSTEM_CLOCK, Backoff, Clock
-
-__all__ = ["S3Store"]
-
-_T = TypeVar("_T")
-
-#: Parts on their way at once, for one upload: memory is (this + 1) x part_bytes.
-PARTS_IN_FLIGHT = 2
-#: S3 takes 10,000 parts; parts double in size after each of these many, so 50 GiB objects fit.
-PARTS_PER_SIZE = 1000
-#: Name of the metadata entry by which an upload is known again after its reply was lost.
-UPLOAD_NONCE = "kbr-upload"
-
-_MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
-#: Codes in lower case: servers differ in it.
-_DENIED = {
-    "accessdenied": "a right is missing for this user",
-    "403": "the store denies it",
-    "forbidden": "the store denies it",
-    "invalidaccesskeyid": "the access key is not known there: check access_key",
-    "signaturedoesnotmatch": "the signature is wrong: check secret_key (and region)",
-    "invalidtoken": "the session token is not valid",
-    "expiredtoken": "the session token has expired",
-    "allaccessdisabled": "access is switched off",
-    "accountproblem": "the account has a problem",
-}
-_TEMPORARY = frozenset(
-    {
-        "SlowDown",
-        "ServiceUnavailable",
-        "InternalError",
-        "RequestTimeout",
-        "OperationAborted",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequests",
-        "RequestLimitExceeded",
-        "BandwidthLimitExceeded",
-        "500",
-        "502",
-        "503",
-        "504",
-        "429",
-    }
+_REQUEST = (
+    botocore.exceptions.ParamValidationError,
+    botocore.exceptions.NoRegionError,
+    botocore.exceptions.InvalidRegionError,
+    botocore.exceptions.UnknownServiceError,
+    ValueError,
+    TypeError,
 )
 
 
-class _ShortBody(Exception):
-    """A reply had fewer bytes than asked for: the connection was cut."""
+def open_filesystem(options: StorageOptions) -> tuple[Any, str]:
+    """The filesystem of a URL, and what it calls the place; without a listing cache, not shared.
 
-
-class S3Store:
-    """Objects of a bucket below a prefix. Thread-safe.
-
-    Args:
-        options: ``url`` is s3://bucket/prefix.
+    Raises:
+        ConfigError: fsspec doesn't know the URL, or a package is missing.
     """
-
-    def __init__(
-        self, options: StorageOptions, *, clock: Clock = SYSTEM_CLOCK, backoff: Backoff | None = None
-    ) -> None:
-        rest = options.url.partition("://")[2]
-        bucket, _, prefix = rest.partition("/")
-        if not bucket:
-            raise ConfigError(f"no bucket in {options.url}", hint="use s3://bucket/prefix")
-        self._options = options
-        self._bucket = bucket
-        self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self._where = options.endpoint_url or "AWS"
-        self._filesystem: s3fs.S3FileSystem | None = None
-        self._pool: ThreadPoolExecutor | None = None
-        self._retry = Retry(deadline_s=options.deadline_s, translate=self._translate, clock=clock, backoff=backoff)
-
-    @property
-    def url(self) -> str:
-        """s3://bucket/prefix."""
-        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
-
-    # -- ObjectStore ----------------------------------------------------------------------
-
-    def put(
-        self, key: str, data: bytes, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
-    ) -> ObjectInfo:
-        nonce = secrets.token_hex(8)
-        arguments: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
-
-        def attempt() -> None:
-            try:
-                self._s3(
-                    "put_object",
-                    Key=self._key(key),
-                    Body=bytes(data),
-                    Metadata={**metadata, UPLOAD_NONCE: nonce},
-                    **arguments,
-                )
-            except Exception as error:
-                translated = self._translate(error, "put", key)
-                # Our own earlier try may have been done and its reply lost.
-                if isinstance(translated, PreconditionFailed) and self._is_ours(key, nonce, len(data)):
-                    return
-                raise
-
-        self._retry.call(attempt, "put", key)
-        return self._checked(key, len(data))
-
-    def open_upload(self, key: str, *, metadata: Mapping[str, str] = NO_METADATA) -> _S3Upload:
-        check_key(key)
-        return _S3Upload(self, key, metadata, self._options.part_bytes)
-
-    def get(self, key: str, *, max_bytes: int) -> bytes:
-        def attempt() -> bytes:
-            return self._body(key, max_bytes)
-
-        return self._retry.call(attempt, "get", key)
-
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        if length == 0:
-            return b""
-
-        def attempt() -> bytes:
-            data = self._body(key, length, Range=f"bytes={start}-{start + length - 1}")
-            if len(data) == length:
-                return data
-            size = self._head(key).size_bytes
-            if size < start + length:
-                raise StorageError(f"{self._name(key)} ends at byte {size}, before {start + length}", object=key)
-            raise _ShortBody(f"{len(data)} of {length} bytes came")
-
-        return self._retry.call(attempt, "read", key)
-
-    def head(self, key: str) -> ObjectInfo:
-        return self._retry.call(lambda: self._head(key), "head", key)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        token: str | None = None
-        while True:
-            page = self._retry.call(lambda token=token: self._page(prefix, token), "list", prefix)  # type: ignore[misc]
-            for entry in page.get("Contents") or []:
-                yield ObjectInfo(
-                    key=str(entry["Key"])[len(self._prefix) :],
-                    size_bytes=int(entry["Size"]),
-                    modified_at_ms=int(entry["LastModified"].timestamp() * 1000),
-                )
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated") or not token:
-                return
-
-    def delete(self, key: str) -> None:
-        self._retry.call(lambda: self._s3("delete_object", Key=self._key(key)), "delete", key)
-
-    def check(self) -> None:
-        self._retry.call(
-            lambda: self._s3("list_objects_v2", Prefix=self._prefix, MaxKeys=1),
-            "list",
-            "",
-            deadline_s=self._options.check_deadline_s,
+    shown = without_secrets(options.url)
+    try:
+        filesystem, root = fsspec.core.url_to_fs(
+            options.url, skip_instance_cache=True, use_listings_cache=False, **options.extra
         )
+    except ImportError as error:
+        raise ConfigError(f"a package is missing for {shown}: {_one_line(error)}", hint="install it") from error
+    except Exception as error:
+        # Whatever a constructor says: its words may hold the URL, and the URL a password.
+        raise ConfigError(
+            f"no store can be opened for {shown} ({type(error).__name__})", hint="use a folder or s3://bucket/prefix"
+        ) from None
+    return filesystem, str(root)
+
+
+class S3fsClient:
+    """kbr.storage.s3.S3Client on s3fs. One s3fs instance in one process, made on first use; never inherited."""
+
+    def __init__(self, options: StorageOptions) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+        self._filesystem: s3fs.S3FileSystem | None = None
+        self._process = 0
+
+    def call(
+        self, operation: str, *, timeout_s: float, max_body_bytes: int | None = None, **arguments: Any
+    ) -> Mapping[str, Any]:
+        """See S3Client."""
+        try:
+            filesystem = self._connected(timeout_s)
+            reply: dict[str, Any] = self._run(
+                filesystem, _request(filesystem, operation, max_body_bytes, arguments), timeout_s
+            )
+            return reply
+        except (S3Failure, BodyTooLarge):
+            raise
+        except Exception as error:
+            raise _failure(error, timeout_s) from error
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-        self._filesystem = None
+        """See S3Client."""
+        with self._lock:
+            filesystem, self._filesystem = self._filesystem, None
+            inherited = self._process != os.getpid()
+        if filesystem is not None and not inherited:
+            filesystem.close_session(filesystem.loop, filesystem.s3)
 
-    # -- for uploads ----------------------------------------------------------------------
+    def _connected(self, timeout_s: float) -> s3fs.S3FileSystem:
+        with self._lock:
+            if self._filesystem is None or self._process != os.getpid():
+                filesystem = self._make()
+                # under the lock: older s3fs make two sessions when two threads come at once
+                self._run(filesystem, filesystem.set_session(), timeout_s)
+                self._filesystem, self._process = filesystem, os.getpid()
+            return self._filesystem
 
-    def call(self, operation: str, key: str, **arguments: Any) -> Any:
-        """One request about an object, with retries."""
-        return self._retry.call(lambda: self._s3(operation, Key=self._key(key), **arguments), operation, key)
-
-    def complete(self, key: str, upload_id: str, parts: Sequence[Mapping[str, Any]], nonce: str, size: int) -> None:
-        """Complete a multipart upload; a lost reply is recognised by the object that is there."""
-
-        def attempt() -> None:
-            try:
-                self._s3(
-                    "complete_multipart_upload", Key=self._key(key), UploadId=upload_id, MultipartUpload={"Parts": [dict(part) for part in parts]}
-                )
-            except Exception as error:
-                gone = any(_code(cause) == "NoSuchUpload" for cause in _chain(error))
-                if gone and self._is_ours(key, nonce, size):
-                    return
-                raise
-
-        self._retry.call(attempt, "complete", key)
-
-    def pool(self) -> ThreadPoolExecutor:
-        """Threads that wait for parts; shared by all uploads of the store."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(8, thread_name_prefix="s3-part")
-        return self._pool
-
-    def checked(self, key: str, size: int) -> ObjectInfo:
-        """See _checked."""
-        return self._checked(key, size)
-
-    # -- inner ----------------------------------------------------------------------------
-
-    def _s3(self, operation: str, **arguments: Any) -> Any:
-        if self._filesystem is None:
-            self._filesystem = self._connect()
-        return self._filesystem.call_s3(operation, Bucket=self._bucket, **arguments)
-
-    def _connect(self) -> s3fs.S3FileSystem:
+    def _make(self) -> s3fs.S3FileSystem:
         options = self._options
+        known = botocore.config.Config.OPTION_DEFAULTS
         config: dict[str, Any] = {
-            # One try: this store's own loop decides (s3fs and botocore know too few errors and no deadline).
+            # One try: the store's own loop decides (botocore knows no deadline, and too few errors).
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             "connect_timeout": options.connect_timeout_s,
             "read_timeout": options.read_timeout_s,
             "max_pool_connections": 32,
+            "connector_args": _connector_args(options.read_timeout_s),
         }
-        if options.endpoint_url is not None:
+        if options.endpoint_url is not None and "request_checksum_calculation" in known:
             # Newer botocore adds trailing checksums in aws-chunked framing, which some servers store
-            # as part of the object (boto3#4435).
+            # as part of the object (boto3#4435); an older one that doesn't know the setting doesn't do it.
             config["request_checksum_calculation"] = "when_required"
             config["response_checksum_validation"] = "when_required"
         if options.path_style:
@@ -256,7 +127,7 @@ class S3Store:
             client["region_name"] = options.region
         if options.ca_bundle is not None:
             client["verify"] = options.ca_bundle
-        filesystem = s3fs.S3FileSystem(
+        return s3fs.S3FileSystem(
             key=options.access_key,
             secret=options.secret_key,
             token=options.session_token,
@@ -266,230 +137,108 @@ class S3Store:
             use_listings_cache=False,
             skip_instance_cache=True,
         )
-        filesystem.retries = 1
-        return filesystem
 
-    def _key(self, key: str) -> str:
-        return self._prefix + check_key(key)
-
-    def _name(self, key: str) -> str:
-        return f"s3://{self._bucket}/{self._prefix}{key}"
-
-    def _page(self, prefix: str, token: str | None) -> Any:
-        more = {"ContinuationToken": token} if token else {}
-        return self._s3("list_objects_v2", Prefix=self._prefix + prefix, **more)
-
-    def _head(self, key: str) -> ObjectInfo:
-        reply = self._s3("head_object", Key=self._key(key))
-        return ObjectInfo(
-            key=key,
-            size_bytes=int(reply["ContentLength"]),
-            modified_at_ms=int(reply["LastModified"].timestamp() * 1000),
-            metadata=dict(reply.get("Metadata") or {}),
-        )
-
-    def _body(self, key: str, max_bytes: int, **arguments: Any) -> bytes:
-        filesystem = self._filesystem or self._connect()
-        self._filesystem = filesystem
-        reply = self._s3("get_object", Key=self._key(key), **arguments)
-        body = reply["Body"]
-        size = int(reply["ContentLength"])
-        if size > max_bytes:
-            body.close()
-            raise StorageError(
-                f"{self._name(key)} has {size} bytes, more than the {max_bytes} that are expected", object=key
-            )
-        data = _sync(filesystem, body.read)
-        if len(data) != size:
-            raise _ShortBody(f"{len(data)} of {size} bytes came")
-        return data
-
-    def _checked(self, key: str, size: int) -> ObjectInfo:
-        """The object as a HEAD sees it, which must have the size that was written."""
-        info = self.head(key)
-        if info.size_bytes != size:
-            raise StorageError(
-                f"{self._name(key)} has {info.size_bytes} bytes after {size} were written",
-                hint="the server may store aws-chunked framing: it is not safe for backups as it is set up",
-                object=key,
-            )
-        return info
-
-    def _is_ours(self, key: str, nonce: str, size: int) -> bool:
-        info = self._head(key)
-        return info.metadata.get(UPLOAD_NONCE) == nonce and info.size_bytes == size
-
-    def _translate(self, error: Exception, operation: str, key: str) -> KbrError:
-        """Whatever s3fs and botocore raise, as kbr's."""
-        if isinstance(error, KbrError):
-            return error
-        for cause in _chain(error):
-            if isinstance(cause, botocore.exceptions.ClientError):
-                return self._translate_reply(cause, operation, key)
-        place = self._name(key) if key else f"s3://{self._bucket}"
-        words = f"{operation} of {place} at {self._where}: {_words(error)}"
-        if isinstance(error, PermissionError):
-            return AccessDenied(words, hint="check the credentials and rights", object=key)
-        if isinstance(error, FileNotFoundError):
-            return self._missing(words, key)
-        if isinstance(error, (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError)):
-            return AccessDenied(
-                f"no credentials for {self._where}", hint="set storage.access_key and storage.secret_key, or a profile"
-            )
-        if isinstance(error, botocore.exceptions.SSLError):
-            return StorageError(words, hint="set storage.ca_bundle to the CA that signed the server's certificate")
-        if isinstance(error, (botocore.exceptions.ParamValidationError, ValueError, TypeError)):
-            return StorageError(words, hint="check the storage configuration", object=key)
-        return StoreUnavailable(words, hint=f"check that {self._where} can be reached from here", object=key)
-
-    def _translate_reply(self, error: botocore.exceptions.ClientError, operation: str, key: str) -> KbrError:
-        code = _code(error)
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        message = str(error.response.get("Error", {}).get("Message", "")) or code
-        place = self._name(key) if key else f"s3://{self._bucket}"
-        words = f"{operation} of {place} at {self._where}: {message}"
-        if code == "NoSuchBucket":
-            return StorageError(f"bucket {self._bucket} does not exist at {self._where}", hint="check storage.bucket")
-        if code == "RequestTimeTooSkewed":
-            return AccessDenied(f"{words}", hint="this machine's clock is off: set it right", object=key)
-        if code.lower() in _DENIED:
-            return AccessDenied(f"{operation} of {place} at {self._where}: {_DENIED[code.lower()]}", object=key)
-        if code in ("PreconditionFailed", "ConditionalRequestConflict") or status == 412:
-            return PreconditionFailed(f"{self._name(key)} is already there", object=key)
-        if code in _MISSING or status == 404:
-            return self._missing(words, key)
-        if code in ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage") or status == 507:
-            return StoreFull(words, hint="make room, then run the same command again", object=key)
-        if code in _TEMPORARY or status >= 500 or status == 429:
-            return StoreUnavailable(words, hint=f"{self._where} is overloaded or has a fault", object=key)
-        return StorageError(words, object=key, code=code)
-
-    def _missing(self, words: str, key: str) -> KbrError:
-        if not key:
-            return StorageError(words, hint="check storage.bucket")
-        return ObjectMissing(f"{self._name(key)} is not there", object=key)
-
-
-class _S3Upload:
-    """One PUT, or parts."""
-
-    def __init__(self, store: S3Store, key: str, metadata: Mapping[str, str], part_bytes: int) -> None:
-        self._store = store
-        self._key = key
-        self._nonce = secrets.token_hex(8)
-        self._metadata = {**metadata, UPLOAD_NONCE: self._nonce}
-        self._part_bytes = part_bytes
-        self._buffer = bytearray()
-        self._size = 0
-        self._upload_id = ""
-        self._parts: list[dict[str, Any]] = []
-        self._flying: deque[tuple[int, Future[Any]]] = deque()
-        self._over = False
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._guard(lambda: self._write(data))
-
-    def commit(self) -> ObjectInfo:
-        info = self._guard(self._commit)
-        self._over = True
-        return info
-
-    def abort(self) -> None:
-        if self._over and not self._upload_id:
-            return
-        self._over = True
-        self._buffer = bytearray()
-        for _number, future in self._flying:
-            future.cancel()
-        if self._upload_id:
-            upload_id, self._upload_id = self._upload_id, ""
-            try:
-                self._store.call("abort_multipart_upload", self._key, UploadId=upload_id)
-            except KbrError:
-                # The error that led here is the one to tell; an upload left over holds no object.
-                return
-
-    def _guard(self, function: Callable[[], _T]) -> _T:
-        if self._over:
-            raise StorageError(f"the upload of {self._key} is over", object=self._key)
+    @staticmethod
+    def _run(filesystem: s3fs.S3FileSystem, coroutine: Any, timeout_s: float) -> Any:
+        """Run a coroutine on s3fs's event loop, from whatever thread this is; cancelled if this thread is interrupted."""
+        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, timeout_s), filesystem.loop)
         try:
-            return function()
-        except BaseException:
-            self.abort()
-            raise
+            return future.result()
+        finally:
+            future.cancel()
 
-    def _write(self, data: bytes | memoryview) -> None:
-        self._buffer += data
-        self._size += len(data)
-        while len(self._buffer) > self._next_part_bytes():
-            size = self._next_part_bytes()
-            part = bytes(memoryview(self._buffer)[:size])
-            del self._buffer[:size]
-            self._send(part)
 
-    def _next_part_bytes(self) -> int:
-        return self._part_bytes << ((len(self._parts) + len(self._flying)) // PARTS_PER_SIZE)
+async def _request(
+    filesystem: s3fs.S3FileSystem, operation: str, max_body_bytes: int | None, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Not call_s3: that drops arguments it doesn't know (IfNoneMatch, once) and makes other errors of botocore's."""
+    client = await filesystem.get_s3(arguments["Bucket"])
+    reply: dict[str, Any] = await getattr(client, operation)(**arguments)
+    if max_body_bytes is not None:
+        async with reply["Body"] as body:
+            size = reply.get("ContentLength")
+            if size is not None and size > max_body_bytes:
+                body.close()  # else the connection would be read to its end to be used again
+                raise BodyTooLarge(size)
+            data = await (body.read() if size is not None else body.read(max_body_bytes + 1))
+        if len(data) > max_body_bytes:
+            raise BodyTooLarge(len(data))
+        reply["Body"] = bytes(data)
+    return reply
 
-    def _send(self, part: bytes) -> None:
-        if not self._upload_id:
-            reply = self._store.call("create_multipart_upload", self._key, Metadata=self._metadata)
-            self._upload_id = reply["UploadId"]
-        while len(self._flying) >= PARTS_IN_FLIGHT:
-            self._land()
-        number = len(self._parts) + len(self._flying) + 1
-        self._flying.append(
-            (
-                number,
-                self._store.pool().submit(
-                    self._store.call,
-                    "upload_part",
-                    self._key,
-                    UploadId=self._upload_id,
-                    PartNumber=number,
-                    Body=part,
-                ),
-            )
+
+def _connector_args(silence_s: float) -> dict[str, Any]:
+    arguments = {"socket_factory": _socket_factory(silence_s)}
+    try:
+        s3fs.core.AioConfig(connector_args=arguments)
+    except botocore.exceptions.ParamValidationError:
+        return {}  # before aiobotocore 2.22: a peer that takes nothing is given up at the operation's deadline
+    return arguments
+
+
+def _socket_factory(silence_s: float) -> Callable[[Any], socket.socket]:
+    """Sockets that give up a peer that takes nothing for so long: read timeouts don't count while a body is sent."""
+
+    def make(address: Any) -> socket.socket:
+        made = socket.socket(family=address[0], type=address[1], proto=address[2])
+        made.setblocking(False)
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only
+        if option is not None:
+            made.setsockopt(socket.IPPROTO_TCP, option, max(1, int(silence_s * 1000)))
+        return made
+
+    return make
+
+
+def _failure(error: Exception, timeout_s: float) -> S3Failure:
+    """Whatever botocore, aiohttp or the system raised."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        answer = error.response.get("Error", {})
+        metadata = error.response.get("ResponseMetadata", {})
+        code = str(answer.get("Code", ""))
+        return S3Failure(
+            FailureKind.ANSWERED,
+            _one_line(answer.get("Message") or code),
+            code=code,
+            status=int(metadata.get("HTTPStatusCode", 0)),
+            server_time_ms=_server_time_ms(metadata.get("HTTPHeaders", {}).get("date", "")),
         )
-
-    def _land(self) -> None:
-        number, future = self._flying.popleft()
-        self._parts.append({"PartNumber": number, "ETag": future.result()["ETag"]})
-
-    def _commit(self) -> ObjectInfo:
-        if not self._upload_id:
-            self._store.call("put_object", self._key, Body=bytes(self._buffer), Metadata=self._metadata)
-        else:
-            if self._buffer:
-                self._send(bytes(self._buffer))
-            while self._flying:
-                self._land()
-            self._store.complete(self._key, self._upload_id, self._parts, self._nonce, self._size)
-            self._upload_id = ""
-        self._buffer = bytearray()
-        return self._store.checked(self._key, self._size)
+    if isinstance(error, _CREDENTIALS):
+        return S3Failure(FailureKind.CREDENTIALS, _one_line(error))
+    if isinstance(error, botocore.exceptions.SSLError):
+        return S3Failure(FailureKind.TLS, _root_reason(error))
+    if isinstance(error, _REQUEST):
+        return S3Failure(FailureKind.REQUEST, _one_line(error))
+    if isinstance(error, botocore.exceptions.ConnectTimeoutError):
+        return S3Failure(FailureKind.NO_ANSWER, "the connection was not accepted in time")
+    if isinstance(error, botocore.exceptions.ReadTimeoutError):
+        return S3Failure(FailureKind.NO_ANSWER, "no answer in time")
+    if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+        return S3Failure(FailureKind.NO_ANSWER, f"no answer in {timeout_s:.0f} s")
+    return S3Failure(FailureKind.NO_ANSWER, _root_reason(error))
 
 
-def _sync(filesystem: s3fs.S3FileSystem, function: Callable[[], Any]) -> bytes:
-    """Run a coroutine function on s3fs's event loop, from whatever thread this is."""
-    from fsspec.asyn import sync
-
-    return bytes(sync(filesystem.loop, function))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _code(error: BaseException) -> str:
-    """S3's code of an error, empty for others."""
-    if not isinstance(error, botocore.exceptions.ClientError):
-        return ""
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _root_reason(error: BaseException) -> str:
+    """What the system said, without the request's URL around it: 'connection refused', a certificate's fault."""
+    found: BaseException | None = error
+    while found is not None:
+        system = found if isinstance(found, OSError) else getattr(found, "os_error", None)
+        if isinstance(system, OSError) and (system.strerror or system.args):
+            reason = _one_line(system.strerror or system)
+            if not reason.startswith("Cannot connect"):
+                return reason
+        carried = getattr(found, "kwargs", {}).get("error")
+        found = found.__cause__ or found.__context__ or (carried if isinstance(carried, BaseException) else None)
+    return _one_line(error)
 
 
-def _words(error: BaseException) -> str:
-    if isinstance(error, botocore.exceptions.EndpointConnectionError):
-        return "could not connect"  # its own words are the whole request's URL
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
+def _one_line(words: object) -> str:
+    text = " ".join(str(words).split())
+    return text[:300] or type(words).__name__
+
+
+def _server_time_ms(date: str) -> int | None:
+    try:
+        return int(parsedate_to_datetime(date).timestamp() * 1000)
+    except (TypeError, ValueError):
+        return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping
 
 from kbr.errors import ObjectMissing, PreconditionFailed, StorageError
-from kbr.storage.base import NO_METADATA, ObjectInfo, check_key
+from kbr.storage.base import NO_METADATA, ObjectInfo, StoreProperties, check_key, check_prefix, check_range
+from kbr.timing import SYSTEM_CLOCK, Clock
 
 __all__ = ["MemoryStore"]
 
@@ -18,8 +18,9 @@ _shared_lock = threading.Lock()
 class MemoryStore:
     """Objects in a dict. Thread-safe."""
 
-    def __init__(self, url: str = "memory://") -> None:
-        self.url = url
+    def __init__(self, url: str = "memory://", *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._url = url
+        self._clock = clock
         self._objects: dict[str, tuple[bytes, ObjectInfo]] = {}
         self._lock = threading.Lock()
 
@@ -29,11 +30,22 @@ class MemoryStore:
         with _shared_lock:
             return _shared.setdefault(url, cls(url))
 
+    @property
+    def url(self) -> str:
+        """memory://name."""
+        return self._url
+
+    @property
+    def properties(self) -> StoreProperties:
+        return StoreProperties(
+            name="memory", honours_if_absent=True, replaces_whole=True, is_durable=False, keeps_metadata=True
+        )
+
     def put(
         self, key: str, data: bytes, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
     ) -> ObjectInfo:
         info = ObjectInfo(
-            key=check_key(key), size_bytes=len(data), modified_at_ms=time.time_ns() // 1_000_000, metadata=dict(metadata)
+            key=check_key(key), size_bytes=len(data), modified_at_ms=self._clock.now_ms(), metadata=dict(metadata)
         )
         with self._lock:
             if if_absent and key in self._objects:
@@ -51,6 +63,7 @@ class MemoryStore:
         return data
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
+        check_range(key, start, length)
         data, _info = self._find(key)
         part = data[start : start + length]
         if len(part) != length:
@@ -61,6 +74,7 @@ class MemoryStore:
         return self._find(key)[1]
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        check_prefix(prefix)
         with self._lock:
             found = sorted(key for key in self._objects if key.startswith(prefix))
             infos = [self._objects[key][1] for key in found]
@@ -97,7 +111,11 @@ class _MemoryUpload:
     def write(self, data: bytes | memoryview) -> None:
         if not self._open:
             raise StorageError(f"the upload of {self._key} is over", object=self._key)
-        self._pieces.append(bytes(data))
+        try:
+            self._pieces.append(bytes(memoryview(data)))
+        except BaseException:
+            self.abort()
+            raise
 
     def commit(self) -> ObjectInfo:
         if not self._open:

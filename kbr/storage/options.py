@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["StorageOptions"]
+from kbr.errors import ConfigError
+
+__all__ = ["StorageOptions", "without_secrets"]
+
+_USER_INFO = re.compile(r"(?<=://)[^/@]*@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,10 +22,15 @@ class StorageOptions:
             filesystem that fsspec knows.
         endpoint_url, region, access_key, secret_key, session_token, ca_bundle, path_style: for S3; what is None
             is found as boto does.
+        extra: for the other filesystems of fsspec: what their constructors take.
         deadline_s: how long one operation is tried again after temporary errors.
         check_deadline_s: the same for check(), so that a wrong address is told soon.
-        connect_timeout_s, read_timeout_s: of one request.
-        part_bytes: an S3 object up to this size is one PUT, a larger one goes in parts of it.
+        connect_timeout_s: for one connection.
+        read_timeout_s: how long the other side may be silent, or take nothing, before a request counts as lost.
+        part_bytes: an S3 object up to this size is one PUT, a larger one goes in parts of it; at least 5 MiB.
+
+    Raises:
+        ConfigError: the endpoint holds a password, which would show in messages.
     """
 
     url: str
@@ -30,8 +41,27 @@ class StorageOptions:
     session_token: str | None = field(default=None, repr=False)
     ca_bundle: str | None = None
     path_style: bool = False
+    extra: Mapping[str, object] = field(default_factory=dict, repr=False)
     deadline_s: float = 900.0
     check_deadline_s: float = 20.0
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
     part_bytes: int = 16 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if self.endpoint_url is not None and "@" in self.endpoint_url:
+            raise ConfigError(
+                "the storage endpoint holds a user name or password",
+                hint="set storage.access_key and storage.secret_key instead",
+            )
+
+    def __repr__(self) -> str:
+        return f"StorageOptions(url={without_secrets(self.url)!r}, endpoint_url={self.endpoint_url!r})"
+
+
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown: without user, password and query."""
+    scheme, separator, _rest = url.partition("://")
+    if not separator or scheme == "file":
+        return url
+    return _USER_INFO.sub("", url).partition("?")[0]

@@ -1,0 +1,354 @@
+"""Any filesystem of fsspec as a store, as well as that filesystem can. Knows no library: it is given a filesystem.
+
+kbr.storage.fsspec_store makes the filesystem of a URL.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from kbr.errors import (
+    AccessDenied,
+    KbrError,
+    ObjectMissing,
+    PreconditionFailed,
+    StorageError,
+    StoreFull,
+    StoreUnavailable,
+)
+from kbr.storage.base import (
+    NO_METADATA,
+    ObjectInfo,
+    StoreProperties,
+    Upload,
+    check_key,
+    check_prefix,
+    check_range,
+    is_key,
+)
+from kbr.storage.options import StorageOptions, without_secrets
+from kbr.storage.retry import Retry
+from kbr.timing import SYSTEM_CLOCK, Backoff, Clock
+
+__all__ = ["FilesystemStore"]
+
+_T = TypeVar("_T")
+
+#: Filesystems whose write of a whole object is one PUT: it appears whole or not at all.
+_OBJECT_STORES = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "ocilake", "oss", "tos"})
+#: Beginning of names that are being written, on the others.
+_TEMPORARY = ".kbr-tmp-"
+#: Where filesystems keep the time of the last change.
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+_PERMANENT = (
+    FileExistsError,
+    ImportError,
+    IsADirectoryError,
+    LookupError,
+    NotADirectoryError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+_PERMANENT_NUMBERS = frozenset({errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY})
+
+
+class FilesystemStore:
+    """Objects on any filesystem that fsspec knows, as well as that one can. Thread-safe if the filesystem is.
+
+    On object stores an object is written at once; elsewhere into a temp file that is renamed (or copied, where
+    that is all it can), which is as atomic and as durable as that filesystem makes it. An upload is collected on the local disk until its commit.
+
+    Args:
+        filesystem: one of fsspec's, without a listing cache.
+        root: what the filesystem calls the place of ``options.url``.
+    """
+
+    def __init__(
+        self,
+        options: StorageOptions,
+        filesystem: Any,
+        root: str,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._url = without_secrets(options.url).rstrip("/")
+        self._check_deadline_s = options.check_deadline_s
+        self._filesystem = filesystem
+        self._root = root.rstrip("/")
+        protocol = filesystem.protocol
+        self._protocols = frozenset((protocol,) if isinstance(protocol, str) else protocol)
+        # fsspec's own mv() copies; a filesystem that has its own renames
+        self._renames = any(
+            "mv" in vars(kind)
+            for kind in type(filesystem).__mro__
+            if kind.__module__ not in ("fsspec.spec", "fsspec.asyn")
+        )
+        self._retry = Retry(deadline_s=options.deadline_s, translate=self._translate, clock=clock, backoff=backoff)
+
+    @property
+    def url(self) -> str:
+        """The root, without user and password."""
+        return self._url
+
+    @property
+    def properties(self) -> StoreProperties:
+        whole = self._is_object_store
+        return StoreProperties(
+            name="/".join(sorted(self._protocols)),
+            honours_if_absent=None if whole else False,
+            replaces_whole=whole or self._renames,
+            is_durable=whole and "memory" not in self._protocols,
+            keeps_metadata=False,
+        )
+
+    def put(
+        self, key: str, data: bytes, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
+    ) -> ObjectInfo:
+        """See ObjectStore; metadata is not kept, as fsspec has no common way."""
+        path = self._path(key)
+        self._call(lambda: self._put(key, path, data, if_absent=if_absent), "put", key)
+        return self._checked(key, len(data))
+
+    def open_upload(self, key: str, *, metadata: Mapping[str, str] = NO_METADATA) -> Upload:
+        return _SpooledUpload(self, check_key(key))
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        path = self._path(key)
+
+        def attempt() -> bytes:
+            size = self._info(key).size_bytes
+            # one byte more than may come: it may be replaced by a larger one in between
+            data = bytes(self._filesystem.cat_file(path, start=0, end=max_bytes + 1)) if size else b""
+            if max(size, len(data)) > max_bytes:
+                raise StorageError(
+                    f"{self.name(key)} has {size} bytes, more than the {max_bytes} that are expected", object=key
+                )
+            return data
+
+        return self._call(attempt, "get", key)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        check_range(key, start, length)
+        path = self._path(key)
+
+        def attempt() -> bytes:
+            size = self._info(key).size_bytes
+            if size < start + length:
+                raise StorageError(f"{self.name(key)} ends at byte {size}, before {start + length}", object=key)
+            data = bytes(self._filesystem.cat_file(path, start=start, end=start + length)) if length else b""
+            if len(data) != length:
+                raise StoreUnavailable(f"read of {self.name(key)}: {len(data)} of {length} bytes came", object=key)
+            return data
+
+        return self._call(attempt, "read", key)
+
+    def head(self, key: str) -> ObjectInfo:
+        check_key(key)
+        return self._call(lambda: self._info(key), "head", key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        check_prefix(prefix)
+        folder = self._root + "/" + prefix.rpartition("/")[0]
+        entries = self._call(lambda: self._find(folder.rstrip("/")), "list", prefix)
+        cut = len(self._root) + 1
+        found = [self._to_info(name[cut:], entry) for name, entry in entries.items()]
+        found = [info for info in found if info.key.startswith(prefix) and self._is_object(info.key)]
+        return iter(sorted(found, key=lambda info: info.key))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+
+        def attempt() -> None:
+            try:
+                self._filesystem.rm_file(path)
+            except FileNotFoundError:
+                return
+
+        self._call(attempt, "delete", key)
+
+    def check(self) -> None:
+        def attempt() -> None:
+            try:
+                self._filesystem.ls(self._root or "/", detail=False)
+            except FileNotFoundError:
+                return  # it is made with the first object
+
+        self._call(attempt, "list", "", deadline_s=self._check_deadline_s)
+
+    def close(self) -> None:
+        return None
+
+    # -- for uploads ----------------------------------------------------------------------
+
+    def put_file(self, key: str, local: str, size: int) -> ObjectInfo:
+        """Store a local file."""
+        path = self._path(key)
+        self._call(lambda: self._place(path, lambda target: self._filesystem.put_file(local, target)), "put", key)
+        return self._checked(key, size)
+
+    def name(self, key: str) -> str:
+        """An object's full name, for messages."""
+        return f"{self._url}/{key}"
+
+    # -- inner ----------------------------------------------------------------------------
+
+    @property
+    def _is_object_store(self) -> bool:
+        return bool(self._protocols & _OBJECT_STORES)
+
+    def _path(self, key: str) -> str:
+        check_key(key)
+        if not self._is_object(key):
+            raise StorageError(f"{key}: the last part of a key can't begin with {_TEMPORARY}", object=key)
+        return f"{self._root}/{key}"
+
+    def _is_object(self, key: str) -> bool:
+        return is_key(key) and not key.rpartition("/")[2].startswith(_TEMPORARY)
+
+    def _call(self, function: Callable[[], _T], operation: str, key: str, *, deadline_s: float | None = None) -> _T:
+        return self._retry.call(lambda _deadline: function(), operation, key, deadline_s=deadline_s)
+
+    def _put(self, key: str, path: str, data: bytes, *, if_absent: bool) -> None:
+        if if_absent and self._filesystem.exists(path):
+            raise PreconditionFailed(f"{self.name(key)} is already there", object=key)
+        if if_absent and self._is_object_store:
+            try:
+                self._filesystem.pipe_file(path, data, mode="create")
+            except FileExistsError as error:
+                raise PreconditionFailed(f"{self.name(key)} is already there", object=key) from error
+            except (NotImplementedError, TypeError):  # that filesystem has no such mode
+                self._filesystem.pipe_file(path, data)
+            return
+        self._place(path, lambda target: self._filesystem.pipe_file(target, data))
+
+    def _place(self, path: str, write: Callable[[str], object]) -> None:
+        """Make an object appear whole, as well as the filesystem can."""
+        if self._is_object_store:
+            write(path)
+            return
+        folder, _, _ = path.rpartition("/")
+        self._filesystem.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/{_TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            write(temporary)
+            if self._renames:
+                self._filesystem.mv(temporary, path)
+            else:  # not fsspec's own mv(), which takes a star in a name for a pattern
+                self._filesystem.cp_file(temporary, path)
+                self._filesystem.rm_file(temporary)
+        except BaseException:
+            if self._filesystem.exists(temporary):
+                self._filesystem.rm_file(temporary)
+            raise
+
+    def _find(self, folder: str) -> dict[str, dict[str, Any]]:
+        self._filesystem.invalidate_cache()
+        try:
+            found: dict[str, dict[str, Any]] = self._filesystem.find(folder, detail=True)
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def _info(self, key: str) -> ObjectInfo:
+        self._filesystem.invalidate_cache()
+        entry = self._filesystem.info(self._path(key))
+        if entry.get("type") != "file":
+            raise ObjectMissing(f"{self.name(key)} is not there", object=key)
+        return self._to_info(key, entry)
+
+    @staticmethod
+    def _to_info(key: str, entry: Mapping[str, Any]) -> ObjectInfo:
+        moment = next((entry[name] for name in _TIMES if entry.get(name) is not None), None)
+        if isinstance(moment, str):
+            moment = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        if isinstance(moment, datetime):
+            moment = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        return ObjectInfo(
+            key=key,
+            size_bytes=int(entry["size"]),
+            modified_at_ms=int(moment * 1000) if isinstance(moment, (int, float)) else None,
+        )
+
+    def _checked(self, key: str, size: int) -> ObjectInfo:
+        info = self.head(key)
+        if info.size_bytes != size:
+            raise StorageError(f"{self.name(key)} has {info.size_bytes} bytes after {size} were written", object=key)
+        return info
+
+    def _translate(self, error: Exception, operation: str, key: str) -> KbrError:
+        """Whatever a filesystem raises: only the network's and the system's errors can get better."""
+        words = f"{operation} of {self.name(key)}: {_one_line(error)}"
+        if isinstance(error, FileNotFoundError) or (
+            operation in ("get", "read", "head") and isinstance(error, (NotADirectoryError, IsADirectoryError))
+        ):
+            return ObjectMissing(f"{self.name(key)} is not there", object=key)
+        if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
+            return AccessDenied(words, hint="check the credentials and rights", object=key)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StoreFull(words, hint="make room, then run the same command again", object=key)
+        if isinstance(error, _PERMANENT) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
+            return StorageError(
+                f"{operation} of {self.name(key)}: {type(error).__name__}: {_one_line(error)}", object=key
+            )
+        return StoreUnavailable(words, hint=f"check that {self._url} can be reached from here", object=key)
+
+
+class _SpooledUpload:
+    """Pieces on the local disk until they are put."""
+
+    def __init__(self, store: FilesystemStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._size = 0
+        self._file: Any = None
+        self._over = False
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._require_open()
+        try:
+            if self._file is None:
+                self._file = tempfile.NamedTemporaryFile(prefix="kbr-upload-", buffering=0)  # noqa: SIM115  (see abort)
+            view = memoryview(data).cast("B")
+            self._size += len(view)
+            while view:
+                view = view[self._file.write(view) :]
+        except BaseException as error:
+            self.abort()
+            if not isinstance(error, OSError):
+                raise
+            kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+            raise kind(
+                f"collecting {self._key} in {tempfile.gettempdir()}: {error.strerror}",
+                hint="point TMPDIR to a disk with room",
+                object=self._key,
+            ) from error
+
+    def commit(self) -> ObjectInfo:
+        self._require_open()
+        try:
+            if self._file is None:
+                return self._store.put(self._key, b"")
+            return self._store.put_file(self._key, self._file.name, self._size)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        self._over = True
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _require_open(self) -> None:
+        if self._over:
+            raise StorageError(f"the upload of {self._key} is over", object=self._key)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
