@@ -58,7 +58,12 @@ _RETRIED = frozenset(
         KafkaError.REPLICA_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.OFFSET_NOT_AVAILABLE,
+        # broker and client have not heard of the same election yet
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
         KafkaError._UNKNOWN_PARTITION,
+        # "No leaders found": none of the partitions that were asked for has one
+        KafkaError._NOENT,
     }
 )
 _UNREACHABLE = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE})
@@ -233,14 +238,15 @@ class Cluster:
     ) -> dict[TopicPartition, PartitionOffsets | KbrError]:
         """Offsets of every partition, or why they can't be had (after retries, within the deadline).
 
-        The high watermark is asked for before the last stable offset's, so neither end is above it by chance.
+        The last stable offset is asked for before the high watermark, so it is never above it by chance.
         """
         committed = isolation_level == "read_committed"
-        starts = self._list_offsets(partitions, _EARLIEST, IsolationLevel.READ_UNCOMMITTED)
+        deadline = Deadline(self._deadline_s, clock=self._clock)
+        starts = self._list_offsets(partitions, _EARLIEST, IsolationLevel.READ_UNCOMMITTED, deadline)
         ends = (
-            self._list_offsets(partitions, _LATEST, IsolationLevel.READ_COMMITTED) if committed else None
+            self._list_offsets(partitions, _LATEST, IsolationLevel.READ_COMMITTED, deadline) if committed else None
         )
-        marks = self._list_offsets(partitions, _LATEST, IsolationLevel.READ_UNCOMMITTED)
+        marks = self._list_offsets(partitions, _LATEST, IsolationLevel.READ_UNCOMMITTED, deadline)
         found: dict[TopicPartition, PartitionOffsets | KbrError] = {}
         for key in partitions:
             start, mark = starts[key], marks[key]
@@ -256,9 +262,8 @@ class Cluster:
         return found
 
     def _list_offsets(
-        self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel
+        self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel, deadline: Deadline
     ) -> dict[TopicPartition, int | KbrError]:
-        deadline = Deadline(self._deadline_s, clock=self._clock)
         found: dict[TopicPartition, int | KbrError] = {}
         wanted = list(partitions)
         for delay in Backoff(base_s=0.1, cap_s=2.0).delays():

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka import TopicPartition as ClientTopicPartition
 
-from kbr.errors import ClusterUnavailable, KbrError
+from kbr.errors import ClusterUnavailable, KbrError, TopicMissing
 from kbr.kafka.cluster import Cluster, PartitionOffsets
 from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition, TopicSpec
@@ -59,6 +60,36 @@ def test_a_partition_that_is_not_there_is_an_error_of_its_own(kafka: KafkaHarnes
         found = cluster.offsets(keys, "read_committed")
     assert isinstance(found[keys[0]], PartitionOffsets)
     assert isinstance(found[keys[1]], KbrError)
+
+
+def test_a_topic_that_is_not_there_is_named(kafka: KafkaHarness) -> None:
+    name = kafka.topic_name("no-such-topic")
+    key = TopicPartition(name, 0)
+    with Cluster(ClientSettings(bootstrap_servers=(kafka.bootstrap,)), deadline_s=2) as cluster:
+        with pytest.raises(TopicMissing, match=name):
+            cluster.describe_topics([name])
+        (found,) = cluster.offsets([key], "read_committed").values()
+    assert isinstance(found, KbrError)
+    assert name in str(found)
+    assert not kafka.topic_exists(name), "asking must not make it"
+
+
+def test_who_the_cluster_is(kafka: KafkaHarness, cluster: Cluster) -> None:
+    info = cluster.info()
+    assert info.cluster_id == kafka.admin.list_topics(timeout=10).cluster_id
+    assert info.brokers == (kafka.bootstrap,)
+
+
+def test_offsets_start_where_old_records_were_deleted(kafka: KafkaHarness, cluster: Cluster) -> None:
+    name = kafka.create_topic("deleted-records", 2)
+    send(kafka.producer(), name, [{"value": b"x", "partition": 1} for _ in range(10)])
+    for future in kafka.admin.delete_records([ClientTopicPartition(name, 1, 4)]).values():
+        future.result(30)
+    keys = [TopicPartition(name, 1), TopicPartition(name, 0)]
+    assert cluster.offsets(keys, "read_committed") == {
+        keys[0]: PartitionOffsets(log_start=4, end_offset=10, high_watermark=10),
+        keys[1]: PartitionOffsets(log_start=0, end_offset=0, high_watermark=0),
+    }
 
 
 def test_a_replication_factor_beyond_the_brokers_is_lowered_and_said(kafka: KafkaHarness, cluster: Cluster) -> None:

@@ -92,3 +92,26 @@ def test_what_a_reader_may_hold_stays_within_its_budget(memory_bytes: int, parti
     assert overhead <= memory_bytes
     assert int(found["message.max.bytes"]) <= answer
     assert int(found["fetch.message.max.bytes"]) <= answer
+
+
+@pytest.mark.parametrize("memory_bytes", [8 << 20, 64 << 20, 1 << 30])
+def test_what_a_writer_may_hold_stays_within_its_budget(memory_bytes: int) -> None:
+    found = producer_properties(_settings(), memory_bytes=memory_bytes, compression="lz4", batch_bytes=900_000)
+    assert int(found["queue.buffering.max.kbytes"]) * 1024 <= memory_bytes
+    assert int(found["queue.buffering.max.messages"]) * 350 <= memory_bytes
+    assert int(found["batch.size"]) == 900_000
+
+
+@pytest.mark.parametrize("make", [admin_properties, _consumer, _producer])
+def test_every_client_is_told_how_to_get_in(make) -> None:
+    found = make(_settings())
+    assert found["bootstrap.servers"] == "a:1,b:2"
+    assert (found["security.protocol"], found["sasl.mechanism"]) == ("SASL_SSL", "PLAIN")
+    assert (found["sasl.username"], found["sasl.password"], found["ssl.key.password"]) == ("me", SECRET, SECRET)
+
+
+def test_a_refused_property_does_not_show_its_value() -> None:
+    settings = ClientSettings(bootstrap_servers=("a:1",), client={"isolation.level": SECRET})
+    with pytest.raises(ConfigError) as caught:
+        admin_properties(settings)
+    assert SECRET not in f"{caught.value} {caught.value.hint} {caught.value.context}"
