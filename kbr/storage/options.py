@@ -41,7 +41,8 @@ class StorageOptions:
     session_token: str | None = field(default=None, repr=False)
     ca_bundle: str | None = None
     path_style: bool = False
-    extra: Mapping[str, object] = field(default_factory=dict, repr=False)
+    # not part of the hash, as a mapping has none: workers keep one store per options
+    extra: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
     deadline_s: float = 900.0
     check_deadline_s: float = 20.0
     connect_timeout_s: float = 10.0

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from kbr.errors import AccessDenied, StorageError, StoreUnavailable
+from kbr.storage.options import StorageOptions
 from kbr.storage.retry import Retry
 from kbr.timing import Deadline
 from tests.support.clocks import FakeClock
@@ -113,3 +114,9 @@ def test_the_library_s_error_is_the_cause() -> None:
     with pytest.raises(StorageError) as caught:
         _retry(FakeClock()).call(refused, "put", "key")
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_options_can_be_the_key_of_an_open_store() -> None:
+    options = StorageOptions(url="/a", extra={"token": "x"})
+    assert hash(options) == hash(StorageOptions(url="/a", extra={"token": "x"}))
+    assert options != StorageOptions(url="/a", extra={"token": "y"})
