@@ -176,6 +176,9 @@ def _translate_answer(failure: S3Failure, place: Place, words: str, now_ms: int)
         return AccessDenied(
             f"{place.operation} of {place.name} at {place.endpoint}: {reason}", hint=hint, object=place.key
         )
+    # before the status: Ceph answers a quota with 403
+    if code in _FULL or failure.status == 507:
+        return StoreFull(words, hint="make room, then run the same command again", object=place.key)
     if code in _FORBIDDEN or failure.status in (401, 403):
         return AccessDenied(words, hint="check the credentials, and their rights on the bucket", object=place.key)
     if code in _TEMPORARY:
@@ -190,8 +193,6 @@ def _translate_answer(failure: S3Failure, place: Place, words: str, now_ms: int)
         )
     if code in _MISSING and place.key:
         return ObjectMissing(f"{place.name} is not there", object=place.key)
-    if code in _FULL or failure.status == 507:
-        return StoreFull(words, hint="make room, then run the same command again", object=place.key)
     if code in _REGION or failure.status == 301:
         return StorageError(
             words, hint="the bucket is in another region: check storage.region and storage.endpoint", object=place.key
