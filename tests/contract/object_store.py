@@ -146,6 +146,8 @@ class ObjectStoreConformance:
         upload.commit()
         with pytest.raises(StorageError):
             upload.write(b"more")
+        with pytest.raises(StorageError):
+            upload.commit()
         upload.abort()
         assert store.get("up", max_bytes=1) == b"x"
 
@@ -199,6 +201,7 @@ class ObjectStoreConformance:
             lambda: store.put(key, b""),
             lambda: store.open_upload(key),
             lambda: store.get(key, max_bytes=1),
+            lambda: store.read_range(key, 0, 1),
             lambda: store.head(key),
             lambda: store.delete(key),
         ]

@@ -28,7 +28,13 @@ def test_objects_and_folders_are_private(tmp_path: Path) -> None:
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EROFS, AccessDenied), (errno.EIO, StorageError)],
+    [
+        (errno.ENOSPC, StoreFull),
+        (errno.EDQUOT, StoreFull),
+        (errno.EROFS, AccessDenied),
+        (errno.EACCES, AccessDenied),
+        (errno.EIO, StorageError),
+    ],
 )
 def test_a_failing_disk_leaves_no_object_and_no_temp_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, kind: type[KbrError]
