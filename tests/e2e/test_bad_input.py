@@ -79,7 +79,7 @@ def test_wrong_keys_are_denied_and_never_shown(kafka: KafkaHarness, topic: str, 
 def test_an_unreachable_store_ends_with_exit_5(kafka: KafkaHarness, topic: str, s3) -> None:
     env = {**s3.env, "KBR_STORAGE_ENDPOINT": f"http://127.0.0.1:{free_port()}", "KBR_STORAGE_DEADLINE_MS": "1000"}
     done = run_kbr("list", "--storage", "s3://bucket/p", env=env)
-    _refused(done, 5, "could not connect")
+    _refused(done, 5, "127.0.0.1", "can be reached from here")
 
 
 def test_an_unknown_config_key_names_line_and_nearest_key(tmp_path: Path) -> None:
