@@ -179,7 +179,7 @@ def _connector_args(silence_s: float) -> dict[str, Any]:
     try:
         s3fs.core.AioConfig(connector_args=arguments)
     except botocore.exceptions.ParamValidationError:
-        return {}  # aiobotocore 2: a peer that takes nothing is given up at the deadline only
+        return {}  # an older aiobotocore: a peer that takes nothing is given up at the deadline only
     return arguments
 
 
