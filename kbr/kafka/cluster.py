@@ -1,22 +1,19 @@
 """A cluster's facts, and the few changes a restore makes: topics, ids, configs, offsets.
 
-Every call is batched in requests of bounded size and has a deadline. What librdkafka says about its
-connections is kept and used to explain a time-out; it prints nothing itself.
+Every call is batched in requests of bounded size and has a deadline; how the client is opened and its failures
+explained is kbr.kafka.admin's.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import IsolationLevel, KafkaError, TopicCollection
 from confluent_kafka import TopicPartition as ClientTopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its __init__ re-exports without __all__
-    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -26,27 +23,28 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its __init_
     ResourceType,
 )
 
-from kbr.errors import AuthenticationFailed, ClusterError, ClusterUnavailable, ConfigError, KbrError
-from kbr.kafka.settings import ClientSettings, admin_properties
-from kbr.kafka.translate import translate
+from kbr.errors import AuthenticationFailed, ClusterError, ClusterUnavailable, KbrError, TopicMissing
+from kbr.kafka.admin import AdminSession
+from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition, TopicSpec
-from kbr.telemetry.logs import explain
 from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
 __all__ = ["Cluster", "ClusterInfo", "PartitionOffsets"]
 
 _T = TypeVar("_T")
 
-#: Topics in one describe request, partitions in one offsets request: keeps requests and answers of
-#: a cluster with 200,000 partitions at a few MB.
+#: Topics in one request: keeps requests and answers of a cluster with 200,000 partitions at a few MB.
 TOPICS_PER_REQUEST = 500
-PARTITIONS_PER_REQUEST = 5000
-#: How long a cluster of which no broker answers is tried, seconds: a wrong address is told soon.
-CONNECT_DEADLINE_S = 15.0
-#: What librdkafka's mock cluster calls itself (rdkafka_mock.c, rd_kafka_mock_cluster_new).
-MOCK_CLUSTER_PREFIX = "mockCluster"
-#: How long a call may take that only looks, seconds, when the whole deadline is longer.
-REQUEST_TIMEOUT_S = 30.0
+#: Partitions in one ListOffsets. librdkafka merges its answers in quadratic time (rdkafka_admin.c,
+#: rd_kafka_ListOffsets_response_merge): 6,000 partitions took 0.13 s in requests of 1,000, 0.75 s in two of 5,000.
+PARTITIONS_PER_REQUEST = 1000
+#: Partitions in one CreateTopics; a KRaft controller refuses more than 10,000 (ReplicationControlManager).
+NEW_PARTITIONS_PER_REQUEST = 5000
+#: How long the leaders of a request's partitions may take to tell offsets before others are asked for, seconds.
+#: Longer than it takes a cluster to notice that a broker hangs (broker.session.timeout.ms, 9 s).
+OFFSETS_TIMEOUT_S = 10.0
+#: The replication factor that means the cluster's own default (KIP-464).
+DEFAULT_REPLICATION = -1
 
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # confluent_kafka has no types there
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the same
@@ -58,15 +56,18 @@ _RETRIED = frozenset(
         KafkaError.REPLICA_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.KAFKA_STORAGE_ERROR,
         # broker and client have not heard of the same election yet
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError._UNKNOWN_PARTITION,
         # "No leaders found": none of the partitions that were asked for has one
         KafkaError._NOENT,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError.REQUEST_TIMED_OUT,
     }
 )
-_UNREACHABLE = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE})
 _UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION, KafkaError._NOT_IMPLEMENTED})
 
 
@@ -93,22 +94,6 @@ class PartitionOffsets:
     end_offset: int
 
 
-class _ClientLog(logging.Handler):
-    """Keeps what the client said about its connections."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cause = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.note(record.getMessage())
-
-    def note(self, text: str) -> None:
-        broker, reason, check = explain(text)
-        if reason and (not self.cause or broker):
-            self.cause = f"{reason} ({broker}; {check})" if broker else f"{reason} ({check})"
-
-
 class Cluster:
     """One cluster; a context manager.
 
@@ -121,40 +106,28 @@ class Cluster:
     """
 
     def __init__(self, settings: ClientSettings, *, deadline_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._servers = ",".join(settings.bootstrap_servers)
         self._deadline_s = deadline_s
         self._clock = clock
-        self._properties = admin_properties(settings)
-        self._log = _ClientLog()
-        self._admin: AdminClient | None = None
+        self._session = AdminSession(settings, deadline_s=deadline_s, clock=clock)
 
     def __enter__(self) -> Cluster:
-        logger = logging.Logger("kbr.kafka.client")  # noqa: LOG001  (private to this client, never shown)
-        logger.addHandler(self._log)
-        properties: dict[str, Any] = {**self._properties, "error_cb": lambda error: self._log.note(error.str())}
-        try:
-            self._admin = AdminClient(properties, logger=logger)
-        except KafkaException as error:
-            raise ConfigError(
-                f"librdkafka refused the client settings: {error.args[0].str()}",
-                hint="check security and client in the configuration",
-            ) from error
+        self._session.open()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._admin = None
+        self._session.close()
 
     # -- looking --------------------------------------------------------------------------
 
     def info(self) -> ClusterInfo:
         """Cluster id and brokers."""
-        metadata = self._metadata()
+        metadata = self._session.metadata()
         brokers = sorted(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values())
         return ClusterInfo(cluster_id=metadata.cluster_id or "", brokers=tuple(brokers))
 
     def topics(self) -> list[tuple[str, bool, int]]:
         """(name, is internal, partition count) of every topic that the user may see."""
-        found = self._metadata().topics
+        found = self._session.metadata().topics
         return sorted((name, name.startswith("__"), len(topic.partitions)) for name, topic in found.items())
 
     def describe_topics(self, names: Sequence[str]) -> dict[str, TopicSpec]:
@@ -165,16 +138,22 @@ class Cluster:
         Raises:
             TopicMissing: one is gone.
         """
+        session = self._session
+        if session.is_mock():
+            return self._specs_from_metadata(names, {})
         configs = self.topic_configs(names, include_defaults=False)
         specs: dict[str, TopicSpec] = {}
-        if self._is_mock():
-            return self._specs_from_metadata(names, configs)
-        for part in _chunks(names, TOPICS_PER_REQUEST):
+        for part in _chunks(_once(names), TOPICS_PER_REQUEST):
+            wanted = TopicCollection(list(part))
             try:
-                futures = self._client.describe_topics(
-                    TopicCollection(list(part)), request_timeout=self._request_timeout
+                futures = session.call(
+                    partial(session.client.describe_topics, wanted, request_timeout=session.request_timeout_s),
+                    "describing topics",
                 )
-                described = {name: self._result(future, f"describing topic {name}") for name, future in futures.items()}
+                described = {
+                    name: session.result(future, f"describing topic {name}", right=f"Describe on topic {name}")
+                    for name, future in futures.items()
+                }
             except ClusterError as error:
                 if error.context.get("kafka_code") not in _UNSUPPORTED:
                     raise
@@ -195,29 +174,36 @@ class Cluster:
     def _specs_from_metadata(
         self, names: Iterable[str], configs: Mapping[str, Mapping[str, str]]
     ) -> dict[str, TopicSpec]:
-        topics = self._metadata().topics
-        return {
-            name: TopicSpec(
+        topics = self._session.metadata().topics
+        specs = {}
+        for name in names:
+            topic = topics.get(name)
+            if topic is None or not topic.partitions:
+                raise TopicMissing(f"describing topic {name}: there is no such topic", hint="check the topic's name")
+            specs[name] = TopicSpec(
                 name=name,
-                partition_count=len(topics[name].partitions),
-                replication_factor=max((len(one.replicas) for one in topics[name].partitions.values()), default=1),
+                partition_count=len(topic.partitions),
+                replication_factor=max(len(one.replicas) for one in topic.partitions.values()),
                 configs=configs.get(name),
                 is_internal=name.startswith("__"),
             )
-            for name in names
-        }
+        return specs
 
     def topic_configs(self, names: Sequence[str], *, include_defaults: bool) -> dict[str, dict[str, str]]:
         """Configs by topic; sensitive ones are left out. A topic is absent where the cluster can't tell."""
+        session = self._session
         found: dict[str, dict[str, str]] = {}
-        if self._is_mock():
+        if session.is_mock():
             return found
-        for part in _chunks(names, TOPICS_PER_REQUEST):
+        for part in _chunks(_once(names), TOPICS_PER_REQUEST):
             resources = [ConfigResource(ResourceType.TOPIC, name) for name in part]
-            futures = self._client.describe_configs(resources, request_timeout=self._request_timeout)
+            futures = session.call(
+                partial(session.client.describe_configs, resources, request_timeout=session.request_timeout_s),
+                "reading topic configs",
+            )
             for resource, future in futures.items():
                 try:
-                    entries = self._result(
+                    entries = session.result(
                         future, f"reading configs of topic {resource.name}", right=f"DescribeConfigs on topic {resource.name}"
                     )
                 except ClusterError as error:
@@ -239,21 +225,26 @@ class Cluster:
         """Offsets of every partition, or why they can't be had (after retries, within the deadline).
 
         The last stable offset is asked for before the high watermark, so it is never above it by chance.
+
+        Raises:
+            ClusterUnavailable: no broker answers at all.
         """
         committed = isolation_level == "read_committed"
         deadline = Deadline(self._deadline_s, clock=self._clock)
         starts = self._list_offsets(partitions, _EARLIEST, IsolationLevel.READ_UNCOMMITTED, deadline)
-        ends = (
-            self._list_offsets(partitions, _LATEST, IsolationLevel.READ_COMMITTED, deadline) if committed else None
-        )
-        marks = self._list_offsets(partitions, _LATEST, IsolationLevel.READ_UNCOMMITTED, deadline)
+        # what failed until the deadline is not asked for again
+        there = [key for key in partitions if isinstance(starts[key], int)]
+        ends = self._list_offsets(there, _LATEST, IsolationLevel.READ_COMMITTED, deadline) if committed else None
+        marks = self._list_offsets(there, _LATEST, IsolationLevel.READ_UNCOMMITTED, deadline)
         found: dict[TopicPartition, PartitionOffsets | KbrError] = {}
         for key in partitions:
-            start, mark = starts[key], marks[key]
-            end = mark if ends is None else ends[key]
+            start = starts[key]
             if isinstance(start, KbrError):
                 found[key] = start
-            elif isinstance(mark, KbrError):
+                continue
+            mark = marks[key]
+            end = mark if ends is None else ends[key]
+            if isinstance(mark, KbrError):
                 found[key] = mark
             elif isinstance(end, KbrError):
                 found[key] = end
@@ -265,31 +256,61 @@ class Cluster:
         self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel, deadline: Deadline
     ) -> dict[TopicPartition, int | KbrError]:
         found: dict[TopicPartition, int | KbrError] = {}
-        wanted = list(partitions)
+        wanted: Sequence[TopicPartition] = partitions
         for delay in Backoff(base_s=0.1, cap_s=2.0).delays():
             again: list[TopicPartition] = []
             for part in _chunks(wanted, PARTITIONS_PER_REQUEST):
-                request = {ClientTopicPartition(key.topic, key.partition): spec for key in part}
-                futures = self._client.list_offsets(
-                    request, isolation_level=level, request_timeout=self._request_timeout
-                )
-                for partition, future in futures.items():
-                    key = TopicPartition(partition.topic, partition.partition)
-                    try:
-                        found[key] = self._result(
-                            future, f"reading offsets of {key}", right=f"Describe on topic {key.topic}"
-                        ).offset
-                    except KbrError as error:
-                        found[key] = error
-                        if error.context.get("kafka_code") in _RETRIED:
-                            again.append(key)
-                        elif isinstance(error, (ClusterUnavailable, AuthenticationFailed)):
-                            raise
+                answers = self._ask_offsets(part, spec, level)
+                found.update(answers)
+                again += [key for key, answer in answers.items() if _may_pass(answer)]
             wanted = again
             if not wanted or deadline.passed:
                 return found
             self._clock.sleep(min(delay, deadline.remaining_s()))
+            if any(isinstance(found[key], ClusterUnavailable) for key in wanted):
+                # The client goes on asking the leader that it knows; of one that hangs it notices nothing by itself
+                # (seen: still the old leader 40 s after the election).
+                try:
+                    self._session.metadata(deadline)
+                except ClusterUnavailable:
+                    if deadline.remaining_s() > 0:
+                        raise  # nobody answers any more
+                    return found  # with the partitions' own errors
         raise AssertionError("the delays are endless")
+
+    def _ask_offsets(
+        self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel
+    ) -> dict[TopicPartition, int | KbrError]:
+        session = self._session
+        timeout_s = min(self._deadline_s, OFFSETS_TIMEOUT_S)
+        request = {ClientTopicPartition(key.topic, key.partition): spec for key in partitions}
+        futures = session.call(
+            partial(session.client.list_offsets, request, isolation_level=level, request_timeout=timeout_s),
+            "reading offsets",
+        )
+        found: dict[TopicPartition, int | KbrError] = {}
+        for partition, future in futures.items():
+            key = TopicPartition(partition.topic, partition.partition)
+            try:
+                offset = session.result(
+                    future, f"reading offsets of {key}", right=f"Describe on topic {key.topic}"
+                ).offset
+            except KbrError as error:
+                found[key] = error
+                continue
+            # A leader that does not answer leaves its partitions as they were asked for, without an error
+            # (rd_kafka_ListOffsets_leaders_queried_cb: RD_KAFKA_OFFSET_INVALID). Taken for offsets, such
+            # partitions would look empty.
+            found[key] = (
+                offset
+                if offset >= 0
+                else ClusterUnavailable(
+                    f"reading offsets of {key}: the partition's leader did not answer within {timeout_s:.0f} s",
+                    hint="check the cluster's brokers, then run the same command again",
+                    kafka_code=KafkaError._TIMED_OUT,
+                )
+            )
+        return found
 
     # -- changing -------------------------------------------------------------------------
 
@@ -298,41 +319,93 @@ class Cluster:
 
         Returns:
             Sentences about what had to be done otherwise than asked: a replication factor above the
-            number of brokers becomes that number.
+            number of brokers becomes that number, one that the cluster refuses becomes its default.
 
         Raises:
-            ClusterError: one could not be made; the message says which and why.
+            ClusterError: some could not be made; the message says which and why. The others are made.
         """
-        notes: list[str] = []
-        broker_count = max(1, len(self._metadata().brokers))
-        wanted = []
-        for spec in specs:
-            factor = spec.replication_factor
-            if factor > broker_count:
-                notes.append(
-                    f"{spec.name}: made with replication factor {broker_count}, not {factor}: the cluster has "
-                    f"{broker_count} broker{'s' if broker_count > 1 else ''}"
-                )
-                factor = broker_count
-            wanted.append(NewTopic(spec.name, spec.partition_count, factor, config=dict(spec.configs or {})))
-        for part in _chunks(wanted, TOPICS_PER_REQUEST):
-            futures = self._client.create_topics(
-                list(part), operation_timeout=self._request_timeout, request_timeout=self._request_timeout
+        if self._session.is_mock():
+            raise ClusterError(
+                f"making topic {specs[0].name if specs else ''}: librdkafka's mock cluster can't make topics",
+                hint="produce to it: it makes topics that are asked for",
             )
-            for name, future in futures.items():
-                self._result(future, f"making topic {name}", right="Create on the cluster or the topic")
+        notes: list[str] = []
+        broker_count = max(1, len(self._session.metadata().brokers))
+        factors: dict[str, int] = {}
+        for spec in specs:
+            factors[spec.name] = min(spec.replication_factor, broker_count)
+            if spec.replication_factor > broker_count:
+                brokers = f"{broker_count} broker{'s' if broker_count > 1 else ''}"
+                notes.append(
+                    f"{spec.name}: made with replication factor {broker_count}, not {spec.replication_factor}: the "
+                    f"cluster has {brokers}{_in_sync_note(spec, broker_count)}"
+                )
+        failures = self._create(specs, factors)
+        refused = [
+            spec
+            for spec in specs
+            if spec.name in failures
+            and failures[spec.name].context.get("kafka_code") == KafkaError.INVALID_REPLICATION_FACTOR
+        ]
+        if refused:
+            second = self._create(refused, {spec.name: DEFAULT_REPLICATION for spec in refused})
+            for spec in refused:
+                first = failures.pop(spec.name)
+                if spec.name in second:
+                    failures[spec.name] = second[spec.name]
+                else:
+                    notes.append(
+                        f"{spec.name}: made with the cluster's default replication factor, not {factors[spec.name]} ({first})"
+                    )
+        if failures:
+            raise _one_of(failures)
         return notes
 
-    def set_topic_configs(self, name: str, configs: Mapping[str, str]) -> None:
-        """Set single configs of a topic; the others stay."""
+    def _create(self, specs: Sequence[TopicSpec], factors: Mapping[str, int]) -> dict[str, KbrError]:
+        session = self._session
+        failures: dict[str, KbrError] = {}
+        for part in _parts_by_partitions(specs):
+            new = [
+                NewTopic(spec.name, spec.partition_count, factors[spec.name], config=dict(spec.configs or {}))
+                for spec in part
+            ]
+            futures = session.call(
+                partial(
+                    session.client.create_topics,
+                    new,
+                    operation_timeout=session.request_timeout_s,
+                    request_timeout=session.request_timeout_s,
+                ),
+                "making topics",
+            )
+            for name, future in futures.items():
+                try:
+                    session.result(future, f"making topic {name}", right="Create on the cluster or the topic")
+                except (ClusterUnavailable, AuthenticationFailed):
+                    raise
+                except KbrError as error:
+                    failures[name] = error
+        return failures
+
+    def set_topic_configs(self, name: str, configs: Mapping[str, str | None]) -> None:
+        """Set single configs of a topic, or with None put them back to the default; the others stay."""
+        session = self._session
         entries = [
-            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in configs.items()
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+            if value is not None
+            else ConfigEntry(key, "", incremental_operation=AlterConfigOpType.DELETE)
+            for key, value in configs.items()
         ]
         resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
-        for future in self._client.incremental_alter_configs(
-            [resource], request_timeout=self._request_timeout
-        ).values():
-            self._result(future, f"setting configs of topic {name}", right=f"AlterConfigs on topic {name}")
+        doing = f"setting configs of topic {name}"
+        futures = session.call(
+            partial(
+                session.client.incremental_alter_configs, [resource], request_timeout=session.request_timeout_s
+            ),
+            doing,
+        )
+        for future in futures.values():
+            session.result(future, doing, right=f"AlterConfigs on topic {name}")
 
     def wait_for_leaders(self, names: Sequence[str]) -> None:
         """Wait until every partition of these topics has a leader.
@@ -342,7 +415,7 @@ class Cluster:
         """
         deadline = Deadline(self._deadline_s, clock=self._clock)
         for delay in Backoff(base_s=0.05, cap_s=1.0).delays():
-            topics = self._metadata().topics
+            topics = self._session.metadata(deadline).topics
             waiting = [
                 name
                 for name in names
@@ -353,59 +426,58 @@ class Cluster:
             if not waiting:
                 return
             if deadline.passed:
+                more = f" and {len(waiting) - 5} more" if len(waiting) > 5 else ""
                 raise ClusterUnavailable(
-                    f"topics {', '.join(waiting[:5])} have partitions without a leader after {self._deadline_s:.0f} s",
+                    f"topics {', '.join(waiting[:5])}{more} have partitions without a leader after {self._deadline_s:.0f} s",
                     hint="check the cluster's brokers, then run the same command again",
                 )
             self._clock.sleep(min(delay, deadline.remaining_s()))
 
-    # -- inner ----------------------------------------------------------------------------
 
-    @property
-    def _client(self) -> AdminClient:
-        if self._admin is None:
-            raise RuntimeError("the cluster is not open")
-        return self._admin
+def _may_pass(answer: int | KbrError) -> bool:
+    return isinstance(answer, KbrError) and answer.context.get("kafka_code") in _RETRIED
 
-    def _is_mock(self) -> bool:
-        """Whether it is librdkafka's mock cluster.
 
-        It answers neither DescribeTopics nor DescribeConfigs: the client would wait for a controller in vain.
-        """
-        return str(self._metadata().cluster_id or "").startswith(MOCK_CLUSTER_PREFIX)
+def _in_sync_note(spec: TopicSpec, factor: int) -> str:
+    wanted = (spec.configs or {}).get("min.insync.replicas", "1")
+    if not wanted.isdecimal() or int(wanted) <= factor:
+        return ""
+    return f"; its min.insync.replicas is {wanted}, with which older brokers take no writes"
 
-    @property
-    def _request_timeout(self) -> float:
-        return min(self._deadline_s, REQUEST_TIMEOUT_S)
 
-    def _metadata(self) -> Any:
-        """Brokers and topics; a first connection that fails is tried again for a while, as a broker may be starting."""
-        deadline = Deadline(min(self._deadline_s, CONNECT_DEADLINE_S), clock=self._clock)
-        for delay in Backoff(base_s=0.2, cap_s=2.0).delays():
-            timeout = max(0.1, deadline.remaining_s())
-            try:
-                return self._call(partial(self._client.list_topics, timeout=timeout), "reading metadata")
-            except ClusterUnavailable:
-                if deadline.remaining_s() <= delay:
-                    raise
-                self._clock.sleep(delay)
-        raise AssertionError("the delays are endless")
+def _one_of(failures: Mapping[str, KbrError]) -> KbrError:
+    """The first failure; its message counts the others."""
+    names = list(failures)
+    first = failures[names[0]]
+    if len(names) == 1:
+        return first
+    return type(first)(
+        f"{first.message}; {len(names) - 1} more of the topics could not be made: {', '.join(names[1:6])}"
+        + (", ..." if len(names) > 6 else ""),
+        hint=first.hint,
+        **first.context,
+    )
 
-    def _call(self, function: Callable[[], _T], doing: str, *, right: str = "") -> _T:
-        try:
-            return function()
-        except KafkaException as error:
-            if error.args[0].code() in _UNREACHABLE:
-                self._client.poll(0.1)  # what the client said about its connections comes through here
-            raise self._translated(error.args[0], doing, right) from error
 
-    def _result(self, future: Future[Any], doing: str, *, right: str = "") -> Any:
-        return self._call(lambda: future.result(timeout=self._request_timeout + 5), doing, right=right)
+def _parts_by_partitions(specs: Sequence[TopicSpec]) -> Iterable[list[TopicSpec]]:
+    """Runs of topics, bounded by their number and by the sum of their partitions."""
+    part: list[TopicSpec] = []
+    partitions = 0
+    for spec in specs:
+        if part and (
+            len(part) == TOPICS_PER_REQUEST or partitions + spec.partition_count > NEW_PARTITIONS_PER_REQUEST
+        ):
+            yield part
+            part, partitions = [], 0
+        part.append(spec)
+        partitions += spec.partition_count
+    if part:
+        yield part
 
-    def _translated(self, error: KafkaError, doing: str, right: str) -> KbrError:
-        translated = translate(error, doing, servers=self._servers, cause=self._log.cause, right=right)
-        translated.context.setdefault("kafka_code", error.code())
-        return translated
+
+def _once(names: Sequence[str]) -> Sequence[str]:
+    """Without repeats, which librdkafka refuses."""
+    return list(dict.fromkeys(names))
 
 
 def _chunks(items: Sequence[_T], size: int) -> Iterable[Sequence[_T]]:

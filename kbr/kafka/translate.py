@@ -1,6 +1,8 @@
-"""librdkafka's errors as kbr's: one clear line that says what, where and what to check."""
+"""librdkafka's errors as kbr's: one clear line that says what, where and what to check. Pure."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from confluent_kafka import KafkaError
 
@@ -16,7 +18,7 @@ from kbr.errors import (
     TopicMissing,
 )
 
-__all__ = ["translate", "translate_code"]
+__all__ = ["Cause", "translate", "translate_code"]
 
 _UNREACHABLE = frozenset(
     {
@@ -38,9 +40,49 @@ _MISSING = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 )
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+#: What to do about an answer of an admin request.
+_ADMIN_HINTS = {
+    KafkaError.TOPIC_ALREADY_EXISTS: "somebody made it meanwhile; run the same command again, or map the topic to another name",
+    KafkaError.INVALID_CONFIG: "the cluster doesn't know that config or takes no such value: set another value by "
+    "restore.topic_configs, or make the topic beforehand",
+    KafkaError.INVALID_REPLICATION_FACTOR: "set restore.replication_factor to one that the cluster allows",
+    KafkaError.INVALID_PARTITIONS: "the cluster allows no such partition count",
+    KafkaError.TOPIC_EXCEPTION: "the cluster allows no such topic name; map the topic to another one",
+    KafkaError.POLICY_VIOLATION: "the cluster has a policy for new topics: make the topic beforehand, or set "
+    "restore.topic_configs and restore.replication_factor to what it allows",
+    KafkaError.UNSUPPORTED_VERSION: "the brokers are too old for this",
+    KafkaError._UNSUPPORTED_FEATURE: "the brokers are too old for this",
+    KafkaError.THROTTLING_QUOTA_EXCEEDED: "the cluster allows only so many such changes in a time; run the same command again",
+    KafkaError.NOT_CONTROLLER: "the cluster is choosing a controller; run the same command again",
+}
 
 
-def translate(error: KafkaError, doing: str, *, servers: str, cause: str = "", right: str = "") -> KbrError:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """What the client said about a broker that it could not use.
+
+    Attributes:
+        code: rd_kafka_resp_err_t.
+        broker: host:port, or empty.
+        reason: what is wrong, for people.
+        check: what to look at.
+    """
+
+    code: int
+    broker: str
+    reason: str
+    check: str
+
+
+def translate(
+    error: KafkaError,
+    doing: str,
+    *,
+    servers: str,
+    cause: Cause | None = None,
+    right: str = "",
+    waited_s: float = 0.0,
+) -> KbrError:
     """An admin call's error.
 
     Args:
@@ -48,26 +90,33 @@ def translate(error: KafkaError, doing: str, *, servers: str, cause: str = "", r
         doing: what was tried, such as ``listing topics``.
         servers: the bootstrap servers, for the message.
         cause: what the client said about its connections, for errors that only say 'timed out'.
-        right: the ACL operation that the call needs, such as ``Describe on the topic``.
+        right: the ACL operation that the call needs, such as ``Describe on topic t``.
+        waited_s: for how long it was tried, seconds.
     """
     code = error.code()
-    words = cause or error.str()
-    if code in _AUTHENTICATION or "authentication failed" in cause or "certificate" in cause or "TLS" in cause:
-        return AuthenticationFailed(
-            f"{doing} at {servers}: {words}",
-            hint="check security_protocol, sasl_mechanism, username, password and certificates",
-        )
-    if code in _UNREACHABLE:
-        return ClusterUnavailable(
-            f"{doing}: no broker answered at {servers}: {words}",
-            hint="check bootstrap_servers, and that a Kafka listener can be reached from here",
-        )
+    words = error.str()
     if code in _AUTHORIZATION:
         needed = right or f"a right on the {_AUTHORIZATION[code]}"
-        return AuthorizationFailed(f"{doing}: not allowed: {error.str()}", hint=f"the user needs {needed}")
+        return AuthorizationFailed(f"{doing}: not allowed: {words}", hint=f"the user needs {needed}")
     if code in _MISSING:
-        return TopicMissing(f"{doing}: {error.str()}", hint="check the topic's name")
-    return ClusterError(f"{doing}: {error.str()}")
+        return TopicMissing(f"{doing}: {words}", hint="check the topic's name")
+    if code not in _UNREACHABLE and code not in _AUTHENTICATION:
+        return ClusterError(f"{doing}: {words}", hint=_ADMIN_HINTS.get(code, ""))
+    why, check = words, ""
+    if cause is not None:
+        # of one server, the message names it already
+        why = f"{cause.reason} (broker {cause.broker})" if cause.broker not in {"", servers} else cause.reason
+        check = cause.check
+    if code in _AUTHENTICATION or (cause is not None and cause.code in _AUTHENTICATION):
+        return AuthenticationFailed(
+            f"{doing} at {servers}: {why}",
+            hint=check or "check security_protocol, sasl_mechanism, username, password and certificates",
+        )
+    within = f" within {waited_s:.0f} s" if waited_s >= 1 else ""
+    found = "check bootstrap_servers, and that a Kafka listener can be reached from here"
+    return ClusterUnavailable(
+        f"{doing}: no broker answered at {servers}{within}: {why}", hint=f"{check}; {found}" if check else found
+    )
 
 
 def translate_code(

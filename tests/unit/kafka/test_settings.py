@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from confluent_kafka import Consumer, KafkaException, Producer
 
 from kbr.errors import ConfigError
 from kbr.kafka.settings import ClientSettings, admin_properties, consumer_properties, producer_properties
@@ -60,6 +61,8 @@ def test_a_client_property_wins_over_what_is_tuned() -> None:
         ("allow.auto.create.topics", "true"),
         ("isolation.level", "read_uncommitted"),
         ("enable.gapless.guarantee", "false"),
+        ("transactional.id", "mine"),
+        ("auto.commit.enable", "true"),
     ],
 )
 def test_what_the_promises_stand_on_cannot_be_changed(name: str, value: str) -> None:
@@ -115,3 +118,59 @@ def test_a_refused_property_does_not_show_its_value() -> None:
     with pytest.raises(ConfigError) as caught:
         admin_properties(settings)
     assert SECRET not in f"{caught.value} {caught.value.hint} {caught.value.context}"
+
+
+@pytest.mark.parametrize("name", ["sasl.password", "ssl.key.pem", "sasl.oauthbearer.client.secret"])
+def test_what_librdkafka_says_is_shown_without_secrets(name: str) -> None:
+    settings = ClientSettings(
+        bootstrap_servers=("a:1",), password="pass-1", ssl_key_password="pass-2", client={name: SECRET}
+    )
+    text = settings.redact(f"can't read {SECRET} with pass-1, pass-2")
+    assert text == "can't read *** with ***, ***"
+    assert SECRET not in f"{settings!r} {settings}"
+
+
+def test_what_librdkafka_quotes_of_a_token_is_not_shown() -> None:
+    config = f"principal=me bad={SECRET}"
+    settings = ClientSettings(bootstrap_servers=("a:1",), client={"sasl.oauthbearer.config": config})
+    text = settings.redact(f"Unrecognized sasl.oauthbearer.config beginning at: bad={SECRET}")
+    assert SECRET not in text
+    assert "sasl.oauthbearer.config" in text
+
+
+def test_how_a_certificate_is_checked_is_told_only_if_it_was_said() -> None:
+    name = "ssl.endpoint.identification.algorithm"
+    assert name not in admin_properties(_settings())
+    settings = ClientSettings(bootstrap_servers=("a:1",), ssl_endpoint_identification_algorithm="none")
+    assert admin_properties(settings)[name] == "none"
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        {"fetch.max.bytes": "500000"},
+        {"message.max.bytes": "20000000"},
+        {"receive.message.max.bytes": "100000"},
+        {"fetch.max.bytes": "2147483135"},
+        {"fetch.message.max.bytes": "9000000"},
+        {"message.max.bytes": "20000000", "receive.message.max.bytes": "30000000"},
+    ],
+)
+def test_one_size_of_the_user_moves_the_others_that_librdkafka_wants_to_agree(client: dict[str, str]) -> None:
+    found = _consumer(ClientSettings(bootstrap_servers=("127.0.0.1:1",), client=client))
+    assert client.items() <= found.items()
+    Consumer({**found, "group.id": "kbr", "log_level": 0}).close()
+
+
+def test_sizes_that_cannot_agree_are_left_for_librdkafka_to_refuse() -> None:
+    client = {"fetch.max.bytes": "1000", "message.max.bytes": "5000"}
+    found = _consumer(ClientSettings(bootstrap_servers=("127.0.0.1:1",), client=client))
+    with pytest.raises(KafkaException):
+        Consumer({**found, "group.id": "kbr"})
+    assert _consumer(ClientSettings(bootstrap_servers=("a:1",), client={"fetch.max.bytes": "1 MB"}))
+
+
+@pytest.mark.parametrize("make", [admin_properties, _producer])
+def test_librdkafka_takes_what_clients_are_told(make) -> None:
+    settings = ClientSettings(bootstrap_servers=("127.0.0.1:1",), ssl_endpoint_identification_algorithm="https")
+    Producer({**make(settings), "log_level": 0})

@@ -16,7 +16,7 @@ from kbr.errors import (
     ProduceFailed,
     TopicMissing,
 )
-from kbr.kafka.translate import translate, translate_code
+from kbr.kafka.translate import Cause, translate, translate_code
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,34 @@ def test_admin_errors_say_what_was_tried_where(code: int, kind: type[KbrError], 
     assert "\n" not in str(error)
 
 
+def _cause(code: int = KafkaError._TRANSPORT, broker: str = "b:1") -> Cause:
+    return Cause(code=code, broker=broker, reason="connection refused", check="is it running?")
+
+
 def test_the_cause_of_a_timeout_is_told() -> None:
-    error = translate(KafkaError(KafkaError._TIMED_OUT), "looking", servers="b:1", cause="connection refused (b:1)")
-    assert "connection refused" in str(error)
+    error = translate(KafkaError(KafkaError._TIMED_OUT), "looking", servers="b:1", cause=_cause(), waited_s=14.6)
+    assert str(error) == "looking: no broker answered at b:1 within 15 s: connection refused"
+    assert "is it running?" in error.hint
+    assert "bootstrap_servers" in error.hint
+
+
+def test_a_broker_that_is_not_the_one_asked_first_is_named() -> None:
+    error = translate(KafkaError(KafkaError._TRANSPORT), "looking", servers="b:1", cause=_cause(broker="inner:9092"))
+    assert "broker inner:9092" in str(error)
+
+
+@pytest.mark.parametrize("code", [KafkaError._AUTHENTICATION, KafkaError._SSL])
+def test_a_timeout_behind_a_refused_login_is_a_refused_login(code: int) -> None:
+    error = translate(KafkaError(KafkaError._TRANSPORT), "looking", servers="b:1", cause=_cause(code))
+    assert type(error) is AuthenticationFailed
+
+
+def test_an_answer_is_not_explained_by_what_a_connection_said_before() -> None:
+    cause = _cause(KafkaError._AUTHENTICATION)
+    error = translate(KafkaError(KafkaError.INVALID_CONFIG, "Unknown topic config name: x"), "making", servers="b:1", cause=cause)
+    assert type(error) is ClusterError
+    assert str(error) == "making: Unknown topic config name: x"
+    assert "restore.topic_configs" in error.hint
 
 
 def test_a_missing_right_is_named() -> None:

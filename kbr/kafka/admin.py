@@ -1,0 +1,221 @@
+"""One connection for looking and for small changes: opens the client, bounds its calls, explains its failures.
+
+Owns confluent_kafka's AdminClient and what it says about its brokers, which otherwise would be printed. Knows
+nothing of what kbr asks a cluster for: that is kbr.kafka.cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from kbr.errors import AuthenticationFailed, ClusterUnavailable, ConfigError, KbrError
+from kbr.kafka.settings import ClientSettings, admin_properties
+from kbr.kafka.translate import Cause, translate
+from kbr.telemetry.logs import explain
+from kbr.timing import Backoff, Clock, Deadline
+
+__all__ = ["AdminSession"]
+
+_T = TypeVar("_T")
+
+#: How long a cluster of which no broker answers is tried, seconds: a wrong address is told soon.
+CONNECT_DEADLINE_S = 15.0
+#: After this, brokers that refuse the login or the TLS handshake are believed, seconds.
+REFUSED_DEADLINE_S = 3.0
+#: How long a call may take that only looks, seconds, when the whole deadline is longer.
+REQUEST_TIMEOUT_S = 30.0
+#: What the client said longer ago explains nothing, seconds. It repeats itself every 30 s at most
+#: (rdkafka_broker.c, rd_kafka_broker_set_error).
+CAUSE_LIFETIME_S = 60.0
+#: What librdkafka's mock cluster calls itself (rdkafka_mock.c, rd_kafka_mock_cluster_new).
+MOCK_CLUSTER_PREFIX = "mockCluster"
+
+#: What confluent_kafka puts before librdkafka's own line: facility and client (confluent_kafka.c, log_cb).
+_LOG_FRAME = re.compile(r"^[A-Z_]+ \[[^\]]*\] ")
+
+_REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
+_SILENT = frozenset({KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT})
+
+
+class _ClientLog(logging.Handler):
+    """Keeps the newest thing that the client said about a broker."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._cause: Cause | None = None
+        self._said_at = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._note(KafkaError._TRANSPORT, _LOG_FRAME.sub("", record.getMessage()))
+
+    def note_error(self, error: KafkaError) -> None:
+        """From the client's error callback: the same lines, with a code."""
+        self._note(error.code(), error.str())
+
+    def _note(self, code: int, text: str) -> None:
+        broker, reason, check = explain(text)
+        if not reason:
+            return
+        if "SSL handshake failed" in text:
+            code = KafkaError._SSL  # also said of a listener without TLS, as a mere disconnect
+        last = self.cause()
+        if last is not None and last.broker == broker and last.reason == reason and code not in _REFUSED:
+            code = last.code  # the log's line beside the callback's, which alone has the code
+        self._cause = Cause(code=code, broker=broker, reason=reason, check=check)
+        self._said_at = self._clock.monotonic()
+
+    def cause(self) -> Cause | None:
+        """Why a broker could not be reached lately."""
+        if self._cause is None or self._clock.monotonic() - self._said_at > CAUSE_LIFETIME_S:
+            return None
+        return self._cause
+
+
+class AdminSession:
+    """An AdminClient with deadlines and clear errors.
+
+    Args:
+        settings: how to reach the cluster.
+        deadline_s: for each call, seconds.
+
+    Raises:
+        ConfigError: ``client`` holds a property that kbr's promises fix.
+    """
+
+    def __init__(self, settings: ClientSettings, *, deadline_s: float, clock: Clock) -> None:
+        self.servers = ",".join(settings.bootstrap_servers)
+        self.deadline_s = deadline_s
+        self._settings = settings
+        self._clock = clock
+        self._properties = admin_properties(settings)
+        self._log = _ClientLog(clock)
+        self._client: AdminClient | None = None
+        self._mock: bool | None = None
+
+    def open(self) -> None:
+        """Make the client; it connects when it is first used.
+
+        Raises:
+            ConfigError: librdkafka refused a property.
+        """
+        logger = logging.Logger("kbr.kafka.client")  # noqa: LOG001  (private to this client, never shown)
+        logger.addHandler(self._log)
+        properties: dict[str, Any] = {**self._properties, "error_cb": self._log.note_error}
+        try:
+            self._client = AdminClient(properties, logger=logger)
+        except KafkaException as error:
+            # no "from": the original's text is the one that may show a secret
+            raise ConfigError(
+                f"librdkafka refused the client settings: {self._settings.redact(error.args[0].str())}",
+                hint="check security and client in the configuration",
+            ) from None
+
+    def close(self) -> None:
+        """Leave the brokers; again is fine."""
+        self._client = None
+
+    @property
+    def client(self) -> AdminClient:
+        """The open client."""
+        if self._client is None:
+            raise RuntimeError("the cluster is not open")
+        return self._client
+
+    @property
+    def request_timeout_s(self) -> float:
+        """For one request, seconds."""
+        return min(self.deadline_s, REQUEST_TIMEOUT_S)
+
+    def is_mock(self) -> bool:
+        """Whether it is librdkafka's mock cluster.
+
+        That one answers Metadata and ListOffsets, but no DescribeTopics, DescribeConfigs or CreateTopics: the
+        client would wait for a controller in vain.
+        """
+        if self._mock is None:
+            self.metadata()
+        return bool(self._mock)
+
+    def metadata(self, deadline: Deadline | None = None) -> Any:
+        """Brokers and all topics, fresh; also renews the client's own knowledge of who leads what.
+
+        A broker may be starting, or be the one of three that hangs: it is tried in slices, and each one may ask
+        another broker.
+
+        Raises:
+            AuthenticationFailed: the brokers refuse the login or the TLS handshake.
+            ClusterUnavailable: no connection within 15 s, or no answer within the deadline.
+        """
+        limit = deadline or Deadline(self.deadline_s, clock=self._clock)
+        begun = self._clock.monotonic()
+        slice_s = 1.0
+        for delay in Backoff(base_s=0.2, cap_s=2.0).delays():
+            timeout_s = max(0.1, min(slice_s, limit.remaining_s()))
+            try:
+                found = self.call(partial(self._list_topics, timeout_s), "reading metadata", begun=begun)
+            except (ClusterUnavailable, AuthenticationFailed) as error:
+                waited_s = self._clock.monotonic() - begun
+                refused = isinstance(error, AuthenticationFailed) and waited_s >= REFUSED_DEADLINE_S
+                connected = error.context.get("kafka_code") in _SILENT
+                if refused or limit.passed or (not connected and waited_s >= CONNECT_DEADLINE_S):
+                    raise
+                self._clock.sleep(min(delay, limit.remaining_s()))
+                slice_s = min(slice_s * 2, REQUEST_TIMEOUT_S)
+                continue
+            self._mock = str(found.cluster_id or "").startswith(MOCK_CLUSTER_PREFIX)
+            return found
+        raise AssertionError("the delays are endless")
+
+    def _list_topics(self, timeout_s: float) -> Any:
+        try:
+            return self.client.list_topics(timeout=timeout_s)
+        except KafkaException:
+            self.client.poll(0.1)  # the reason why nobody answered may be on its way
+            raise
+
+    def call(self, function: Callable[[], _T], doing: str, *, right: str = "", begun: float | None = None) -> _T:
+        """Call the client; its exceptions become kbr's.
+
+        Args:
+            doing: what is tried, for the message.
+            right: the right that it needs, such as ``Describe on topic t``.
+            begun: when it was first tried, on the monotonic clock.
+        """
+        since = self._clock.monotonic() if begun is None else begun
+        try:
+            return function()
+        except KafkaException as error:
+            raise self._translated(error.args[0], doing, right, since) from error
+        except FutureTimeoutError as error:
+            timed_out = KafkaError(KafkaError._TIMED_OUT)
+            raise self._translated(timed_out, doing, right, since) from error
+        finally:
+            self.client.poll(0)  # what the client said, which unserved would gather for ever
+
+    def result(self, future: Future[Any], doing: str, *, right: str = "") -> Any:
+        """What a request gave."""
+        # librdkafka keeps request_timeout itself; the rest is for a client that doesn't
+        return self.call(lambda: future.result(timeout=self.request_timeout_s + 5), doing, right=right)
+
+    def _translated(self, error: KafkaError, doing: str, right: str, since: float) -> KbrError:
+        self.client.poll(0)  # without waiting: a request for 1,000 partitions may bring 1,000 errors
+        translated = translate(
+            error,
+            doing,
+            servers=self.servers,
+            cause=self._log.cause(),
+            right=right,
+            waited_s=self._clock.monotonic() - since,
+        )
+        translated.context.setdefault("kafka_code", error.code())
+        return translated

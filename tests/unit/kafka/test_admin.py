@@ -1,0 +1,121 @@
+"""How long a cluster is tried, and what is told when it does not answer."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from kbr.errors import AuthenticationFailed, ClusterUnavailable, ConfigError
+from kbr.kafka.admin import CAUSE_LIFETIME_S, CONNECT_DEADLINE_S, REFUSED_DEADLINE_S, AdminSession
+from kbr.kafka.cluster import Cluster
+from kbr.kafka.settings import ClientSettings
+from tests.support.clocks import FakeClock
+
+SECRET = "hush-hush"
+REFUSED = "b:1/bootstrap: Connect to ipv4#10.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)"
+NO_LOGIN = "sasl_ssl://b:1/bootstrap: SASL authentication error: Authentication failed (after 9ms in state AUTH_REQ)"
+NO_TLS = "ssl://b:1/bootstrap: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener? (after 0ms in state SSL_HANDSHAKE)"
+
+
+class _Client:
+    """Fails to list topics as often as told; each attempt takes all of its time."""
+
+    def __init__(self, clock: FakeClock, code: int, failures: int = 10_000) -> None:
+        self.clock = clock
+        self.code = code
+        self.failures = failures
+
+    def list_topics(self, timeout: float):
+        if self.failures == 0:
+            return SimpleNamespace(cluster_id="c", brokers={}, topics={})
+        self.failures -= 1
+        self.clock.advance(timeout)
+        raise KafkaException(KafkaError(self.code))
+
+    def poll(self, _timeout: float) -> int:
+        return 0
+
+
+def _session(code: int, *, failures: int = 10_000, deadline_s: float = 60) -> tuple[AdminSession, FakeClock]:
+    clock = FakeClock()
+    session = AdminSession(ClientSettings(bootstrap_servers=("b:1",)), deadline_s=deadline_s, clock=clock)
+    session._client = _Client(clock, code, failures)
+    return session, clock
+
+
+def test_a_cluster_that_cannot_be_reached_is_given_up_soon() -> None:
+    session, clock = _session(KafkaError._TRANSPORT)
+    session._log.note_error(KafkaError(KafkaError._TRANSPORT, REFUSED))
+    with pytest.raises(ClusterUnavailable, match=r"no broker answered at b:1 within 1\d s: connection refused"):
+        session.metadata()
+    assert CONNECT_DEADLINE_S <= clock.monotonic() < 2 * CONNECT_DEADLINE_S
+
+
+def test_a_cluster_that_is_slow_to_answer_gets_the_whole_deadline() -> None:
+    session, clock = _session(KafkaError._TIMED_OUT)
+    with pytest.raises(ClusterUnavailable):
+        session.metadata()
+    assert clock.monotonic() == pytest.approx(60)
+
+
+def test_a_short_deadline_is_kept() -> None:
+    session, clock = _session(KafkaError._TRANSPORT, deadline_s=2)
+    with pytest.raises(ClusterUnavailable):
+        session.metadata()
+    assert clock.monotonic() == pytest.approx(2)
+
+
+def test_a_broker_that_is_starting_is_waited_for() -> None:
+    session, _clock = _session(KafkaError._TRANSPORT, failures=3)
+    assert session.metadata().cluster_id == "c"
+
+
+@pytest.mark.parametrize(("code", "text"), [(KafkaError._AUTHENTICATION, NO_LOGIN), (KafkaError._TRANSPORT, NO_TLS)])
+def test_a_refused_login_is_not_tried_for_long(code: int, text: str) -> None:
+    session, clock = _session(KafkaError._TRANSPORT)
+    session._log.note_error(KafkaError(code, text))
+    with pytest.raises(AuthenticationFailed):
+        session.metadata()
+    assert REFUSED_DEADLINE_S <= clock.monotonic() < CONNECT_DEADLINE_S
+
+
+def test_what_the_client_said_long_ago_explains_nothing() -> None:
+    session, clock = _session(KafkaError._TRANSPORT, deadline_s=1)
+    session._log.note_error(KafkaError(KafkaError._AUTHENTICATION, NO_LOGIN))
+    clock.advance(CAUSE_LIFETIME_S + 1)
+    with pytest.raises(ClusterUnavailable):
+        session.metadata()
+
+
+def test_the_log_line_beside_an_error_does_not_hide_what_kind_it_is() -> None:
+    session, _clock = _session(KafkaError._TRANSPORT)
+    session._log.note_error(KafkaError(KafkaError._AUTHENTICATION, NO_LOGIN))
+    session._log.handle(logging.LogRecord("x", logging.ERROR, "", 0, f"FAIL [c] [thrd:b]: {NO_LOGIN}", None, None))
+    session._log.note_error(KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
+    with pytest.raises(AuthenticationFailed, match="authentication failed"):
+        session.metadata()
+
+
+def test_an_answer_that_never_comes_is_an_error_of_ours() -> None:
+    session, _clock = _session(KafkaError._TRANSPORT, deadline_s=-5)
+    with pytest.raises(ClusterUnavailable, match="looking"):
+        session.result(Future(), "looking")
+
+
+def test_refused_settings_do_not_show_secrets() -> None:
+    settings = ClientSettings(
+        bootstrap_servers=("127.0.0.1:1",),
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="OAUTHBEARER",
+        password=SECRET,
+        client={"ssl.key.pem": SECRET, "security.protocol": "SASL_SSL"},
+    )
+    with pytest.raises(ConfigError) as caught, Cluster(settings, deadline_s=1):
+        pass
+    error = caught.value
+    assert SECRET not in f"{error} {error.hint} {error.context} {error.__cause__}"
+    assert error.__suppress_context__
