@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -100,7 +101,8 @@ class S3fsClient:
             if self._filesystem is None or self._process != os.getpid():
                 filesystem = self._make()
                 # under the lock: older s3fs make two sessions when two threads come at once
-                self._run(filesystem, filesystem.set_session(), timeout_s)
+                client = self._run(filesystem, filesystem.set_session(), timeout_s)
+                client.meta.events.register_last("before-call.s3", _without_expect)
                 self._filesystem, self._process = filesystem, os.getpid()
             return self._filesystem
 
@@ -167,12 +169,17 @@ async def _request(
     return reply
 
 
+def _without_expect(params: dict[str, Any], **_: Any) -> None:
+    """Send bodies at once: with the header that botocore adds, aiohttp waits for the server's word without a timeout."""
+    params["headers"].pop("Expect", None)
+
+
 def _connector_args(silence_s: float) -> dict[str, Any]:
     arguments = {"socket_factory": _socket_factory(silence_s)}
     try:
         s3fs.core.AioConfig(connector_args=arguments)
     except botocore.exceptions.ParamValidationError:
-        return {}  # before aiobotocore 2.22: a peer that takes nothing is given up at the operation's deadline
+        return {}  # an older aiobotocore: a peer that takes nothing is given up at the deadline only
     return arguments
 
 
@@ -219,14 +226,18 @@ def _failure(error: Exception, timeout_s: float) -> S3Failure:
 
 
 def _root_reason(error: BaseException) -> str:
-    """What the system said, without the request's URL around it: 'connection refused', a certificate's fault."""
+    """What the system said, without the request's URL around it: 'Connection refused', a certificate's fault."""
     found: BaseException | None = error
     while found is not None:
         system = found if isinstance(found, OSError) else getattr(found, "os_error", None)
-        if isinstance(system, OSError) and (system.strerror or system.args):
-            reason = _one_line(system.strerror or system)
-            if not reason.startswith("Cannot connect"):
-                return reason
+        # aiohttp's own errors are OSErrors as well, around the one of the system
+        if isinstance(system, OSError) and not type(system).__module__.startswith("aiohttp"):
+            if isinstance(system, ssl.SSLError):
+                return _one_line(getattr(system, "verify_message", "") or system.reason or system)
+            if system.errno is not None and system.strerror and system.strerror.startswith("Connect call failed"):
+                return os.strerror(system.errno)  # asyncio has put the address in its place
+            if system.strerror:
+                return _one_line(system.strerror)
         carried = getattr(found, "kwargs", {}).get("error")
         found = found.__cause__ or found.__context__ or (carried if isinstance(carried, BaseException) else None)
     return _one_line(error)

@@ -68,13 +68,17 @@ class Retry:
             KbrError: an error that can't get better, or the last one at the deadline.
         """
         deadline = Deadline(self._deadline_s if deadline_s is None else deadline_s, clock=self._clock)
+        failure: KbrError | None = None
         for tries, delay in enumerate(self._backoff.delays(self._rng), start=1):
             try:
                 result = function(deadline)
             except Exception as error:
+                before = failure
                 failure = error if isinstance(error, KbrError) else self._translate(error, operation, target)
                 if not isinstance(failure, StoreUnavailable):
                     raise failure from _cause(failure, error)
+                if deadline.passed and before is not None:
+                    failure = before  # the last try was cut short: the one before it knows why
                 if deadline.remaining_s() <= delay or (is_unwanted is not None and is_unwanted()):
                     raise StoreUnavailable(
                         f"{failure.message} ({tries} tries in {deadline.seconds - deadline.remaining_s():.0f} s)",

@@ -82,6 +82,7 @@ class Place:
 #: Codes are compared in lower case: servers differ in it.
 _DENIED = {
     "invalidaccesskeyid": ("the access key is not known there", "check storage.access_key"),
+    "xadminusernotfound": ("the access key is not known there", "check storage.access_key"),  # versitygw
     "signaturedoesnotmatch": ("the signature is wrong", "check storage.secret_key (and storage.region)"),
     "invalidtoken": ("the session token is not valid", "check storage.session_token"),
     "expiredtoken": ("the session token has expired", "get new temporary credentials"),

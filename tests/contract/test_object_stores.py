@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from kbr.errors import AccessDenied, KbrError, StorageError
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.storage.filesystem import FilesystemStore
 from kbr.storage.fsspec_store import S3fsClient, open_filesystem
@@ -89,3 +91,26 @@ class TestS3Store(ObjectStoreConformance):
         upload.abort()
         assert unfinished() == 0
         client.close()
+
+    @pytest.mark.parametrize(
+        ("changes", "kind", "words"),
+        [
+            ({"access_key": "nobody"}, AccessDenied, "the access key is not known"),
+            ({"secret_key": "a-wrong-secret"}, AccessDenied, "the signature is wrong"),
+            (
+                {"url": "s3://no-such-bucket/p"},
+                StorageError,
+                "bucket no-such-bucket does not exist at http://127.0.0.1",
+            ),
+        ],
+        ids=["access key", "secret key", "bucket"],
+    )
+    def test_wrong_settings_are_one_clear_line(
+        self, options: StorageOptions, changes: dict[str, str], kind: type[KbrError], words: str
+    ) -> None:
+        opened = open_store(replace(options, **changes))
+        with pytest.raises(kind) as caught:
+            opened.check()
+        assert words in str(caught.value)
+        assert "wrong-secret" not in f"{caught.value!r}{caught.value.hint}"
+        opened.close()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka import TopicPartition as ClientTopicPartition
 
-from kbr.errors import ClusterUnavailable, KbrError, TopicMissing
+from kbr.errors import ClusterError, ClusterUnavailable, KbrError, TopicMissing
 from kbr.kafka.cluster import Cluster, PartitionOffsets
 from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition, TopicSpec
@@ -90,6 +92,56 @@ def test_offsets_start_where_old_records_were_deleted(kafka: KafkaHarness, clust
         keys[0]: PartitionOffsets(log_start=4, end_offset=10, high_watermark=10),
         keys[1]: PartitionOffsets(log_start=0, end_offset=0, high_watermark=0),
     }
+
+
+def test_a_leader_that_hangs_is_waited_out_until_another_is_elected(three_kafka: KafkaHarness) -> None:
+    name = three_kafka.create_topic("hung-leader", 6, replication_factor=3)
+    send(three_kafka.producer(), name, [{"value": b"x", "partition": number} for number in range(6)])
+    keys = [TopicPartition(name, number) for number in range(6)]
+    full = dict.fromkeys(keys, PartitionOffsets(log_start=0, end_offset=1, high_watermark=1))
+    hanging = three_kafka.server.processes[2]
+    with Cluster(ClientSettings(bootstrap_servers=tuple(three_kafka.bootstrap.split(","))), deadline_s=100) as cluster:
+        assert cluster.offsets(keys, "read_committed") == full
+        hanging.signal(signal.SIGSTOP)
+        try:
+            assert cluster.offsets(keys, "read_committed") == full
+        finally:
+            hanging.signal(signal.SIGCONT)
+    three_kafka.server.start()  # returns when all three know each other again
+
+
+def test_internal_topics_are_known_as_such(kafka: KafkaHarness, cluster: Cluster) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": "internal"})
+    producer.init_transactions(30)
+    name = "__transaction_state"
+    assert (name, True, 1) in cluster.topics()
+    assert cluster.describe_topics([name])[name].is_internal
+
+
+def test_a_topic_that_exists_is_not_made_again(kafka: KafkaHarness, cluster: Cluster) -> None:
+    name = kafka.create_topic("twice")
+    with pytest.raises(ClusterError, match=f"making topic {name}.*already exists"):
+        cluster.create_topics([TopicSpec(name=name, partition_count=1, replication_factor=1)])
+
+
+def test_topics_are_made_as_they_were(kafka: KafkaHarness, cluster: Cluster) -> None:
+    spec = TopicSpec(
+        name=kafka.topic_name("as-it-was"),
+        partition_count=5,
+        replication_factor=1,
+        configs={"cleanup.policy": "compact,delete", "retention.ms": "-1", "compression.type": "zstd"},
+    )
+    assert cluster.create_topics([spec]) == []
+    cluster.wait_for_leaders([spec.name])
+    made = cluster.describe_topics([spec.name, spec.name])[spec.name]
+    assert replace(made, topic_id="") == spec
+
+
+def test_single_configs_are_set_and_put_back(kafka: KafkaHarness, cluster: Cluster) -> None:
+    name = kafka.create_topic("changed", 1, {"retention.ms": "1000", "max.message.bytes": "2000000"})
+    cluster.set_topic_configs(name, {"retention.ms": None, "cleanup.policy": "compact,delete"})
+    found = cluster.describe_topics([name])[name].configs
+    assert found == {"max.message.bytes": "2000000", "cleanup.policy": "compact,delete"}
 
 
 def test_a_replication_factor_beyond_the_brokers_is_lowered_and_said(kafka: KafkaHarness, cluster: Cluster) -> None:

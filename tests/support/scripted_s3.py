@@ -1,304 +1,318 @@
-"""A stand-in for S3 that fails as it is told: for what no real server can be made to do on time."""
+"""An S3 server for tests that does as it is told: small, in memory, with faults by operation.
+
+Standard library only. Speaks the path style; checks no signature.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from types import TracebackType
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
-__all__ = ["Answer", "Cut", "Lose", "Mangle", "Overtake", "ScriptedS3", "Silence", "scripted_s3"]
-
-_XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
-_STAMP = "2026-01-02T03:04:05.000Z"
-_HTTP_STAMP = "Fri, 02 Jan 2026 03:04:05 GMT"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Say this and do nothing; an empty code is an answer without a body, as a proxy gives."""
-
-    status: int
-    code: str = ""
-
-
-@dataclass(frozen=True)
-class Lose:
-    """Do it, then hang up without a reply."""
-
-
-@dataclass(frozen=True)
-class Silence:
-    """Do nothing, say nothing, keep the connection."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Promise the whole body, send these many bytes of it, hang up."""
-
-    after_bytes: int
-
-
-@dataclass(frozen=True)
-class Mangle:
-    """Do it, but with these bytes more."""
-
-    extra: bytes
-
-
-@dataclass(frozen=True)
-class Overtake:
-    """Another writer's object appears just before it is done; then the reply may be lost."""
-
-    data: bytes
-    lose: bool
-
-
-Fault = Answer | Lose | Silence | Cut | Mangle | Overtake
+__all__ = ["Fault", "ScriptedS3", "StoredObject"]
 
 
 @dataclass
-class _Upload:
-    key: str
-    metadata: dict[str, str]
-    parts: dict[int, bytes] = field(default_factory=dict)
+class Fault:
+    """What goes wrong with the next ``times`` requests of an operation.
+
+    kind: ``error`` (answer with code and status, nothing done), ``drop`` (nothing done, connection closed),
+    ``lose`` (done, connection closed without an answer), ``cut`` (half of the body, then closed), ``short`` (half of
+    the body, well-formed), ``hang`` (no answer until the server stops), ``error in 200`` (nothing done), ``frame``
+    (stores more than it was given), ``replace`` (done, then another writer comes), ``gone`` (answers 404
+    NoSuchUpload, nothing done).
+    """
+
+    operation: str
+    kind: str
+    times: int = 1
+    code: str = "InternalError"
+    status: int = 500
+    message: str = "we are sorry"
+    skip: int = 0
+
+
+@dataclass
+class StoredObject:
+    """An object; another writer's, unless its metadata say otherwise."""
+
+    data: bytes
+    metadata: dict[str, str] = field(default_factory=lambda: {"kbr-upload": "another"})
+    modified_at: float = field(default_factory=time.time)
 
 
 class ScriptedS3:
-    """Buckets all exist and are one; keys are what stands behind the bucket's name."""
+    """Context manager; ``requests`` lists the operations as they came."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
-        self.uploads: dict[str, _Upload] = {}
-        #: Every request, in order, by botocore's name of the operation.
-        self.requests: list[str] = []
-        self.page_size = 1000
-        self.endpoint_url = ""
-        self.over = threading.Event()
         self.lock = threading.Lock()
-        self._faults: dict[str, list[Fault]] = {}
-        self._always: dict[str, Fault] = {}
+        self.stopping = threading.Event()
+        self.reset()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    def reset(self) -> None:
+        """As at the start: nothing stored, no fault."""
+        self.conditions = "honour"  # or "ignore", "refuse"
+        self.page_size = 1000
+        self.clock_off_s = 0.0
+        self.last_first = False  # lists in the wrong order
+        self.forgets_tokens = False
+        self.buckets = {"bucket"}
+        self.objects: dict[str, StoredObject] = {}
+        self.uploads: dict[str, tuple[str, dict[str, str], dict[int, bytes]]] = {}
+        self.requests: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.faults: list[Fault] = []
         self._next_upload = 0
 
-    def fail(self, operation: str, *faults: Fault) -> None:
-        """Meet the next requests of that operation with these, one each."""
-        self._faults.setdefault(operation, []).extend(faults)
+    def speak_tls(self, context: ssl.SSLContext) -> None:
+        """From now on; before the first connection."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
-    def fail_always(self, operation: str, fault: Fault) -> None:
-        """Meet every request of that operation, ``*`` for all, with this."""
-        self._always[operation] = fault
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def fail(self, operation: str, kind: str, **facts: object) -> None:
+        """Arm a fault."""
+        self.faults.append(Fault(operation, kind, **facts))  # type: ignore[arg-type]
 
     def count(self, operation: str) -> int:
-        """How many requests of that operation came."""
+        """How many requests of an operation came."""
         return self.requests.count(operation)
 
-    def unused(self) -> list[Fault]:
-        """Faults that nothing has met."""
-        return [fault for faults in self._faults.values() for fault in faults]
+    def __enter__(self) -> ScriptedS3:
+        self._thread.start()
+        return self
 
-    def next_fault(self, operation: str) -> Fault | None:
-        """Note a request; how it is to fail."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+    def take_fault(self, operation: str) -> Fault | None:
+        """The armed fault for a request, if there is one."""
         with self.lock:
-            self.requests.append(operation)
-            waiting = self._faults.get(operation)
-            if waiting:
-                return waiting.pop(0)
-            return self._always.get(operation) or self._always.get("*")
+            for fault in self.faults:
+                if fault.operation in (operation, "any") and fault.times > 0:
+                    if fault.skip:
+                        fault.skip -= 1
+                        return None
+                    fault.times -= 1
+                    return fault
+        return None
 
-    def begin(self, key: str, metadata: dict[str, str]) -> str:
-        """A new multipart upload's id."""
+    def new_upload_id(self) -> str:
         with self.lock:
             self._next_upload += 1
-            name = f"upload-{self._next_upload}"
-            self.uploads[name] = _Upload(key, metadata)
-            return name
+            return f"upload-{self._next_upload}"
 
 
 def _operation(method: str, key: str, query: dict[str, list[str]]) -> str:
-    if not key:
-        return "list_objects_v2"
+    if method == "PUT":
+        return "upload_part" if "partNumber" in query else "put"
     if method == "POST":
-        return "create_multipart_upload" if "uploads" in query else "complete_multipart_upload"
-    if "uploadId" in query:
-        return "upload_part" if method == "PUT" else "abort_multipart_upload"
-    return {"PUT": "put_object", "GET": "get_object", "HEAD": "head_object", "DELETE": "delete_object"}[method]
+        return "create" if "uploads" in query else "complete"
+    if method == "DELETE":
+        return "abort" if "uploadId" in query else "delete"
+    if method == "HEAD":
+        return "head"
+    return "get" if key else "list"
 
 
-def _etag(data: bytes) -> str:
-    return f'"{hashlib.md5(data).hexdigest()}"'
+def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
+        def log_message(self, *_arguments: object) -> None:
+            pass
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    s3: ScriptedS3
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return formatdate(time.time() + s3.clock_off_s, usegmt=True)
 
-    def log_message(self, *_arguments: object) -> None:
-        pass
+        def handle_any(self) -> None:
+            url = urlsplit(self.path)
+            bucket, _, key = unquote(url.path).lstrip("/").partition("/")
+            query = parse_qs(url.query, keep_blank_values=True)
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            operation = _operation(self.command, key, query)
+            with s3.lock:
+                s3.requests.append(operation)
+                s3.headers.append({name.lower(): value for name, value in self.headers.items()})
+            fault = s3.take_fault(operation)
+            kind = fault.kind if fault else ""
+            if fault and kind == "error":
+                self.refuse(fault.code, fault.status, fault.message)
+            elif kind == "gone":
+                self.refuse("NoSuchUpload", 404)
+            elif kind == "drop":
+                self.close_connection = True
+            elif kind == "hang":
+                s3.stopping.wait(30)
+                self.close_connection = True
+            elif fault and kind == "error in 200":
+                self.answer(200, self.error(fault.code, fault.message))
+            elif bucket not in s3.buckets:
+                self.refuse("NoSuchBucket", 404)
+            else:
+                getattr(self, f"do_{operation}")(key, query, body, kind)
+                if kind == "replace":
+                    s3.objects[key] = StoredObject(b"another's")
 
-    def do_PUT(self) -> None:
-        self._serve()
+        do_PUT = do_POST = do_DELETE = do_HEAD = do_GET = handle_any
 
-    do_GET = do_HEAD = do_DELETE = do_POST = do_PUT
+        # -- operations -------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        address = urlsplit(self.path)
-        query = parse_qs(address.query, keep_blank_values=True)
-        key = unquote(address.path).lstrip("/").partition("/")[2]
-        operation = _operation(self.command, key, query)
-        self._fault = self.s3.next_fault(operation)
-        if isinstance(self._fault, Answer):
-            self._error(self._fault.status, self._fault.code)
-        elif isinstance(self._fault, Silence):
-            self.s3.over.wait()
-            self.close_connection = True
-        else:
-            if isinstance(self._fault, Mangle):
-                body += self._fault.extra
-            if isinstance(self._fault, Overtake):
-                self.s3.objects[key] = (self._fault.data, {"kbr-upload": "another's"})
-            getattr(self, operation)(key, query, body)
+        def do_put(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            if self.headers.get("If-None-Match"):
+                if s3.conditions == "refuse":
+                    self.refuse("InvalidArgument", 400)
+                    return
+                if s3.conditions == "honour" and key in s3.objects:
+                    self.refuse("PreconditionFailed", 412)
+                    return
+            s3.objects[key] = StoredObject(b"5\r\n" + body if kind == "frame" else body, self.metadata())
+            self.answer(200, b"", {"ETag": '"e"'}, lose=kind == "lose")
 
-    def _reply(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
-        if isinstance(self._fault, Lose) or (isinstance(self._fault, Overtake) and self._fault.lose):
-            self.close_connection = True
-            return
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if isinstance(self._fault, Cut):
-            body = body[: self._fault.after_bytes]
-            self.close_connection = True
-        self.wfile.write(body)
+        def do_create(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            upload_id = s3.new_upload_id()
+            s3.uploads[upload_id] = (key, self.metadata(), {})
+            xml = f"<InitiateMultipartUploadResult><UploadId>{upload_id}</UploadId></InitiateMultipartUploadResult>"
+            self.answer(200, xml.encode(), lose=kind == "lose")
 
-    def _xml(self, text: str, status: int = 200) -> None:
-        self._reply(status, (_XML + text).encode(), {"Content-Type": "application/xml"})
+        def do_upload_part(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            upload_id, number = query["uploadId"][0], int(query["partNumber"][0])
+            if upload_id not in s3.uploads:
+                self.refuse("NoSuchUpload", 404)
+                return
+            s3.uploads[upload_id][2][number] = body
+            self.answer(200, b"", {"ETag": f'"part-{number}"'}, lose=kind == "lose")
 
-    def _error(self, status: int, code: str) -> None:
-        if not code or self.command == "HEAD":
-            self._reply(status)
-        else:
-            self._xml(f"<Error><Code>{code}</Code><Message>told to say {code}</Message></Error>", status)
+        def do_complete(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            upload_id = query["uploadId"][0]
+            if upload_id not in s3.uploads:
+                self.refuse("NoSuchUpload", 404)
+                return
+            _key, metadata, parts = s3.uploads.pop(upload_id)
+            numbers = [int(node.text or "") for node in ET.fromstring(body).iter() if node.tag.endswith("PartNumber")]
+            s3.objects[key] = StoredObject(b"".join(parts[number] for number in numbers), metadata)
+            xml = "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
+            self.answer(200, xml.encode(), lose=kind == "lose")
 
-    def _metadata(self) -> dict[str, str]:
-        begin = "x-amz-meta-"
-        return {name[len(begin) :]: value for name, value in self.headers.items() if name.lower().startswith(begin)}
+        def do_abort(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            found = s3.uploads.pop(query["uploadId"][0], None)
+            if found is None:
+                self.refuse("NoSuchUpload", 404)
+            else:
+                self.answer(204, b"", lose=kind == "lose")
 
-    def put_object(self, key: str, _query: object, body: bytes) -> None:
-        with self.s3.lock:
-            taken = key in self.s3.objects and self.headers.get("If-None-Match") == "*"
-            if not taken:
-                self.s3.objects[key] = (body, self._metadata())
-        if taken:
-            self._error(412, "PreconditionFailed")
-        else:
-            self._reply(200, headers={"ETag": _etag(body)})
+        def do_delete(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            if s3.objects.pop(key, None) is None:
+                self.refuse("NoSuchKey", 404)
+            else:
+                self.answer(204, b"", lose=kind == "lose")
 
-    def head_object(self, key: str, _query: object, _body: bytes) -> None:
-        found = self.s3.objects.get(key)
-        if found is None:
-            self._error(404, "NoSuchKey")
-            return
-        data, metadata = found
-        own = {f"x-amz-meta-{name}": value for name, value in metadata.items()}
-        self._reply(
-            200, headers={"Content-Length": str(len(data)), "ETag": _etag(data), "Last-Modified": _HTTP_STAMP, **own}
-        )
+        def do_head(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            found = s3.objects.get(key)
+            if found is None:
+                self.answer(404, b"")
+            else:
+                self.answer(200, found.data, self.facts(found), lose=kind == "lose")
 
-    def get_object(self, key: str, _query: object, _body: bytes) -> None:
-        found = self.s3.objects.get(key)
-        if found is None:
-            self._error(404, "NoSuchKey")
-            return
-        data = found[0]
-        asked = self.headers.get("Range")
-        headers = {"ETag": _etag(data), "Last-Modified": _HTTP_STAMP}
-        if asked is None:
-            self._reply(200, data, headers)
-            return
-        first, last = (int(number) for number in asked.removeprefix("bytes=").split("-"))
-        if first >= len(data):
-            self._error(416, "InvalidRange")
-            return
-        part = data[first : last + 1]
-        headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(data)}"
-        self._reply(206, part, headers)
+        def do_get(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            found = s3.objects.get(key)
+            if found is None:
+                self.refuse("NoSuchKey", 404)
+                return
+            data, status = found.data, 200
+            if wanted := self.headers.get("Range"):
+                first, last = (int(number) for number in wanted.removeprefix("bytes=").split("-"))
+                if first >= len(data):
+                    self.refuse("InvalidRange", 416)
+                    return
+                data, status = data[first : last + 1], 206
+            if kind == "short":
+                data = data[: len(data) // 2]
+            self.answer(status, data, self.facts(found), lose=kind == "lose", cut=kind == "cut")
 
-    def delete_object(self, key: str, _query: object, _body: bytes) -> None:
-        self.s3.objects.pop(key, None)
-        self._reply(204)
-
-    def list_objects_v2(self, _key: str, query: dict[str, list[str]], _body: bytes) -> None:
-        prefix = query.get("prefix", [""])[0]
-        after = query.get("continuation-token", [""])[0]
-        with self.s3.lock:
-            keys = sorted(key for key in self.s3.objects if key.startswith(prefix) and key > after)
-            page = keys[: self.s3.page_size]
+        def do_list(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            prefix = query.get("prefix", [""])[0]
+            after = query.get("continuation-token", [""])[0]
+            names = sorted((name for name in s3.objects if name.startswith(prefix)), reverse=s3.last_first)
+            start = names.index(after) + 1 if after else 0
+            page = names[start : start + s3.page_size]
+            more = start + s3.page_size < len(names)
             entries = "".join(
-                f"<Contents><Key>{escape(key)}</Key><LastModified>{_STAMP}</LastModified>"
-                f"<Size>{len(self.s3.objects[key][0])}</Size></Contents>"
-                for key in page
+                f"<Contents><Key>{escape(quote(name))}</Key><Size>{len(s3.objects[name].data)}</Size>"
+                f"<LastModified>2026-01-02T03:04:05.000Z</LastModified></Contents>"
+                for name in page
             )
-        more = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if len(keys) > len(page) else ""
-        truncated = "true" if more else "false"
-        self._xml(f"<ListBucketResult><IsTruncated>{truncated}</IsTruncated>{more}{entries}</ListBucketResult>")
+            token = (
+                f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>"
+                if more and not s3.forgets_tokens
+                else ""
+            )
+            xml = (
+                f"<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>{str(more).lower()}</IsTruncated>"
+                f"{token}{entries}</ListBucketResult>"
+            )
+            self.answer(200, xml.encode(), lose=kind == "lose")
 
-    def create_multipart_upload(self, key: str, _query: object, _body: bytes) -> None:
-        name = self.s3.begin(key, self._metadata())
-        self._xml(f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId></InitiateMultipartUploadResult>")
+        # -- answers ----------------------------------------------------------------------
 
-    def upload_part(self, _key: str, query: dict[str, list[str]], body: bytes) -> None:
-        upload = self.s3.uploads.get(query["uploadId"][0])
-        if upload is None:
-            self._error(404, "NoSuchUpload")
-            return
-        upload.parts[int(query["partNumber"][0])] = body
-        self._reply(200, headers={"ETag": _etag(body)})
+        def metadata(self) -> dict[str, str]:
+            start = "x-amz-meta-"
+            return {
+                name.lower()[len(start) :]: value
+                for name, value in self.headers.items()
+                if name.lower().startswith(start)
+            }
 
-    def complete_multipart_upload(self, key: str, query: dict[str, list[str]], _body: bytes) -> None:
-        with self.s3.lock:
-            upload = self.s3.uploads.pop(query["uploadId"][0], None)
-            if upload is not None:
-                data = b"".join(upload.parts[number] for number in sorted(upload.parts))
-                self.s3.objects[key] = (data, upload.metadata)
-        if upload is None:
-            self._error(404, "NoSuchUpload")
-        else:
-            self._xml("<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>")
+        def facts(self, found: StoredObject) -> dict[str, str]:
+            return {
+                "Last-Modified": formatdate(found.modified_at, usegmt=True),
+                **{f"x-amz-meta-{name}": value for name, value in found.metadata.items()},
+            }
 
-    def abort_multipart_upload(self, _key: str, query: dict[str, list[str]], _body: bytes) -> None:
-        if self.s3.uploads.pop(query["uploadId"][0], None) is None:
-            self._error(404, "NoSuchUpload")
-        else:
-            self._reply(204)
+        def refuse(self, code: str, status: int, message: str = "") -> None:
+            self.answer(status, b"" if self.command == "HEAD" else self.error(code, message or code))
 
+        def error(self, code: str, message: str) -> bytes:
+            return f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>".encode()
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+        def answer(
+            self,
+            status: int,
+            body: bytes,
+            headers: dict[str, str] | None = None,
+            *,
+            lose: bool = False,
+            cut: bool = False,
+        ) -> None:
+            if lose:
+                self.close_connection = True
+                return
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            if status != 204:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body[: len(body) // 2] if cut else body)
+            if cut:
+                self.close_connection = True
 
-    def handle_error(self, *_arguments: object) -> None:
-        """A client that hangs up first is no news."""
-
-
-@contextmanager
-def scripted_s3() -> Iterator[ScriptedS3]:
-    """A server of this kind while the block lasts."""
-    s3 = ScriptedS3()
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"s3": s3}))
-    s3.endpoint_url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield s3
-    finally:
-        s3.over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return Handler

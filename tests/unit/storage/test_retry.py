@@ -120,3 +120,17 @@ def test_options_can_be_the_key_of_an_open_store() -> None:
     options = StorageOptions(url="/a", extra={"token": "x"})
     assert hash(options) == hash(StorageOptions(url="/a", extra={"token": "x"}))
     assert options != StorageOptions(url="/a", extra={"token": "y"})
+
+
+def test_a_last_try_that_the_deadline_cut_short_does_not_hide_the_reason() -> None:
+    clock, tries = FakeClock(), []
+
+    def refused_then_slow(deadline: Deadline) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError("refused")
+        clock.advance(deadline.remaining_s())
+        raise ConnectionError("no answer in 0 s")
+
+    with pytest.raises(StoreUnavailable, match="refused"):
+        _retry(clock).call(refused_then_slow, "put", "key")

@@ -1,0 +1,116 @@
+"""Any filesystem of fsspec as a store: what its errors mean, and what is loaded when."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from kbr.errors import AccessDenied, ConfigError, KbrError, ObjectMissing, StorageError, StoreFull, StoreUnavailable
+from kbr.storage import StorageOptions, open_store
+from kbr.storage.filesystem import FilesystemStore
+from kbr.storage.fsspec_store import open_filesystem
+from kbr.timing import Backoff
+from tests.support.clocks import FakeClock
+
+
+def _store(folder: Path, clock: FakeClock | None = None) -> tuple[FilesystemStore, object]:
+    options = StorageOptions(url=f"local://{folder}", deadline_s=30)
+    filesystem, root = open_filesystem(options)
+    made = FilesystemStore(options, filesystem, root, clock=clock or FakeClock(), backoff=Backoff(base_s=0.1, cap_s=1))
+    return made, filesystem
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PermissionError(errno.EACCES, "denied"), AccessDenied),
+        (OSError(errno.EROFS, "read-only"), AccessDenied),
+        (OSError(errno.ENOSPC, "no space"), StoreFull),
+        (FileNotFoundError(errno.ENOENT, "no such file"), ObjectMissing),
+        (OSError(errno.ENAMETOOLONG, "too long"), StorageError),
+        (NotImplementedError(), StorageError),
+    ],
+    ids=lambda one: getattr(one, "__name__", repr(one)),
+)
+def test_what_cannot_get_better_is_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[KbrError]
+) -> None:
+    clock, tries = FakeClock(), []
+    store, filesystem = _store(tmp_path, clock)
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        tries.append(1)
+        raise error
+
+    monkeypatch.setattr(filesystem, "pipe_file", fail)
+    with pytest.raises(kind):
+        store.put("m", b"x")
+    assert tries == [1]
+    assert clock.monotonic() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_network_s_errors_are_tried_again_until_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    store, filesystem = _store(tmp_path, clock)
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    monkeypatch.setattr(filesystem, "pipe_file", fail)
+    with pytest.raises(StoreUnavailable, match="tries in"):
+        store.put("m", b"x")
+    assert 25 < clock.monotonic() <= 30
+
+
+def test_an_upload_that_failed_leaves_nothing_on_either_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spool))
+    store, filesystem = _store(tmp_path / "root")
+    upload = store.open_upload("a/m")
+    upload.write(b"x" * 1000)
+    assert len(list(spool.iterdir())) == 1
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(filesystem, "mv", fail)
+        with pytest.raises(StoreFull):
+            upload.commit()
+    assert list(spool.iterdir()) == []
+    assert [path for path in (tmp_path / "root").rglob("*") if path.is_file()] == []
+
+
+def test_a_missing_package_is_told_with_its_name() -> None:
+    with pytest.raises(ConfigError, match="adlfs"):
+        open_store(StorageOptions(url="abfs://container/x"))
+
+
+def test_a_password_in_a_url_shows_nowhere() -> None:
+    options = StorageOptions(url="ftp://user:hunter2@127.0.0.1:1/x")
+    assert "hunter2" not in repr(options)
+    with pytest.raises(ConfigError) as caught:
+        open_store(options)
+    assert "hunter2" not in f"{caught.value} {caught.value.hint} {caught.value.context}"
+    assert "ftp://127.0.0.1:1/x" in str(caught.value)
+
+
+def test_folders_and_memory_need_no_library(tmp_path: Path) -> None:
+    """s3fs takes 200 ms to import."""
+    code = (
+        "import sys; from kbr.storage import StorageOptions, open_store\n"
+        f"for url in ({str(tmp_path)!r}, 'memory://x'):\n"
+        "    open_store(StorageOptions(url=url)).put('m', b'x')\n"
+        "sys.exit(bool({'fsspec', 's3fs', 'botocore', 'aiohttp', 'asyncio'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
