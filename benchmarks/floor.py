@@ -32,7 +32,7 @@ def _source(servers: str, topic: str, count: int) -> Source:
     properties = consumer_properties(
         settings, memory_bytes=MEMORY_BYTES, partition_count=1, isolation_level="read_committed"
     )
-    source = Source(properties.items(), block_bytes=4 << 20)
+    source = Source(properties.items(), block_bytes=4 << 20, open_bytes=64 << 20)
     source.start([(topic, 0, 0, count)])
     return source
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    import gc
+
+    # Imports make a hundred thousand objects that stay: looking through them 150 times took 40 ms of 260.
+    gc.set_threshold(50_000, 20, 100)
     from kbr.cli.main import cli
 
     cli.main(prog_name="kbr")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import kbr
+from kbr.app.prestart import worker_modules
 from kbr.app.wiring import StopSource, backup_options, client_settings, storage_options, supervisor_factory
 from kbr.app.worker_events import RunDisplay
 from kbr.backup.coordinator import BackupCoordinator, BackupPlaces
@@ -14,9 +15,6 @@ from kbr.storage import open_store
 from kbr.telemetry.progress import ProgressSink
 
 __all__ = ["run_backup"]
-
-#: What every backup worker imports; the forkserver imports it once for all.
-WORKER_MODULES = ("kbr.backup.task",)
 
 
 def run_backup(config: Config, *, dry_run: bool, progress: ProgressSink | None, stop: StopSource) -> BackupReport:
@@ -50,7 +48,7 @@ def run_backup(config: Config, *, dry_run: bool, progress: ProgressSink | None, 
             )
             if dry_run:
                 return coordinator.dry_run()
-            return coordinator.run(supervisor_factory(stop, preload=WORKER_MODULES))
+            return coordinator.run(supervisor_factory(stop, preload=worker_modules("backup", config)))
     finally:
         display.close()
         store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kbr.app.prestart import worker_modules
 from kbr.app.wiring import StopSource, client_settings, restore_options, storage_options, supervisor_factory
 from kbr.app.worker_events import RunDisplay
 from kbr.config import Config
@@ -13,9 +14,6 @@ from kbr.storage import open_store
 from kbr.telemetry.progress import ProgressSink
 
 __all__ = ["run_restore"]
-
-#: What every restore worker imports; the forkserver imports it once for all.
-WORKER_MODULES = ("kbr.restore.task",)
 
 
 def run_restore(config: Config, *, dry_run: bool, progress: ProgressSink | None, stop: StopSource) -> RestoreReport:
@@ -48,7 +46,7 @@ def run_restore(config: Config, *, dry_run: bool, progress: ProgressSink | None,
                 on_tick=display.tick,
                 on_plan=lambda plan, _counts: display.start("restore", _records_by_topic(plan)),
             )
-            return coordinator.run(supervisor_factory(stop, preload=WORKER_MODULES), dry_run=dry_run)
+            return coordinator.run(supervisor_factory(stop, preload=worker_modules("restore", config)), dry_run=dry_run)
     finally:
         display.close()
         store.close()

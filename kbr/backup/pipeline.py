@@ -1,10 +1,10 @@
 """From sealed blocks to committed segments: compression and upload beside the fetching.
 
-Blocks come in per partition, in order; each is compressed by a pool of threads, then appended to
-its partition's segment by one of a few writer threads (always the same one for a partition, so
-order holds without a lock). A full segment is committed beside the next one's writing, one commit of a
-partition at a time, so that an fsync or a last request holds nothing up. Memory is bounded: submit()
-waits while too many bytes are under way.
+Blocks come in per partition, in order; whoever brings one compresses it too, as its bytes are still in that core's
+cache (see submit()). Frames are appended to their partition's segment by one of a few writer threads (always the
+same one for a partition, so order holds without a lock). A full segment is committed beside the next one's writing,
+one commit of a partition at a time, so that an fsync or a last request holds nothing up. Memory is bounded:
+wait_for_room() waits while too many bytes are under way.
 """
 
 from __future__ import annotations
@@ -37,13 +37,11 @@ class PipelineOptions:
     Attributes:
         segment_max_bytes: a segment is committed when it holds this much, stored bytes.
         in_flight_bytes: raw blocks that may be on their way at once.
-        compress_threads: threads of the pool.
         lanes: partitions.
     """
 
     segment_max_bytes: int
     in_flight_bytes: int
-    compress_threads: int
     lanes: int
 
 
@@ -96,10 +94,13 @@ class _Budget:
     used: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def acquire(self, amount: int) -> None:
-        """Wait for room; a single amount over the limit goes alone."""
+    def wait(self) -> None:
+        """Until something may be added: the last amount may go over the limit."""
         with self.changed:
-            self.changed.wait_for(lambda: self.used == 0 or self.used + amount <= self.limit)
+            self.changed.wait_for(lambda: self.used < self.limit)
+
+    def add(self, amount: int) -> None:
+        with self.changed:
             self.used += amount
 
     def release(self, amount: int) -> None:
@@ -130,7 +131,6 @@ class SegmentPipeline:
         self._on_segment = on_segment
         self._clock = clock
         self._budget = _Budget(options.in_flight_bytes)
-        self._pool = ThreadPoolExecutor(options.compress_threads, thread_name_prefix="compress")
         self._commits = ThreadPoolExecutor(
             max(1, min(MAX_WRITER_THREADS, options.lanes)), thread_name_prefix="commit"
         )
@@ -156,12 +156,30 @@ class SegmentPipeline:
         self._lanes.append(_Lane(new_writer=new_writer, next_offset=start_offset, sequence=start_offset))
         return len(self._lanes) - 1
 
-    def submit(self, index: int, block: RawBlock, next_offset: int) -> None:
-        """Take a block over; waits while ``in_flight_bytes`` are under way."""
+    def wait_for_room(self) -> None:
+        """Wait while ``in_flight_bytes`` are under way."""
+        self._budget.wait()
+
+    def submit(self, index: int, block: RawBlock, next_offset: int) -> Callable[[], None]:
+        """Take a partition's next block over; does not wait.
+
+        Returns:
+            The block's compression, which the caller has to run, in any thread, and soon: the partition's
+            writer waits for it. Calls of submit() for one partition have to be in order, those of what it
+            returns need not be.
+        """
         raw_bytes = len(block)
-        self._budget.acquire(raw_bytes)
-        frame = self._pool.submit(self._compressor.compress, memoryview(block))
+        self._budget.add(raw_bytes)
+        frame: Future[bytes] = Future()
         self._queue(index).put(_Append(index, frame, block.stats, raw_bytes, next_offset))
+
+        def compress() -> None:
+            try:
+                frame.set_result(self._compressor.compress(memoryview(block)))
+            except BaseException as error:
+                frame.set_exception(error)
+
+        return compress
 
     def cut(self, index: int, next_offset: int) -> None:
         """Commit the partition's open segment, if any, as answering up to ``next_offset`` (exclusive)."""
@@ -196,7 +214,6 @@ class SegmentPipeline:
     def close(self) -> None:
         """Abort open segments and end the threads; again is fine. Committed segments stay."""
         self.finish()
-        self._pool.shutdown(wait=True, cancel_futures=True)
         self._commits.shutdown(wait=True)
         for lane in self._lanes:
             if lane.writer is not None:

@@ -66,6 +66,10 @@ def command(
         },
         mode="backup",
     )
+    if not dry_run:
+        from kbr.app.prestart import prestart_workers
+
+        prestart_workers("backup", config)
     from kbr.app.backup_run import run_backup
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):

@@ -77,7 +77,7 @@ def show(
 ) -> int:
     """Show the configuration as it is after file, environment and flags; secrets are hidden."""
     config = invocation.load(file or config_path, sets=sets, overrides={"storage.url": storage}, run_commands=False)
-    from kbr.config import describe_origin, to_plain
+    from kbr.config.describe import describe_origin, to_plain
 
     document: dict[str, Any] = {"config": to_plain(config)}
     rows = [[row.key, _shown(row.value), row.source] for row in describe_origin(config)]
@@ -111,7 +111,7 @@ def init(*, invocation: Invocation, mode: Literal["backup", "restore"]) -> int:
     \b
     kbr config init > kbr.yaml
     """
-    from kbr.config import example_file
+    from kbr.config.example import example_file
 
     text_of_file = example_file(mode)
     if invocation.output == "table":

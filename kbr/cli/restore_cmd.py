@@ -90,6 +90,10 @@ def command(
         },
         mode="restore",
     )
+    if not dry_run:
+        from kbr.app.prestart import prestart_workers
+
+        prestart_workers("restore", config)
     from kbr.app.restore_run import run_restore
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):

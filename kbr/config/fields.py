@@ -49,7 +49,7 @@ class Section(BaseModel):
     """A mapping of known keys; anything else in it is a mistake."""
 
     # hide_input_in_errors: an input may be a secret
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True, use_attribute_docstrings=False)
 
 
 def key(

@@ -154,7 +154,7 @@ def consumer_properties(
     Raises:
         ConfigError: ``client`` holds a property that kbr's promises fix.
     """
-    queue_bytes = max(4 << 20, memory_bytes // 2)
+    queue_bytes = max(4 << 20, memory_bytes // 4)
     # One answer of each broker holds at most this, as stored: it is unpacked whole, so that compression multiplies it
     # and every small record adds its op. JSON lines of 98 B that zstd packs 50 to 1 took a worker to 396 MB with
     # 2 MiB a partition (one partition), 234 MB with 1 MiB; at the usual 5 to 10 to 1, a fifth of that. 600 k x 1 KiB

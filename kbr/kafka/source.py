@@ -48,11 +48,13 @@ class SourceOptions:
     Attributes:
         memory_bytes: budget for fetched and half-encoded records of all partitions.
         block_bytes: a block is sealed at this size.
+        open_bytes: all partitions' unsealed blocks together; the largest is sealed early above it.
         isolation_level: read_committed or read_uncommitted.
     """
 
     memory_bytes: int
     block_bytes: int
+    open_bytes: int
     isolation_level: str
 
 
@@ -123,7 +125,9 @@ class PartitionSource:
             isolation_level=self._options.isolation_level,
         )
         try:
-            self._source = Source(properties.items(), block_bytes=self._options.block_bytes)
+            self._source = Source(
+                properties.items(), block_bytes=self._options.block_bytes, open_bytes=self._options.open_bytes
+            )
         except ClientConfigError as error:
             raise ConfigError(
                 f"librdkafka refused {error}", hint="check source.security and source.client", property=error.name

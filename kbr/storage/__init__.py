@@ -9,7 +9,7 @@ from kbr.errors import ConfigError
 from kbr.storage.base import ObjectInfo, ObjectStore, StoreProperties, Upload
 from kbr.storage.options import StorageOptions
 
-__all__ = ["ObjectInfo", "ObjectStore", "StorageOptions", "StoreProperties", "Upload", "open_store"]
+__all__ = ["ObjectInfo", "ObjectStore", "StorageOptions", "StoreProperties", "Upload", "modules_of", "open_store"]
 
 
 def open_store(options: StorageOptions) -> ObjectStore:
@@ -41,3 +41,15 @@ def open_store(options: StorageOptions) -> ObjectStore:
     from kbr.storage.fsspec_store import open_filesystem
 
     return FilesystemStore(options, *open_filesystem(options))
+
+
+def modules_of(url: str) -> tuple[str, ...]:
+    """What opening the store of a URL imports beyond this package: for a process that is to be warm when it comes."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme == "file":
+        return ("kbr.storage.local",)
+    if scheme == "memory":
+        return ("kbr.storage.memory",)
+    if scheme == "s3":
+        return ("kbr.storage.fsspec_store", "kbr.storage.s3")
+    return ("kbr.storage.fsspec_store", "kbr.storage.filesystem")

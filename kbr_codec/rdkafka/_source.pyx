@@ -46,6 +46,7 @@ cdef struct lane:
     int64_t sealed_offset    # first offset that no sealed block answers for
     int64_t end_offset       # exclusive
     int done                 # nothing more is wanted or can be had
+    size_t counted           # of the build's bytes, those that are in open_total
     builder build
 
 
@@ -99,6 +100,8 @@ cdef class Source:
     Args:
         properties: librdkafka's properties as pairs of str.
         block_bytes: a block is sealed when its columns reach this size, bytes.
+        open_bytes: all partitions' unsealed columns together; above it the largest is sealed early, so that a
+            thousand partitions cost no more memory than one. One record beyond it is no error.
 
     Raises:
         ClientConfigError: librdkafka refused a property.
@@ -112,6 +115,8 @@ cdef class Source:
     cdef int32_t lane_count
     cdef int32_t open_lanes
     cdef size_t block_bytes
+    cdef size_t open_limit
+    cdef size_t open_total
     cdef ready_block ready[READY_MAX]
     cdef int ready_count
     cdef failure failures[FAILURES_MAX]
@@ -133,13 +138,16 @@ cdef class Source:
         self.lanes = NULL
         self.topics = []
 
-    def __init__(self, properties, *, block_bytes: int):
+    def __init__(self, properties, *, block_bytes: int, open_bytes: int):
         if self.rk != NULL:
             raise RuntimeError("a source is made once")
         require_loaded()
         if not 1024 <= block_bytes <= 1 << 30:
             raise ValueError("block_bytes has to be between 1 KiB and 1 GiB")
+        if open_bytes < block_bytes:
+            raise ValueError("open_bytes has to hold one block")
         self.block_bytes = block_bytes
+        self.open_limit = open_bytes
         self.rk = new_handle(TYPE_CONSUMER, properties, 0)
         self.queue = rd.queue_new(self.rk)
         self.main_queue = rd.queue_get_main(self.rk)
@@ -289,8 +297,7 @@ cdef class Source:
     cdef void stop_lane(self, int32_t index):
         cdef lane *entry = &self.lanes[index]
         rd.consume_stop(entry.rkt, entry.partition)
-        builder_free(&entry.build)
-        builder_init(&entry.build)
+        self.drop_open(entry)
 
     cdef int run(self, int64_t until) noexcept nogil:
         cdef int64_t left
@@ -341,8 +348,7 @@ cdef class Source:
         """Our own reason to stop a partition: what is not sealed is dropped, and its position says so."""
         cdef lane *entry = &self.lanes[index]
         self.fail(index, code, text, offset)
-        builder_free(&entry.build)
-        builder_init(&entry.build)
+        self.drop_open(entry)
         entry.next_offset = entry.sealed_offset
         entry.done = 1
         self.open_lanes -= 1
@@ -369,12 +375,29 @@ cdef class Source:
         entry.sealed_offset = entry.next_offset
         r.stats = entry.build.stats
         self.ready_count += 1
-        if builder_capacity(&entry.build) > 4 * self.block_bytes:
-            builder_free(&entry.build)        # one huge record must not pin its size for the whole run
-            builder_init(&entry.build)
+        if builder_capacity(&entry.build) > 4 * self.block_bytes or self.open_total > self.open_limit // 2:
+            # one huge record must not pin its size for the whole run, nor idle partitions their buffers
+            self.drop_open(entry)
         else:
+            self.open_total -= entry.counted
+            entry.counted = 0
             builder_clear(&entry.build)
         return 0
+
+    cdef void drop_open(self, lane *entry) noexcept nogil:
+        self.open_total -= entry.counted
+        entry.counted = 0
+        builder_free(&entry.build)
+        builder_init(&entry.build)
+
+    cdef void seal_largest(self) noexcept nogil:
+        """Too much is open in all: the partition that holds most gives its block now."""
+        cdef int32_t i
+        cdef int32_t largest = 0
+        for i in range(1, self.lane_count):
+            if self.lanes[i].counted > self.lanes[largest].counted:
+                largest = i
+        self.seal(largest)
 
     cdef void take(self, message *m) noexcept nogil:
         cdef topic_lanes *t
@@ -383,6 +406,7 @@ cdef class Source:
         cdef int64_t timestamp
         cdef int tstype = 0
         cdef int result
+        cdef size_t size
         cdef void *headers = NULL
         if m.rkt != NULL:
             t = <topic_lanes *>rd.topic_opaque(m.rkt)
@@ -439,8 +463,14 @@ cdef class Source:
         self.byte_total += entry.build.record_bytes
         if entry.next_offset >= entry.end_offset:
             self.finish(index)
-        elif builder_size(&entry.build) >= self.block_bytes:
+            return
+        size = builder_size(&entry.build)
+        self.open_total += size - entry.counted
+        entry.counted = size
+        if size >= self.block_bytes:
             self.seal(index)
+        elif self.open_total > self.open_limit:
+            self.seal_largest()
 
     cdef int take_headers(self, int32_t index, void *headers) noexcept nogil:
         cdef const char *name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kbr.backup.plan import MAX_PARTITIONS_PER_TASK, group_partitions, plan_partitions
-from kbr.backup.task import BLOCK_BYTES, MIN_BLOCK_BYTES, block_bytes_for
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.model import GapReason, TopicPartition, TopicSpec
 
@@ -49,9 +48,3 @@ def test_a_hundred_thousand_partitions_make_tasks_of_bounded_size() -> None:
     groups = group_partitions(_plan(*[7] * 20_000).partitions, workers=2)
     assert sum(map(len, groups)) == 20_000
     assert max(map(len, groups)) <= MAX_PARTITIONS_PER_TASK
-
-
-def test_half_full_blocks_of_all_partitions_stay_within_the_budget() -> None:
-    assert block_bytes_for(128 << 20, 1) == BLOCK_BYTES
-    assert block_bytes_for(128 << 20, 256) * 256 <= (128 << 20) // 4
-    assert block_bytes_for(8 << 20, 256) == MIN_BLOCK_BYTES

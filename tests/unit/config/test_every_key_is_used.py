@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kbr.config import all_keys
+from kbr.config.keys import all_keys
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kbr.config import Config, all_keys, describe_origin, load_config, to_plain
-from kbr.config.keys import find_key
+from kbr.config import Config, load_config
+from kbr.config.describe import describe_origin, to_plain
+from kbr.config.keys import all_keys, find_key
 from kbr.errors import ConfigError
 
 FILE = """\

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
-from kbr.config import all_keys, example_file, json_schema, load_config
+from kbr.config import load_config
+from kbr.config.example import example_file
+from kbr.config.keys import all_keys
+from kbr.config.schema import json_schema
 from kbr.errors import KbrError
 
 ROOT = Path(__file__).parents[3]

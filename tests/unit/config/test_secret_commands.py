@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kbr.config import describe_origin, load_config
+from kbr.config import load_config
 from kbr.config.commands import run_secret_command
+from kbr.config.describe import describe_origin
 from kbr.errors import ConfigError
 
 

@@ -40,14 +40,14 @@ def _sink(cluster: MockCluster, **more: int) -> Sink:
     return Sink([("bootstrap.servers", cluster.bootstrap_servers), ("linger.ms", "1")], **more)
 
 
-def _source(cluster: MockCluster, block_bytes: int = 1 << 20) -> Source:
+def _source(cluster: MockCluster, block_bytes: int = 1 << 20, open_bytes: int = 0) -> Source:
     properties = {
         "bootstrap.servers": cluster.bootstrap_servers,
         "auto.offset.reset": "error",
         "enable.partition.eof": "true",
         "fetch.wait.max.ms": "10",
     }
-    return Source(properties.items(), block_bytes=block_bytes)
+    return Source(properties.items(), block_bytes=block_bytes, open_bytes=open_bytes or 64 * block_bytes)
 
 
 def _produce(cluster: MockCluster, topic: str, records: list[Record], **window: int) -> int:
@@ -94,6 +94,54 @@ def test_no_record_at_or_past_the_end_is_given(cluster: MockCluster) -> None:
     source.close()
     assert [record.offset for record in records] == list(range(100, 321))
     assert others == [PartitionEnd(0, 321)]
+
+
+def test_many_open_partitions_stay_within_their_common_bound_and_lose_nothing(cluster: MockCluster) -> None:
+    """Forty partitions of 50 kB, blocks of up to 1 MiB, 64 KiB for all: without the bound each would be one block."""
+    cluster.create_topic("many", partitions=40)
+    wanted = [Record(n, 1000 + n, 1, b"k%d" % n, b"v" * 500, ()) for n in range(100)]
+    sink = _sink(cluster)
+    topic = sink.open_topic("many")
+    for first in range(0, 100, 10):  # ten batches each, as a batch is always given whole
+        for partition in range(40):
+            sink.produce(topic, partition, encode_block(wanted[first : first + 10]), **ALL)
+        while sink.open_count:
+            sink.poll(100)
+            assert sink.failure() is None
+    sink.close()
+    source = Source(
+        [
+            ("bootstrap.servers", cluster.bootstrap_servers),
+            ("auto.offset.reset", "error"),
+            ("enable.partition.eof", "true"),
+            ("fetch.wait.max.ms", "10"),
+            ("fetch.message.max.bytes", "4096"),  # partitions come in turns, so that many are open at once
+        ],
+        block_bytes=1 << 16,
+        open_bytes=1 << 16,
+    )
+    source.start([("many", partition, 0, 100) for partition in range(40)])
+    found: dict[int, list[Record]] = {}
+    blocks = 0
+    ends = []
+    for _ in range(200):
+        for event in source.poll(100):
+            if isinstance(event, BlockReady):
+                blocks += 1
+                found.setdefault(event.lane, []).extend(decode_block(event.block))
+            else:
+                ends.append(event)
+        if not source.open_count:
+            break
+    source.close()
+    assert sorted(ends) == [PartitionEnd(partition, 100) for partition in range(40)]
+    assert found == dict.fromkeys(range(40), wanted)
+    assert blocks > 40
+
+
+def test_a_bound_that_holds_no_block_is_refused(cluster: MockCluster) -> None:
+    with pytest.raises(ValueError, match="open_bytes"):
+        _source(cluster, block_bytes=1 << 20, open_bytes=1 << 19)
 
 
 def test_an_offset_out_of_range_is_an_error_and_never_a_jump(cluster: MockCluster) -> None:
@@ -148,7 +196,7 @@ def test_timestamp_zero_is_refused_or_replaced_but_never_becomes_now(cluster: Mo
 
 def test_a_refused_property_is_named(cluster: MockCluster) -> None:
     with pytest.raises(ClientConfigError) as caught:
-        Source([("no.such.property", "1")], block_bytes=1 << 20)
+        Source([("no.such.property", "1")], block_bytes=1 << 20, open_bytes=1 << 20)
     assert caught.value.name == "no.such.property"
 
 
