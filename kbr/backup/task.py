@@ -174,17 +174,19 @@ class _BackupWorker:
         errors: list[BaseException] = []
 
         def work() -> None:
-            try:
-                while not errors:
-                    with turn:
-                        going_on = not errors and self._fetch(source, pipeline)
-                        jobs, self._jobs = self._jobs, []
-                    for compress in jobs:
-                        compress()
-                    if not going_on:
+            going_on = True
+            while going_on:
+                with turn:
+                    if errors:
                         return
-            except BaseException as error:
-                errors.append(error)
+                    try:
+                        going_on = self._fetch(source, pipeline)
+                    except BaseException as error:  # raised again below, when no thread works any more
+                        errors.append(error)  # before the next one gets its turn
+                        return
+                    jobs, self._jobs = self._jobs, []
+                for compress in jobs:
+                    compress()
 
         helpers = [
             threading.Thread(target=work, name=f"compress-{number}", daemon=True)
