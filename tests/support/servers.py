@@ -192,21 +192,14 @@ class Process:
         """Ask it to end; insist after the deadline."""
         pid = self.running()
         if pid is not None:
+            started_at = _started_at(pid)
             self.signal(signal.SIGTERM)
-            if not self._ends(deadline_s):
+            if not _ends(pid, started_at, deadline_s):
                 self.signal(signal.SIGKILL)
-                if not self._ends(deadline_s):
+                if not _ends(pid, started_at, deadline_s):
                     raise ServerError(f"{self.name} (process {pid}) does not end")
         _collect()
         self.pid_file.unlink(missing_ok=True)
-
-    def _ends(self, deadline_s: float) -> bool:
-        until = time.monotonic() + deadline_s
-        while self.running() is not None:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.05)
-        return True
 
     def tail(self) -> str:
         """The end of what it wrote."""
@@ -223,6 +216,16 @@ def _started_at(pid: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] == "Z" else fields[19]
+
+
+def _ends(pid: int, started_at: str, deadline_s: float) -> bool:
+    """Wait for a process's end. Not by its command line: that is gone before a dying process is."""
+    until = time.monotonic() + deadline_s
+    while _started_at(pid) == started_at and started_at:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _collect() -> None:
