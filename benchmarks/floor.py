@@ -85,7 +85,7 @@ def produce(servers: str, topic: str, count: int, target: str) -> dict[str, floa
     ) as sink:
         sent = 0
         for block in blocks:
-            sent += sink.send(TopicPartition(target, 0), block, RecordWindow())[1]
+            sent += sink.send(TopicPartition(target, 0), block, RecordWindow()).record_count
             sink.poll(0)
         while sink.open_count:
             sink.poll(100)

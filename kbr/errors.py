@@ -31,6 +31,7 @@ __all__ = [
     "PreflightRefused",
     "ProduceFailed",
     "RepositoryError",
+    "RunMissing",
     "StorageError",
     "StoreFull",
     "StoreUnavailable",
@@ -106,6 +107,12 @@ class IntegrityError(KbrError):
 
 class CorruptSegment(IntegrityError):
     """A segment object is truncated, altered or claims absurd sizes; context: object, position."""
+
+
+class RunMissing(KbrError):
+    """No running kbr is the one that was asked for."""
+
+    exit_code = 10
 
 
 class Interrupted(KbrError):

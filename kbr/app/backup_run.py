@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import kbr
 from kbr.app.prestart import worker_modules
+from kbr.app.run_control import RunControl
 from kbr.app.wiring import StopSource, backup_options, client_settings, storage_options, supervisor_factory
 from kbr.app.worker_events import RunDisplay
 from kbr.backup.coordinator import BackupCoordinator, BackupPlaces
@@ -11,6 +12,7 @@ from kbr.backup.plan import BackupPlan
 from kbr.backup.report import BackupReport
 from kbr.config import Config
 from kbr.kafka.cluster import Cluster
+from kbr.runtime.pacing import RateLimit
 from kbr.storage import open_store
 from kbr.telemetry.progress import ProgressSink
 
@@ -35,7 +37,11 @@ def run_backup(config: Config, *, dry_run: bool, progress: ProgressSink | None, 
     store = open_store(places.storage)
     try:
         store.check()
-        with Cluster(places.client, deadline_s=config.source.deadline_ms / 1000) as cluster:
+        limit = RateLimit(options.bytes_per_s, options.records_per_s)
+        with (
+            RunControl("backup", options.backup_id, limit, display) as control,
+            Cluster(places.client, deadline_s=config.source.deadline_ms / 1000) as cluster,
+        ):
             coordinator = BackupCoordinator(
                 places,
                 options,
@@ -44,6 +50,7 @@ def run_backup(config: Config, *, dry_run: bool, progress: ProgressSink | None, 
                 kbr_version=kbr.__version__,
                 on_event=display.take,
                 on_tick=display.tick,
+                pace_path=control.pacer.path,
                 on_plan=lambda plan: display.start("backup", _offsets_by_topic(plan)),
             )
             if dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kbr.app.prestart import worker_modules
+from kbr.app.run_control import RunControl
 from kbr.app.wiring import StopSource, client_settings, restore_options, storage_options, supervisor_factory
 from kbr.app.worker_events import RunDisplay
 from kbr.config import Config
@@ -10,6 +11,7 @@ from kbr.kafka.cluster import Cluster
 from kbr.restore.coordinator import RestoreCoordinator
 from kbr.restore.plan import RestorePlan
 from kbr.restore.report import RestoreReport
+from kbr.runtime.pacing import RateLimit
 from kbr.storage import open_store
 from kbr.telemetry.progress import ProgressSink
 
@@ -35,7 +37,11 @@ def run_restore(config: Config, *, dry_run: bool, progress: ProgressSink | None,
     store = open_store(storage)
     try:
         store.check()
-        with Cluster(client, deadline_s=config.target.deadline_ms / 1000) as cluster:
+        limit = RateLimit(options.bytes_per_s, options.records_per_s)
+        with (
+            RunControl("restore", options.backup_id, limit, display) as control,
+            Cluster(client, deadline_s=config.target.deadline_ms / 1000) as cluster,
+        ):
             coordinator = RestoreCoordinator(
                 client,
                 storage,
@@ -44,6 +50,7 @@ def run_restore(config: Config, *, dry_run: bool, progress: ProgressSink | None,
                 store=store,
                 on_event=display.take,
                 on_tick=display.tick,
+                pace_path=control.pacer.path,
                 on_plan=lambda plan, _counts: display.start("restore", _records_by_topic(plan)),
             )
             return coordinator.run(supervisor_factory(stop, preload=worker_modules("restore", config)), dry_run=dry_run)

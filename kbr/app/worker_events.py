@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from kbr.telemetry.events import ClientMessage, PartitionFailed, ProgressEvent
 from kbr.telemetry.logs import RepeatFolder, get_logger
-from kbr.telemetry.progress import ProgressModel, ProgressSink
+from kbr.telemetry.progress import ProgressModel, ProgressSink, ProgressSnapshot
 from kbr.timing import SYSTEM_CLOCK, Clock
 
 __all__ = ["RunDisplay"]
@@ -50,6 +50,11 @@ class RunDisplay:
             _log.log(line.level, line.text)
         if self._sink is not None and self._model is not None:
             self._sink.update(self._model.snapshot())
+
+    def snapshot(self) -> ProgressSnapshot | None:
+        """How far it is; None before the plan is known. Any thread may ask."""
+        model = self._model
+        return None if model is None else model.snapshot()
 
     def close(self) -> None:
         """The run is over."""

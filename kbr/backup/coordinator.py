@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kbr.backup.options import BackupOptions
 from kbr.backup.plan import BackupPlan, BackupTask, PartitionPlan, PartitionTask, group_partitions, plan_partitions
@@ -25,6 +26,7 @@ from kbr.repository.publish import publish_manifest
 from kbr.runtime.messages import TaskSpec
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore, StorageOptions
+from kbr.telemetry.accounts import Accounts
 from kbr.telemetry.events import SegmentCommitted
 from kbr.timing import SYSTEM_CLOCK, Clock
 
@@ -52,6 +54,7 @@ class BackupCoordinator:
         on_event: gets every worker event.
         on_plan: gets the plan before the first record is fetched.
         on_tick: called now and then while workers run.
+        pace_path: the run's rate limit, for the workers (kbr.runtime.pacing).
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class BackupCoordinator:
         on_event: Callable[[object], None],
         on_plan: Callable[[BackupPlan], None],
         on_tick: Callable[[], None],
+        pace_path: Path,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._places = places
@@ -75,7 +79,9 @@ class BackupCoordinator:
         self._on_event = on_event
         self._on_plan = on_plan
         self._on_tick = on_tick
+        self._pace_path = pace_path
         self._clock = clock
+        self._accounts = Accounts()
         self._writer = uuid.uuid4().hex
         self._phases: dict[str, float] = {}
 
@@ -175,6 +181,7 @@ class BackupCoordinator:
         def take_event(_task_id: str, event: object) -> None:
             if isinstance(event, SegmentCommitted):
                 state.segment_committed(event)
+            self._accounts.take(event)
             self._on_event(event)
 
         def tick() -> None:
@@ -217,6 +224,7 @@ class BackupCoordinator:
             segment_max_interval_s=options.segment_max_interval_ms / 1000,
             memory_bytes=options.memory_bytes,
             compress_threads=compress_threads,
+            pace_path=self._pace_path,
         )
 
     def _report(
@@ -238,6 +246,8 @@ class BackupCoordinator:
             dry_run=dry_run,
             duration_s=self._clock.monotonic() - begun,
             phases_s=self._phases,
+            waited_s=self._accounts.waited_s,
+            record_bytes=self._accounts.record_bytes,
             peak_worker_rss_bytes=peak_rss,
             worker_cpu_s=cpu_s,
             warnings=tuple(warnings),

@@ -21,6 +21,7 @@ class BackupOptions:
         compression, compression_level: how blocks are stored; the level is for zstd and lz4.
         segment_max_bytes: a segment is closed when it holds this much, stored bytes.
         segment_max_interval_ms: a segment is closed this long after it was begun.
+        bytes_per_s, records_per_s: rate limit over all workers, of uncompressed record bytes; 0 is none.
         workers: worker processes; 0 is one per core, never more than partitions.
         memory_bytes: budget of one worker for records on their way.
         checkpoint_interval_s: how often the manifest is written while the run goes on.
@@ -35,6 +36,8 @@ class BackupOptions:
     compression_level: int | None = 3
     segment_max_bytes: int = 134_217_728
     segment_max_interval_ms: int = 60_000
+    bytes_per_s: int = 0
+    records_per_s: int = 0
     workers: int = 0
     memory_bytes: int = 128 * 1024 * 1024
     checkpoint_interval_s: float = 30.0

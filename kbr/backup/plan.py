@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.kafka.settings import ClientSettings
@@ -76,6 +77,8 @@ class BackupTask:
     segment_max_interval_s: float
     memory_bytes: int
     compress_threads: int
+    #: The run's rate limit (kbr.runtime.pacing).
+    pace_path: Path
 
 
 def plan_partitions(

@@ -21,6 +21,8 @@ class BackupReport:
         dry_run: nothing was written.
         duration_s: wall time of the run.
         phases_s: wall time of each phase, seconds.
+        waited_s: how long tasks waited, all together, by what for: source, storage, rate_limit.
+        record_bytes: keys, values and headers, uncompressed.
         peak_worker_rss_bytes: the largest worker's peak resident memory.
         worker_cpu_s: CPU seconds of all workers.
         warnings: sentences.
@@ -31,6 +33,8 @@ class BackupReport:
     dry_run: bool
     duration_s: float
     phases_s: dict[str, float]
+    waited_s: dict[str, float]
+    record_bytes: int
     peak_worker_rss_bytes: int
     worker_cpu_s: float
     warnings: tuple[str, ...] = ()
@@ -50,6 +54,7 @@ class BackupReport:
         names = ("records", "raw_bytes", "stored_bytes", "segments", "partitions", "offsets")
         totals: dict[str, Any] = {name: sum(topic[name] for topic in topics) for name in names}
         totals["topics"] = len(topics)
+        totals["record_bytes"] = self.record_bytes
         return {
             "backup_id": self.manifest.backup_id,
             "storage": self.storage_url,
@@ -59,6 +64,7 @@ class BackupReport:
             "finished_at_ms": self.manifest.finished_at_ms,
             "duration_s": round(self.duration_s, 3),
             "phases_s": {name: round(seconds, 3) for name, seconds in self.phases_s.items()},
+            "waited_s": {name: round(seconds, 3) for name, seconds in self.waited_s.items()},
             "peak_worker_rss_bytes": self.peak_worker_rss_bytes,
             "worker_cpu_s": round(self.worker_cpu_s, 3),
             "totals": totals,

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 from kbr.backup.pipeline import PipelineOptions, SegmentPipeline
@@ -20,8 +21,16 @@ from kbr.format.segment import SegmentIdentity
 from kbr.kafka.source import FetchedBlock, PartitionEnded, PartitionSource, PartitionStopped, SourceOptions
 from kbr.model import PartitionStatus, SegmentRef, TopicPartition
 from kbr.repository.segment_writer import SegmentWriter
+from kbr.runtime.pacing import Allowance, Pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
-from kbr.telemetry.events import ClientMessage, PartitionDone, PartitionFailed, ProgressEvent, SegmentCommitted
+from kbr.telemetry.events import (
+    ClientMessage,
+    PartitionDone,
+    PartitionFailed,
+    ProgressEvent,
+    SegmentCommitted,
+    TaskAccount,
+)
 from kbr.timing import SYSTEM_CLOCK, Clock
 
 __all__ = ["PartitionOutcome", "TaskContext", "run"]
@@ -33,6 +42,10 @@ BLOCK_BYTES = 1024 * 1024
 PROGRESS_INTERVAL_S = 0.2
 #: How long all brokers may be out of reach before a partition is given up, seconds.
 BROKERS_DOWN_DEADLINE_S = 300.0
+#: A rate limit is looked at again after this, seconds, and so is whether to stop.
+LIMIT_CHECK_S = 0.05
+#: A limit that has risen this much needs a client that fetches further ahead.
+REOPEN_FACTOR = 4
 
 
 class TaskContext(Protocol):
@@ -63,9 +76,15 @@ def _store(options: StorageOptions) -> ObjectStore:
     return open_store(options)
 
 
+@lru_cache(maxsize=1)
+def _pacer(path: Path) -> Pacer:
+    """One view of the limit per worker process."""
+    return Pacer(path)
+
+
 def run(task: BackupTask, context: TaskContext) -> tuple[PartitionOutcome, ...]:
     """Fetch, encode and store a task's partitions; see the module."""
-    return _BackupWorker(task, context, _store(task.storage), SYSTEM_CLOCK).run()
+    return _BackupWorker(task, context, _store(task.storage), _pacer(task.pace_path), SYSTEM_CLOCK).run()
 
 
 class _Progress:
@@ -106,10 +125,15 @@ class _Progress:
 class _BackupWorker:
     """One run of one task."""
 
-    def __init__(self, task: BackupTask, context: TaskContext, store: ObjectStore, clock: Clock) -> None:
+    def __init__(self, task: BackupTask, context: TaskContext, store: ObjectStore, pacer: Pacer, clock: Clock) -> None:
         self._task = task
         self._context = context
         self._store = store
+        self._pacer = pacer
+        #: What the client was opened for.
+        self._limit = pacer.limit
+        self._waited_for_storage_s = 0.0
+        self._waited_for_limit_s = 0.0
         self._clock = clock
         self._outcomes: dict[int, PartitionOutcome] = {}
         self._progress = _Progress(context, task.partitions, clock)
@@ -120,12 +144,6 @@ class _BackupWorker:
 
     def run(self) -> tuple[PartitionOutcome, ...]:
         task = self._task
-        source_options = SourceOptions(
-            memory_bytes=task.memory_bytes // 2,
-            block_bytes=BLOCK_BYTES,
-            open_bytes=max(BLOCK_BYTES, task.memory_bytes // 4),
-            isolation_level=task.isolation_level,
-        )
         pipeline_options = PipelineOptions(
             segment_max_bytes=task.segment_max_bytes,
             in_flight_bytes=min(task.memory_bytes // 4, (2 * task.compress_threads + 4) * BLOCK_BYTES),
@@ -134,7 +152,7 @@ class _BackupWorker:
         compressor = BlockCompressor(task.compression, task.compression_level)
         with (
             SegmentPipeline(pipeline_options, compressor, on_segment=self._segment_committed) as pipeline,
-            PartitionSource(task.client, source_options, on_client_message=self._client_message) as source,
+            PartitionSource(task.client, self._source_options(), on_client_message=self._client_message) as source,
         ):
             for partition in task.partitions:
                 pipeline.add_lane(self._writer_factory(partition), partition.offsets.start_offset)
@@ -145,7 +163,28 @@ class _BackupWorker:
             pipeline.finish()
             self._take_failures(source, pipeline)
             self._progress.send(now=True)
+            self._context.emit(
+                TaskAccount(
+                    record_bytes=source.totals[1],
+                    waited_s={
+                        "source": source.waited_s,
+                        "storage": self._waited_for_storage_s,
+                        "rate_limit": self._waited_for_limit_s,
+                    },
+                )
+            )
             return self._results(pipeline)
+
+    def _source_options(self) -> SourceOptions:
+        memory = self._task.memory_bytes
+        return SourceOptions(
+            memory_bytes=memory // 2,
+            block_bytes=BLOCK_BYTES,
+            open_bytes=max(BLOCK_BYTES, memory // 4),
+            isolation_level=self._task.isolation_level,
+            bytes_per_s=self._limit.bytes_per_s,
+            records_per_s=self._limit.records_per_s,
+        )
 
     def _writer_factory(self, partition: PartitionTask) -> Callable[[int], SegmentWriter]:
         def new_writer(sequence: int) -> SegmentWriter:
@@ -210,9 +249,17 @@ class _BackupWorker:
         if self._context.stop_requested():
             self._stop(source, pipeline)
             return False
+        begun = self._clock.monotonic()
         pipeline.wait_for_room()
-        for event in source.poll(100):
-            self._take(event, source, pipeline)
+        self._waited_for_storage_s += self._clock.monotonic() - begun
+        self._follow_limit(source, pipeline)
+        allowance = self._pacer.ask()
+        if allowance.wait_s:
+            self._clock.sleep(min(allowance.wait_s, LIMIT_CHECK_S))
+            self._waited_for_limit_s += min(allowance.wait_s, LIMIT_CHECK_S)
+        else:
+            for event in self._poll(source, allowance):
+                self._take(event, source, pipeline)
         self._take_failures(source, pipeline)
         self._progress.send()
         now = self._clock.monotonic()
@@ -221,6 +268,27 @@ class _BackupWorker:
             self._cut_old_segments(now, source, pipeline)
         self._give_up_if_brokers_stay_down(now, source, pipeline)
         return True
+
+    def _poll(
+        self, source: PartitionSource, allowance: Allowance
+    ) -> list[FetchedBlock | PartitionEnded | PartitionStopped]:
+        records, size = source.totals
+        try:
+            return source.poll(100, max_records=allowance.max_records, max_bytes=allowance.max_bytes)
+        finally:
+            after_records, after_size = source.totals
+            self._pacer.settle(allowance, after_size - size, after_records - records)
+
+    def _follow_limit(self, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        """A client that was opened for a low rate fetches too little ahead for a much higher one."""
+        limit = self._pacer.limit
+        if limit != self._limit and (
+            _much_higher(self._limit.bytes_per_s, limit.bytes_per_s)
+            or _much_higher(self._limit.records_per_s, limit.records_per_s)
+        ):
+            self._limit = limit
+            for block in source.reopen(self._source_options(), done=self._outcomes.keys()):
+                self._submit(block, pipeline)
 
     def _take(
         self,
@@ -321,3 +389,8 @@ class _BackupWorker:
                 self._context.emit(PartitionDone(topic=outcome.topic, partition=outcome.partition))
             found.append(outcome)
         return tuple(found)
+
+
+def _much_higher(before: float, now: float) -> bool:
+    """Of two rates, 0 being none at all."""
+    return before > 0 and (now == 0 or now > REOPEN_FACTOR * before)

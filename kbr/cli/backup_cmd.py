@@ -13,6 +13,7 @@ from kbr.cli.options import (
     client_sets,
     config_options,
     filter_options,
+    rates_of,
     split_commas,
     storage_option,
     verb,
@@ -39,6 +40,7 @@ def command(
     topics: tuple[str, ...],
     excluded: tuple[str, ...],
     storage: str | None,
+    rate_limits: tuple[str, ...],
     workers: int | None,
     properties: tuple[str, ...],
     dry_run: bool,
@@ -63,6 +65,7 @@ def command(
             "source.topics.exclude": split_commas(excluded),
             "storage.url": storage,
             "backup.workers": workers,
+            **{f"backup.{name}": value for name, value in rates_of(rate_limits).items()},
         },
         mode="backup",
     )

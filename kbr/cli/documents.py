@@ -16,6 +16,8 @@ __all__ = [
     "DescribeDocument",
     "ListDocument",
     "RestoreDocument",
+    "RunEntry",
+    "StatusDocument",
     "VerifyDocument",
 ]
 
@@ -57,6 +59,7 @@ class BackupTotals(TypedDict):
     partitions: int
     offsets: int
     records: int
+    record_bytes: int
     raw_bytes: int
     stored_bytes: int
     segments: int
@@ -73,6 +76,7 @@ class BackupDocument(TypedDict):
     finished_at_ms: int | None
     duration_s: float
     phases_s: dict[str, float]
+    waited_s: dict[str, float]
     peak_worker_rss_bytes: int
     worker_cpu_s: float
     totals: BackupTotals
@@ -135,6 +139,7 @@ class RestoreDocument(TypedDict):
     dry_run: bool
     duration_s: float
     phases_s: dict[str, float]
+    waited_s: dict[str, float]
     peak_worker_rss_bytes: int
     worker_cpu_s: float
     plan: RestorePlanEntry
@@ -270,6 +275,41 @@ class CheckDocument(TypedDict):
     verbs: list[str]
     storage: str
     librdkafka: str
+
+
+class RateLimitEntry(TypedDict):
+    """Of uncompressed keys, values and headers; None is no limit."""
+
+    bytes_per_s: float | None
+    records_per_s: float | None
+
+
+class RunEntry(TypedDict):
+    """A backup or restore at work; rates are over the last ten seconds.
+
+    ``limited_bytes`` and ``limited_records`` are those that have passed while there was a rate limit.
+    """
+
+    pid: int
+    verb: str
+    backup_id: str
+    started_at_ms: int
+    elapsed_s: float
+    records: int
+    total_records: int | None
+    raw_bytes: int
+    records_per_s: float
+    bytes_per_s: float
+    eta_s: float | None
+    rate_limit: RateLimitEntry
+    limited_bytes: int
+    limited_records: int
+
+
+class StatusDocument(TypedDict):
+    """``kbr status``."""
+
+    runs: list[RunEntry]
 
 
 class DemoTopic(TypedDict):

@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "list": ("list_cmd", "List the backups at a place."),
     "describe": ("describe_cmd", "Show what a backup holds."),
     "verify": ("verify_cmd", "Prove that a backup is whole."),
+    "status": ("status_cmd", "Show running backups and restores, or change a rate limit."),
     "config": ("config_cmd", "Check, show or begin a configuration file."),
     "demo": ("demo_cmd", "See kbr work, on a broker of its own."),
 }

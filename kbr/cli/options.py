@@ -23,6 +23,7 @@ __all__ = [
     "client_sets",
     "config_options",
     "filter_options",
+    "rates_of",
     "read_mapping",
     "split_commas",
     "storage_option",
@@ -173,6 +174,15 @@ def filter_options(function: _Function) -> _Function:
         click.option(
             "--exclude-topic", "excluded", multiple=True, metavar="GLOB", help="Topic to leave out; repeatable."
         ),
+        click.option(
+            "--rate-limit",
+            "--bwlimit",
+            "rate_limits",
+            multiple=True,
+            metavar="RATE",
+            help="At most 50MB/s (uncompressed keys, values and headers) or 5000records/s, all workers together; "
+            "repeatable. kbr status changes it later.",
+        ),
         click.option("--workers", type=int, metavar="N", help="Worker processes; 0 is one per core."),
         click.option(
             "-X",
@@ -202,6 +212,30 @@ def client_sets(properties: Sequence[str], side: Literal["source", "target"]) ->
         if "=" not in one:
             raise click.UsageError(f"-X takes PROPERTY=VALUE, not {one!r}")
     return [f"{side}.client.{one}" for one in properties]
+
+
+def rates_of(values: Sequence[str]) -> dict[str, str]:
+    """--rate-limit flags as the keys that they set; ``none`` takes a limit off.
+
+    Raises:
+        click.UsageError: one is no rate.
+    """
+    from kbr.config.values import parse_rate, parse_record_rate
+
+    found: dict[str, str] = {}
+    for value in split_commas(values) or ():
+        try:
+            if value.lower() in {"none", "off"}:
+                found.update(rate_limit="none", rate_limit_records="none")
+            elif "rec" in value.lower():
+                parse_record_rate(value)
+                found["rate_limit_records"] = value
+            else:
+                parse_rate(value)
+                found["rate_limit"] = value
+        except ValueError as error:
+            raise click.UsageError(f"--rate-limit {error}") from error
+    return found
 
 
 def split_commas(values: Sequence[str]) -> list[str] | None:

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 #: Keys that later versions have; a file made for one gets a fitting answer.
-_LATER = frozenset({"continuous", "consumer_groups", "index", "rate_limit", "rate_limit_bytes_per_sec", "bwlimit"})
+_LATER = frozenset({"continuous", "consumer_groups", "index"})
 _MAP_KINDS = frozenset({"properties", "topic configs", "mapping of topics", "mapping of partitions"})
 
 

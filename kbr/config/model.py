@@ -278,6 +278,23 @@ class BackupConfig(Section):
         minimum=1,
         maximum=86_400_000,
     )
+    rate_limit: fields.Rate = key(
+        None,
+        "Read at most so much, all workers together: uncompressed bytes of keys, values and headers. `kbr status` "
+        "changes it while it runs.",
+        kind="rate",
+        unit="bytes per second, as in `50MB/s`",
+        shown_default="no limit",
+        example="50MB/s",
+    )
+    rate_limit_records: fields.RecordRate = key(
+        None,
+        "Read at most so many records, all workers together; with `rate_limit`, the lower one counts.",
+        kind="record rate",
+        unit="records per second",
+        shown_default="no limit",
+        example="5000",
+    )
     workers: fields.Number = key(
         0,
         "Worker processes; 0 is one per core. Never more than there are partitions to read.",
@@ -362,6 +379,23 @@ class RestoreConfig(Section):
         unit="epoch milliseconds",
         minimum=0,
         maximum=253_402_300_799_999,
+    )
+    rate_limit: fields.Rate = key(
+        None,
+        "Send at most so much, all workers together: uncompressed bytes of keys, values and headers. `kbr status` "
+        "changes it while it runs.",
+        kind="rate",
+        unit="bytes per second, as in `50MB/s`",
+        shown_default="no limit",
+        example="50MB/s",
+    )
+    rate_limit_records: fields.RecordRate = key(
+        None,
+        "Send at most so many records, all workers together; with `rate_limit`, the lower one counts.",
+        kind="record rate",
+        unit="records per second",
+        shown_default="no limit",
+        example="5000",
     )
     workers: fields.Number = key(
         0,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 
-__all__ = ["not_this", "parse_bool", "parse_instant", "parse_int", "parse_list", "parse_size", "parse_text", "shown"]
+__all__ = ["not_this", "parse_bool", "parse_instant", "parse_int", "parse_list", "parse_rate", "parse_record_rate", "parse_size", "parse_text", "shown"]
 
 _INTEGER = re.compile(r"[+-]?[0-9](?:_?[0-9]){0,18}")
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
@@ -87,6 +87,39 @@ def parse_size(value: object) -> int:
     if size.denominator != 1:
         raise ValueError(f"must be a whole number of bytes{not_this(value)}")
     return int(size)
+
+
+def parse_rate(value: object) -> int | None:
+    """Bytes per second, such as 50MB/s; ``none`` is no limit, and so is nothing.
+
+    A bare number is refused: other tools mean KiB by it.
+    """
+    if value is None or (isinstance(value, str) and value.lower() in {"", "none", "off"}):
+        return None
+    if not isinstance(value, str) or re.fullmatch(r"[0-9._]*", value):
+        raise ValueError(f"needs a unit, such as 50MB/s{not_this(value)}")
+    try:
+        rate = parse_size(value.removesuffix("/s"))
+    except ValueError as error:
+        raise ValueError(f"must be a rate such as 50MB/s: {error}") from error
+    if rate < 1:
+        raise ValueError("must be at least 1B/s; none is no limit")
+    return rate
+
+
+def parse_record_rate(value: object) -> int | None:
+    """Records per second: a whole number, with or without ``records/s``; ``none`` is no limit, and so is nothing."""
+    if value is None or (isinstance(value, str) and value.lower() in {"", "none", "off"}):
+        return None
+    if isinstance(value, str):
+        value = re.sub(r" ?rec(?:ord)?s?/s$", "", value)
+    try:
+        rate = parse_int(value)
+    except ValueError as error:
+        raise ValueError(f"must be a rate such as 5000records/s: {error}") from error
+    if rate < 1:
+        raise ValueError("must be at least 1 record/s; none is no limit")
+    return rate
 
 
 def _unit_advice(number: str, unit: str) -> str:

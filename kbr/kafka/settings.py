@@ -30,6 +30,8 @@ _FIXED: Mapping[str, tuple[str, str]] = {
     "transactional.id": ("", "a restore is not one transaction, and would wait for a begin that never comes"),
     "log.queue": ("true", "log lines go through kbr"),
 }
+#: How far ahead of a rate limit is fetched, seconds of that rate.
+PREFETCH_S = 0.25
 _ALIASES = {
     "request.required.acks": "acks",
     "delivery.timeout.ms": "message.timeout.ms",
@@ -141,7 +143,13 @@ def admin_properties(settings: ClientSettings) -> dict[str, str]:
 
 
 def consumer_properties(
-    settings: ClientSettings, *, memory_bytes: int, partition_count: int, isolation_level: str
+    settings: ClientSettings,
+    *,
+    memory_bytes: int,
+    partition_count: int,
+    isolation_level: str,
+    bytes_per_s: float = 0.0,
+    records_per_s: float = 0.0,
 ) -> dict[str, str]:
     """For fetching.
 
@@ -150,17 +158,28 @@ def consumer_properties(
             beside its payload (an rd_kafka_op_t), so the queue is bounded in records too.
         partition_count: how many share it.
         isolation_level: read_committed or read_uncommitted.
+        bytes_per_s, records_per_s: the run's rate limit, 0 for none: what is fetched ahead of it goes over the wire
+            faster than was asked for.
 
     Raises:
         ConfigError: ``client`` holds a property that kbr's promises fix.
     """
     queue_bytes = max(4 << 20, memory_bytes // 4)
+    if bytes_per_s:
+        queue_bytes = max(128 << 10, min(queue_bytes, int(bytes_per_s * PREFETCH_S)))
     # One answer of each broker holds at most this, as stored: it is unpacked whole, so that compression multiplies it
     # and every small record adds its op. JSON lines of 98 B that zstd packs 50 to 1 took a worker to 396 MB with
     # 2 MiB a partition (one partition), 234 MB with 1 MiB; at the usual 5 to 10 to 1, a fifth of that. 600 k x 1 KiB
     # in one partition were as fast with 256 KiB as with 2 MiB (2.9 to 3.4 s), and 4.4 s instead of 3.6 s with 8 MiB.
     answer_bytes = max(1 << 20, min(4 << 20, memory_bytes // 4))
     per_partition = max(256 << 10, min(1 << 20, answer_bytes // max(1, min(partition_count, 64))))
+    if bytes_per_s:
+        # a broker gives at least one whole batch, however small this is
+        answer_bytes = max(64 << 10, min(answer_bytes, queue_bytes // 2))
+        per_partition = min(per_partition, answer_bytes)
+    queue_records = max(1000, min(100_000, queue_bytes // 700))
+    if records_per_s:
+        queue_records = max(10, min(queue_records, int(records_per_s * PREFETCH_S)))
     properties = _connection(settings)
     properties.update(
         {
@@ -176,7 +195,7 @@ def consumer_properties(
             "fetch.wait.max.ms": "50" if partition_count < 100 else "5",
             "fetch.error.backoff.ms": "100",
             "queued.max.messages.kbytes": str(queue_bytes // 1024),
-            "queued.min.messages": str(max(1000, min(100_000, queue_bytes // 700))),
+            "queued.min.messages": str(queue_records),
             "fetch.message.max.bytes": str(per_partition),
             "fetch.max.bytes": str(answer_bytes),
             # A single record may be larger than any of these (KIP-74): the answer is taken up to here.

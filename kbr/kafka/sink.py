@@ -16,7 +16,7 @@ from kbr.kafka.translate import translate_code
 from kbr.model import TopicPartition
 from kbr.telemetry.events import ClientMessage
 from kbr_codec import RawBlock
-from kbr_codec.rdkafka import ERR_TIMESTAMP_ZERO, ClientConfigError, Delivered, Sink, SinkFailure
+from kbr_codec.rdkafka import ERR_TIMESTAMP_ZERO, ClientConfigError, Delivered, Sent, Sink, SinkFailure
 
 __all__ = ["BlockSink", "RecordWindow", "SinkOptions"]
 
@@ -90,11 +90,23 @@ class BlockSink:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def send(self, target: TopicPartition, block: bytes | RawBlock, window: RecordWindow) -> tuple[int, int]:
+    def send(
+        self,
+        target: TopicPartition,
+        block: bytes | RawBlock,
+        window: RecordWindow,
+        *,
+        max_records: int = -1,
+        max_bytes: int = -1,
+    ) -> Sent:
         """Queue the block's records that lie in the window; waits while the client's queue is full.
 
+        Args:
+            max_records, max_bytes: about so much at most (negative: no bound); send_more() goes on.
+
         Returns:
-            (ticket, record_count). The ticket's Delivered comes from poll() unless record_count is 0.
+            What was queued. The ticket's Delivered comes from poll() when it is complete, unless none of its
+            records lay in the window.
 
         Raises:
             ProduceFailed: a record can't be written; nothing is sent after it.
@@ -103,7 +115,7 @@ class BlockSink:
         topic = self._topics.get(target.topic)
         if topic is None:
             topic = self._topics[target.topic] = self._sink.open_topic(target.topic)
-        ticket, count = self._sink.produce(
+        sent = self._sink.produce(
             topic,
             target.partition,
             block,
@@ -112,11 +124,27 @@ class BlockSink:
             timestamp_from=window.timestamp_from,
             timestamp_to=window.timestamp_to,
             original_offset_header=self._options.original_offset_header,
+            max_records=max_records,
+            max_bytes=max_bytes,
         )
-        if count:
-            self._open[ticket] = target
-        self._check(target, ticket)
-        return ticket, count
+        if sent.record_count:
+            self._open[sent.ticket] = target
+        self._check(target, sent.ticket)
+        return sent
+
+    def send_more(self, ticket: int, *, max_records: int = -1, max_bytes: int = -1) -> Sent:
+        """Queue more of a block that is not complete.
+
+        Raises:
+            ProduceFailed: a record can't be written; nothing is sent after it.
+        """
+        sent = self._sink.resume(ticket, max_records=max_records, max_bytes=max_bytes)
+        self._check(self._open.get(ticket), ticket)
+        return sent
+
+    def abandon(self, ticket: int) -> None:
+        """Queue no more of a block that is not complete; its Delivered tells what was queued."""
+        self._sink.abandon(ticket)
 
     def poll(self, timeout_ms: int) -> list[Delivered]:
         """Wait up to ``timeout_ms`` for acknowledgements.
@@ -145,6 +173,11 @@ class BlockSink:
     def acknowledged_total(self) -> int:
         """Records acknowledged so far."""
         return self._sink.acknowledged_total
+
+    @property
+    def waited_s(self) -> float:
+        """How long sending has waited for room in the client's queue, seconds."""
+        return self._sink.waited_s
 
     @property
     def changed_timestamps(self) -> int:

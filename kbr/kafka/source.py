@@ -6,7 +6,7 @@ decides nothing about segments or storage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from kbr.errors import ConfigError, FetchFailed, KbrError
@@ -50,12 +50,16 @@ class SourceOptions:
         block_bytes: a block is sealed at this size.
         open_bytes: all partitions' unsealed blocks together; the largest is sealed early above it.
         isolation_level: read_committed or read_uncommitted.
+        bytes_per_s, records_per_s: no faster than this will be read, so no more than that is fetched ahead; 0 is
+            no limit.
     """
 
     memory_bytes: int
     block_bytes: int
     open_bytes: int
     isolation_level: str
+    bytes_per_s: float = 0.0
+    records_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,10 @@ class PartitionSource:
         self._options = options
         self._on_client_message = on_client_message
         self._source: Source | None = None
+        #: Of clients that were closed for another: seconds waited, (records, bytes).
+        self._waited_s = 0.0
+        self._totals = (0, 0)
+        self._ends: tuple[int, ...] = ()
         self._partitions: tuple[TopicPartition, ...] = ()
         #: Every broker is out of reach, as the client last said; any record clears it.
         self.brokers_down = False
@@ -118,11 +126,17 @@ class PartitionSource:
         """
         load_library()
         self._partitions = tuple(partition for partition, _ in ranges)
+        self._ends = tuple(offsets.end_offset_exclusive for _, offsets in ranges)
+        self._open(ranges)
+
+    def _open(self, ranges: Sequence[tuple[TopicPartition, OffsetRange]]) -> None:
         properties = consumer_properties(
             self._settings,
             memory_bytes=self._options.memory_bytes,
             partition_count=len(ranges),
             isolation_level=self._options.isolation_level,
+            bytes_per_s=self._options.bytes_per_s,
+            records_per_s=self._options.records_per_s,
         )
         try:
             self._source = Source(
@@ -137,11 +151,39 @@ class PartitionSource:
             for partition, offsets in ranges
         )
 
-    def poll(self, timeout_ms: int) -> list[FetchedBlock | PartitionEnded | PartitionStopped]:
-        """Fetch until a block is full, a partition ends or fails, or ``timeout_ms`` have passed."""
+    def reopen(self, options: SourceOptions, *, done: Container[int]) -> list[FetchedBlock]:
+        """Go on with other options, through a new client.
+
+        Args:
+            done: places of the partitions that have ended.
+
+        Returns:
+            What the others had gathered.
+        """
+        source = self._require()
+        gathered = [block for index in range(len(self._partitions)) if index not in done and (block := self.flush(index))]
+        ranges = []
+        for index, partition in enumerate(self._partitions):
+            position = source.position(index)
+            end = position if index in done else self._ends[index]
+            ranges.append((partition, OffsetRange(start_offset=position, end_offset_exclusive=end)))
+        self._waited_s, self._totals = self.waited_s, self.totals
+        self.close()
+        self._options = options
+        self._open(ranges)
+        return gathered
+
+    def poll(
+        self, timeout_ms: int, *, max_records: int = -1, max_bytes: int = -1
+    ) -> list[FetchedBlock | PartitionEnded | PartitionStopped]:
+        """Fetch until a block is full, a partition ends or fails, or ``timeout_ms`` have passed.
+
+        Args:
+            max_records, max_bytes: or until about so much was taken; negative for no bound.
+        """
         source = self._require()
         found: list[FetchedBlock | PartitionEnded | PartitionStopped] = []
-        for event in source.poll(timeout_ms):
+        for event in source.poll(timeout_ms, max_records=max_records, max_bytes=max_bytes):
             if isinstance(event, BlockReady):
                 self.brokers_down = False
                 found.append(FetchedBlock(event.lane, event.block, event.next_offset))
@@ -176,6 +218,17 @@ class PartitionSource:
     def open_count(self) -> int:
         """Partitions that have not ended."""
         return self._require().open_count
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """(records, bytes of keys, values and headers) taken so far."""
+        records, size = self._require().totals
+        return self._totals[0] + records, self._totals[1] + size
+
+    @property
+    def waited_s(self) -> float:
+        """How long poll() has waited for records, seconds."""
+        return self._waited_s + (self._source.waited_s if self._source is not None else 0.0)
 
     def close(self) -> None:
         """Leave the brokers; again is fine."""

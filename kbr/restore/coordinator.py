@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from kbr.errors import KbrError
 from kbr.format.documents import Manifest, TopicEntry
@@ -26,6 +27,7 @@ from kbr.restore.zero_timestamps import refuse_zero_timestamps
 from kbr.runtime.messages import TaskSpec
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore, StorageOptions
+from kbr.telemetry.accounts import Accounts
 from kbr.timing import SYSTEM_CLOCK, Clock
 
 __all__ = ["RestoreCoordinator"]
@@ -49,6 +51,7 @@ class RestoreCoordinator:
         on_event: gets every worker event.
         on_plan: gets the plan and its counts before the first record is sent.
         on_tick: called now and then while workers run.
+        pace_path: the run's rate limit, for the workers (kbr.runtime.pacing).
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class RestoreCoordinator:
         on_event: Callable[[object], None],
         on_plan: Callable[[RestorePlan, PlanCounts], None],
         on_tick: Callable[[], None],
+        pace_path: Path,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._client = client
@@ -72,7 +76,9 @@ class RestoreCoordinator:
         self._on_event = on_event
         self._on_plan = on_plan
         self._on_tick = on_tick
+        self._pace_path = pace_path
         self._clock = clock
+        self._accounts = Accounts()
         self._phases: dict[str, float] = {}
         self._batch_bytes = MAX_BATCH_BYTES
 
@@ -200,9 +206,12 @@ class RestoreCoordinator:
             TaskSpec(task_id=str(number), payload=self._task(manifest, plan, group))
             for number, group in enumerate(groups)
         ]
-        outcome = new_supervisor(workers, WORKER_ENTRY).run(
-            tasks, on_event=lambda _task_id, event: self._on_event(event), on_tick=self._on_tick
-        )
+
+        def take_event(_task_id: str, event: object) -> None:
+            self._accounts.take(event)
+            self._on_event(event)
+
+        outcome = new_supervisor(workers, WORKER_ENTRY).run(tasks, on_event=take_event, on_tick=self._on_tick)
         results: list[PartitionRestored] = []
         for result in outcome.results.values():
             if isinstance(result, tuple):
@@ -240,6 +249,7 @@ class RestoreCoordinator:
             batch_bytes=self._batch_bytes,
             memory_bytes=options.memory_bytes,
             max_block_bytes=options.max_block_bytes,
+            pace_path=self._pace_path,
         )
 
     def _report(
@@ -263,6 +273,7 @@ class RestoreCoordinator:
             dry_run=dry_run,
             duration_s=self._clock.monotonic() - begun,
             phases_s=self._phases,
+            waited_s=self._accounts.waited_s,
             peak_worker_rss_bytes=peak_rss,
             worker_cpu_s=cpu_s,
             warnings=warnings,

@@ -25,6 +25,7 @@ class RestoreOptions:
         topic_configs: set on topics that are made, over those of the backup.
         compression: the wire codec: none, gzip, snappy, lz4, zstd.
         zero_timestamp_as: what to send for timestamp 0, which the client can't send; 0 refuses.
+        bytes_per_s, records_per_s: rate limit over all workers, of uncompressed record bytes; 0 is none.
         workers: worker processes; 0 is one per core, never more than partitions.
         memory_bytes: budget of one worker.
         max_block_bytes: the largest block that is believed.
@@ -44,6 +45,8 @@ class RestoreOptions:
     topic_configs: Mapping[str, str] = field(default_factory=dict)
     compression: str = "lz4"
     zero_timestamp_as: int = 0
+    bytes_per_s: int = 0
+    records_per_s: int = 0
     workers: int = 0
     memory_bytes: int = 128 * 1024 * 1024
     max_block_bytes: int = 256 * 1024 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kbr.errors import UsageError
 from kbr.format.documents import Manifest, PartitionEntry, TopicEntry
@@ -81,6 +82,8 @@ class RestoreTask:
     batch_bytes: int
     memory_bytes: int
     max_block_bytes: int
+    #: The run's rate limit (kbr.runtime.pacing).
+    pace_path: Path
 
 
 def plan_restore(

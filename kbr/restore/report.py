@@ -37,6 +37,8 @@ class RestoreReport:
         counts: what that reads.
         dry_run: nothing was written.
         results: per partition that had something to restore.
+        phases_s: wall time of each phase, seconds.
+        waited_s: how long tasks waited, all together, by what for: storage, target, rate_limit.
         failures: error text per partition that failed.
         interrupted: the user stopped it.
     """
@@ -47,6 +49,7 @@ class RestoreReport:
     dry_run: bool
     duration_s: float
     phases_s: dict[str, float]
+    waited_s: dict[str, float]
     peak_worker_rss_bytes: int
     worker_cpu_s: float
     warnings: tuple[str, ...]
@@ -83,6 +86,7 @@ class RestoreReport:
             "dry_run": self.dry_run,
             "duration_s": round(self.duration_s, 3),
             "phases_s": {name: round(seconds, 3) for name, seconds in self.phases_s.items()},
+            "waited_s": {name: round(seconds, 3) for name, seconds in self.waited_s.items()},
             "peak_worker_rss_bytes": self.peak_worker_rss_bytes,
             "worker_cpu_s": round(self.worker_cpu_s, 3),
             "plan": {

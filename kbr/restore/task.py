@@ -7,10 +7,13 @@ behind a hole.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from queue import Empty, Queue
 from typing import Protocol
 
@@ -19,8 +22,9 @@ from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
 from kbr.model import TopicPartition
 from kbr.repository.segment_reader import SegmentReader
 from kbr.restore.plan import PartitionPlan, RestoreTask
+from kbr.runtime.pacing import Pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
-from kbr.telemetry.events import PartitionDone, ProgressEvent
+from kbr.telemetry.events import PartitionDone, ProgressEvent, TaskAccount
 from kbr.timing import SYSTEM_CLOCK, Clock
 from kbr_codec import CodecError
 
@@ -33,6 +37,10 @@ MAX_READERS = 4
 PROGRESS_INTERVAL_S = 0.2
 #: How long no record may be acknowledged while some wait, before the task fails, seconds.
 STALL_DEADLINE_S = 300.0
+#: How long to wait for a block or an acknowledgement before looking at everything else again, seconds.
+POLL_S = 0.02
+#: A rate limit is looked at again after this, seconds.
+LIMIT_CHECK_S = 0.05
 
 
 class TaskContext(Protocol):
@@ -81,9 +89,15 @@ def _store(options: StorageOptions) -> ObjectStore:
     return open_store(options)
 
 
+@lru_cache(maxsize=1)
+def _pacer(path: Path) -> Pacer:
+    """One view of the limit per worker process."""
+    return Pacer(path)
+
+
 def run(task: RestoreTask, context: TaskContext) -> tuple[PartitionRestored, ...]:
     """Read, decode and send a task's partitions; see the module."""
-    return _RestoreWorker(task, context, _store(task.storage), SYSTEM_CLOCK).run()
+    return _RestoreWorker(task, context, _store(task.storage), _pacer(task.pace_path), SYSTEM_CLOCK).run()
 
 
 class _Readers:
@@ -163,10 +177,16 @@ class _Readers:
 class _RestoreWorker:
     """One run of one task."""
 
-    def __init__(self, task: RestoreTask, context: TaskContext, store: ObjectStore, clock: Clock) -> None:
+    def __init__(self, task: RestoreTask, context: TaskContext, store: ObjectStore, pacer: Pacer, clock: Clock) -> None:
         self._task = task
         self._context = context
         self._store = store
+        self._pacer = pacer
+        #: The block that is being sent, and its ticket once it has one.
+        self._sending: _Ready | None = None
+        self._ticket: int | None = None
+        self._sent_records = 0
+        self._waited_s = {"storage": 0.0, "target": 0.0, "rate_limit": 0.0}
         self._clock = clock
         self._window = RecordWindow(timestamp_from=task.window.start_ms, timestamp_to=task.window.end_ms)
         count = len(task.partitions)
@@ -196,8 +216,10 @@ class _RestoreWorker:
                 self._send_all(readers, sink)
                 self._progress(now=True)
                 changed = sink.changed_timestamps
+                self._waited_s["target"] += sink.waited_s
         finally:
             readers.stop()
+        self._context.emit(TaskAccount(record_bytes=sum(self._bytes), waited_s=self._waited_s))
         return tuple(
             PartitionRestored(
                 source=partition.source,
@@ -213,37 +235,60 @@ class _RestoreWorker:
     def _send_all(self, readers: _Readers, sink: BlockSink) -> None:
         open_partitions = len(self._task.partitions)
         stopping = False
-        while open_partitions or self._tickets:
+        while open_partitions or self._tickets or self._sending:
             error = readers.error()
             if error is not None:
                 raise error
             stopping = stopping or self._context.stop_requested()
-            if stopping and not self._tickets:
-                return
+            if stopping:
+                self._abandon(sink)
+                if not self._tickets:
+                    return
             # Blocks that wait for acknowledgement keep their memory: a bound on them bounds the worker.
             full = self._queued_bytes > self._task.memory_bytes // 2
-            item = None if stopping or full or not open_partitions else self._next(readers)
-            if isinstance(item, _PartitionRead):
-                open_partitions -= 1
-                self._read[item.index] = True
-                self._end_if_done(item.index)
-            elif item is not None:
-                self._send(item, sink)
-                readers.taken(len(item.data))
-            self._take_reports(sink, wait_ms=0 if item is not None else 20)
+            if self._sending is None and open_partitions and not stopping and not full:
+                item = self._next(readers)
+                if isinstance(item, _PartitionRead):
+                    open_partitions -= 1
+                    self._read[item.index] = True
+                    self._end_if_done(item.index)
+                else:
+                    self._sending = item
+            if self._sending is not None:
+                wait_s, why = self._send(self._sending, readers, sink), "rate_limit"
+            else:
+                # with partitions left to read, _next() is what waits
+                wait_s, why = (POLL_S if full or stopping or not open_partitions else 0.0), "target"
+            begun = self._clock.monotonic()
+            self._take_reports(sink, wait_ms=math.ceil(wait_s * 1000))
+            if wait_s:
+                self._waited_s[why] += self._clock.monotonic() - begun
             self._progress()
 
-    @staticmethod
-    def _next(readers: _Readers) -> _Ready | _PartitionRead | None:
+    def _next(self, readers: _Readers) -> _Ready | _PartitionRead | None:
+        with suppress(Empty):
+            return readers.ready.get_nowait()
+        begun = self._clock.monotonic()
         try:
-            return readers.ready.get(timeout=0.02)
+            return readers.ready.get(timeout=POLL_S)
         except Empty:
             return None
+        finally:
+            self._waited_s["storage"] += self._clock.monotonic() - begun
 
-    def _send(self, item: _Ready, sink: BlockSink) -> None:
+    def _send(self, item: _Ready, readers: _Readers, sink: BlockSink) -> float:
+        """Send the block, or as much of it as the rate limit lets pass; how long to wait before more may, seconds."""
+        allowance = self._pacer.ask()
+        if allowance.wait_s:
+            return min(allowance.wait_s, LIMIT_CHECK_S)
         partition = self._task.partitions[item.index]
+        bounds = {"max_records": allowance.max_records, "max_bytes": allowance.max_bytes}
+        begins = self._ticket is None
         try:
-            ticket, count = sink.send(partition.target, item.data, self._window)
+            if self._ticket is None:
+                sent = sink.send(partition.target, item.data, self._window, **bounds)
+            else:
+                sent = sink.send_more(self._ticket, **bounds)
         except CodecError as error:
             raise CorruptSegment(
                 f"{item.place}: the block at byte {item.position} can't be decoded: {error}",
@@ -251,10 +296,23 @@ class _RestoreWorker:
                 object=item.place,
                 position=item.position,
             ) from error
-        if count:
-            self._tickets[ticket] = (item.index, len(item.data))
+        self._pacer.settle(allowance, sent.record_bytes, sent.record_count)
+        if begins and (sent.record_count or not sent.complete):
+            self._tickets[sent.ticket] = (item.index, len(item.data))
             self._pending[item.index] += 1
             self._queued_bytes += len(item.data)
+        self._sent_records += sent.record_count
+        self._ticket = sent.ticket
+        if sent.complete:
+            self._sending = self._ticket = None
+            readers.taken(len(item.data))
+        return 0.0
+
+    def _abandon(self, sink: BlockSink) -> None:
+        """Send no more of the block that is being sent."""
+        if self._ticket is not None:
+            sink.abandon(self._ticket)
+        self._sending = self._ticket = None
 
     def _take_reports(self, sink: BlockSink, *, wait_ms: int) -> None:
         for report in sink.poll(wait_ms):
@@ -268,12 +326,12 @@ class _RestoreWorker:
 
     def _check_stall(self, sink: BlockSink) -> None:
         now = self._clock.monotonic()
-        if sink.acknowledged_total != self._acknowledged or not self._tickets:
+        if sink.acknowledged_total != self._acknowledged or sink.acknowledged_total >= self._sent_records:
             self._acknowledged = sink.acknowledged_total
             self._acknowledged_at = now
         elif now - self._acknowledged_at > STALL_DEADLINE_S:
             raise ClusterUnavailable(
-                f"no record was acknowledged for {STALL_DEADLINE_S:.0f} s while {len(self._tickets)} blocks wait",
+                f"no record was acknowledged for {STALL_DEADLINE_S:.0f} s while {self._sent_records - sink.acknowledged_total} wait",
                 hint="check the target's brokers (under-replicated partitions, quotas, network)",
             )
 

@@ -15,6 +15,7 @@ __all__ = [
     "PartitionFailed",
     "ProgressEvent",
     "SegmentCommitted",
+    "TaskAccount",
 ]
 
 
@@ -60,6 +61,19 @@ class PartitionFailed:
     topic: str
     partition: int
     error: KbrError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskAccount:
+    """What one task has done and waited for, at its end.
+
+    Attributes:
+        record_bytes: keys, values and headers that were fetched or sent, uncompressed.
+        waited_s: by what was waited for: source, storage, target, rate_limit; seconds of one thread.
+    """
+
+    record_bytes: int
+    waited_s: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

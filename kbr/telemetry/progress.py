@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,12 +88,18 @@ class ProgressModel:
     def __init__(self, *, verb: str, totals: Mapping[str, int], clock: Clock = SYSTEM_CLOCK) -> None:
         self.verb = verb
         self._clock = clock
+        #: The run's thread adds, that of the control socket asks.
+        self._lock = threading.Lock()
         self._begun = clock.monotonic()
         self._topics = {topic: _Topic(total) for topic, total in totals.items()}
         self._all = _Topic(sum(totals.values()))
 
     def add(self, event: ProgressEvent) -> None:
         """One event."""
+        with self._lock:
+            self._add(event)
+
+    def _add(self, event: ProgressEvent) -> None:
         topic = self._topics.get(event.topic)
         if topic is None:
             topic = self._topics[event.topic] = _Topic(0)
@@ -105,6 +112,10 @@ class ProgressModel:
 
     def snapshot(self) -> ProgressSnapshot:
         """The numbers now."""
+        with self._lock:
+            return self._snapshot()
+
+    def _snapshot(self) -> ProgressSnapshot:
         now = self._clock.monotonic()
         return ProgressSnapshot(
             verb=self.verb,

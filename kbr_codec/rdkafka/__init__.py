@@ -15,6 +15,7 @@ from ._events import (
     ClientEvent,
     Delivered,
     PartitionEnd,
+    Sent,
     SinkFailure,
     SourceError,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "LibraryError",
     "MockCluster",
     "PartitionEnd",
+    "Sent",
     "Sink",
     "SinkFailure",
     "Source",

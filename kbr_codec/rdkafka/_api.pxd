@@ -6,6 +6,14 @@ structures are laid out here (rd_kafka_message_t, rd_kafka_vu_t); the others sta
 """
 
 from libc.stdint cimport int32_t, int64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+
+cdef inline int64_t monotonic_ms() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1000 + t.tv_nsec // 1000000
+
 
 cdef extern from *:
     """

@@ -16,6 +16,7 @@ __all__ = [
     "ClientEvent",
     "Delivered",
     "PartitionEnd",
+    "Sent",
     "SinkFailure",
     "SourceError",
 ]
@@ -73,6 +74,18 @@ class Delivered(NamedTuple):
     #: (none matched, or a retried batch of an idempotent producer).
     first_offset: int
     last_offset: int
+
+
+class Sent(NamedTuple):
+    """What a call of produce() or resume() queued of a block.
+
+    ``complete``: nothing of the block is left to queue.
+    """
+
+    ticket: int
+    record_count: int
+    record_bytes: int
+    complete: bool
 
 
 class SinkFailure(NamedTuple):

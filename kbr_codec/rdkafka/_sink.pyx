@@ -14,12 +14,13 @@ from libc.string cimport strlen
 from .._view cimport view, view_error_kind, view_header, view_next, view_open, view_record, view_record_bytes
 from ._api cimport (
     ERR_QUEUE_FULL, EVENT_DR, EVENT_ERROR, EVENT_LOG, PURGE_INFLIGHT, PURGE_QUEUE, TYPE_PRODUCER, VTYPE_HEADERS,
-    VTYPE_KEY, VTYPE_OPAQUE, VTYPE_PARTITION, VTYPE_RKT, VTYPE_TIMESTAMP, VTYPE_VALUE, message, new_handle, rd,
+    VTYPE_KEY, VTYPE_OPAQUE, VTYPE_PARTITION, VTYPE_RKT, VTYPE_TIMESTAMP, VTYPE_VALUE, message, monotonic_ms,
+    new_handle, rd,
     require_loaded, vu, vu_i32, vu_i64, vu_mem, vu_ptr,
 )
 
 from ..errors import Corrupt, Truncated
-from ._events import ClientEvent, Delivered, SinkFailure
+from ._events import ClientEvent, Delivered, Sent, SinkFailure
 
 __all__ = ["Sink"]
 
@@ -29,6 +30,13 @@ cdef enum:
     ERR_TIMESTAMP_ZERO = -100005
 
 
+cdef struct filter:
+    int64_t offset_from
+    int64_t offset_to_exclusive
+    int64_t timestamp_from
+    int64_t timestamp_to
+
+
 cdef struct ticket:
     int64_t id
     int64_t queued           # records given to librdkafka
@@ -36,16 +44,16 @@ cdef struct ticket:
     int64_t record_bytes
     int64_t first_offset     # target offsets, -1 unknown
     int64_t last_offset
-    int complete             # all records of the block have been queued
+    int complete             # no more records of the block will be queued
     ticket *next_done
     Py_buffer buffer
-
-
-cdef struct filter:
-    int64_t offset_from
-    int64_t offset_to_exclusive
-    int64_t timestamp_from
-    int64_t timestamp_to
+    # where the block's rest goes
+    view rest
+    filter wanted
+    void *rkt
+    int32_t partition
+    const char *header       # of one of Sink.header_names
+    ssize_t header_size
 
 
 cdef class Sink:
@@ -75,6 +83,8 @@ cdef class Sink:
     cdef char failed_text[TEXT_MAX]
     cdef int64_t report_total
     cdef list pending_events
+    cdef set header_names    # keeps alive what tickets point to
+    cdef int64_t waited_ms
     cdef readonly int64_t zero_timestamps
 
     def __cinit__(self):
@@ -84,6 +94,7 @@ cdef class Sink:
         self.topics = []
         self.open_tickets = {}
         self.pending_events = []
+        self.header_names = set()
 
     def __init__(self, properties, *, zero_timestamp_as: int = 0):
         if self.rk != NULL:
@@ -138,7 +149,8 @@ cdef class Sink:
 
     def produce(
         self, topic: int, partition: int, block, *, offset_from: int, offset_to_exclusive: int,
-        timestamp_from: int, timestamp_to: int, original_offset_header: bytes = b"",
+        timestamp_from: int, timestamp_to: int, original_offset_header: bytes = b"", max_records: int = -1,
+        max_bytes: int = -1,
     ):
         """Queue the block's records that lie in the window; waits while librdkafka's queue is full.
 
@@ -150,35 +162,38 @@ cdef class Sink:
             timestamp_from, timestamp_to: ms, both included.
             original_offset_header: name of a header to add that holds the record's source offset in
                 decimal; empty for none.
+            max_records, max_bytes: queue about so much and return, at least one record: the record that
+                reaches a bound is the last one. Negative for no bound.
 
         Returns:
-            (ticket, record_count): Delivered of that ticket comes from poll() unless record_count is 0.
+            Sent. Delivered of its ticket comes from poll() once it is complete, unless none of the block's
+            records lay in the window. An incomplete one goes on with resume() or ends with abandon().
 
         Raises:
             Truncated: the block ends too early.
             Corrupt: it is no block. Nothing of it has been queued in both cases.
         """
-        cdef view v
-        cdef filter f
         cdef ticket *t
-        cdef void *rkt = <void *><size_t>self.topics[topic]
-        cdef int32_t target = partition
-        cdef const char *header = NULL
-        cdef ssize_t header_size = 0
         cdef int bad
         if self.rk == NULL:
             raise RuntimeError("the sink is closed")
-        f.offset_from = offset_from
-        f.offset_to_exclusive = offset_to_exclusive
-        f.timestamp_from = timestamp_from
-        f.timestamp_to = timestamp_to
-        if original_offset_header:
-            header = original_offset_header
-            header_size = len(original_offset_header)
+        rkt = self.topics[topic]
         t = <ticket *>calloc(1, sizeof(ticket))
         if t == NULL:
             raise MemoryError
         try:
+            t.rkt = <void *><size_t>rkt
+            t.partition = partition
+            t.wanted.offset_from = offset_from
+            t.wanted.offset_to_exclusive = offset_to_exclusive
+            t.wanted.timestamp_from = timestamp_from
+            t.wanted.timestamp_to = timestamp_to
+            if original_offset_header:
+                self.header_names.add(original_offset_header)
+                # the set keeps the first of equal names: that one is pointed to
+                original_offset_header = next(one for one in self.header_names if one == original_offset_header)
+                t.header = original_offset_header
+                t.header_size = len(original_offset_header)
             PyObject_GetBuffer(block, &t.buffer, PyBUF_SIMPLE)
         except BaseException:
             free(t)
@@ -188,25 +203,62 @@ cdef class Sink:
         t.first_offset = -1
         t.last_offset = -1
         with nogil:
-            bad = view_open(&v, <const uint8_t *>t.buffer.buf, <size_t>t.buffer.len)
+            bad = view_open(&t.rest, <const uint8_t *>t.buffer.buf, <size_t>t.buffer.len)
         if bad:
-            error = (Truncated if view_error_kind(&v) else Corrupt)((<bytes>v.at.reason).decode(), v.at.failed_at)
+            error = (Truncated if view_error_kind(&t.rest) else Corrupt)(
+                (<bytes>t.rest.at.reason).decode(), t.rest.at.failed_at)
             PyBuffer_Release(&t.buffer)
             free(t)
             raise error
         self.open_tickets[t.id] = <size_t>t
-        number = t.id
+        return self.go_on(t, max_records, max_bytes)
+
+    def resume(self, number: int, *, max_records: int = -1, max_bytes: int = -1):
+        """Queue more of an incomplete block; as produce().
+
+        Raises:
+            KeyError: no such ticket is open.
+            ValueError: it is complete.
+        """
+        return self.go_on(self.incomplete(number), max_records, max_bytes)
+
+    def abandon(self, number: int):
+        """Queue no more of an incomplete block; Delivered tells of what was queued, unless that is nothing.
+
+        Raises:
+            KeyError: no such ticket is open.
+            ValueError: it is complete.
+        """
+        self.end(self.incomplete(number))
+
+    cdef ticket *incomplete(self, number) except NULL:
+        cdef ticket *t
+        if self.rk == NULL:
+            raise RuntimeError("the sink is closed")
+        t = <ticket *><size_t>self.open_tickets[number]
+        if t.complete:
+            raise ValueError("all of that block has been queued")
+        return t
+
+    cdef object go_on(self, ticket *t, int64_t max_records, int64_t max_bytes):
+        cdef int64_t records = t.queued
+        cdef int64_t size = t.record_bytes
+        cdef bint more
         with nogil:
-            self.send(t, &v, &f, rkt, target, header, header_size)
-            t.complete = 1
-        count = t.queued
+            more = self.send(t, max_records, max_bytes)
+        sent = Sent(t.id, t.queued - records, t.record_bytes - size, not more)
+        if not more:
+            self.end(t)
+        return sent
+
+    cdef void end(self, ticket *t):
+        t.complete = 1
         if t.queued == t.reported:
-            # nothing matched, or all reports came while the rest was being queued
-            if count:
+            # nothing matched, or all reports came before
+            if t.queued:
                 self.finished(t)
             else:
                 self.drop(t)
-        return number, count
 
     cdef void drop(self, ticket *t):
         del self.open_tickets[t.id]
@@ -217,25 +269,30 @@ cdef class Sink:
         t.next_done = self.done
         self.done = t
 
-    cdef void send(
-        self, ticket *t, view *v, const filter *f, void *rkt, int32_t partition, const char *header,
-        ssize_t header_size,
-    ) noexcept nogil:
+    cdef bint send(self, ticket *t, int64_t max_records, int64_t max_bytes) noexcept nogil:
+        """Queue records up to a bound; whether the block has more."""
         cdef view_record record
-        while not self.failed and view_next(v, &record):
-            if (record.offset < f.offset_from or record.offset >= f.offset_to_exclusive
-                    or record.timestamp < f.timestamp_from or record.timestamp > f.timestamp_to):
+        cdef int64_t first = t.queued
+        cdef int64_t first_bytes = t.record_bytes
+        while not self.failed:
+            if t.queued > first and (
+                    0 <= max_records <= t.queued - first or 0 <= max_bytes <= t.record_bytes - first_bytes):
+                return True
+            if not view_next(&t.rest, &record):
+                return False
+            if (record.offset < t.wanted.offset_from or record.offset >= t.wanted.offset_to_exclusive
+                    or record.timestamp < t.wanted.timestamp_from or record.timestamp > t.wanted.timestamp_to):
                 continue
-            self.send_record(t, &record, rkt, partition, header, header_size)
+            self.send_record(t, &record)
+        return False
 
-    cdef void send_record(
-        self, ticket *t, view_record *record, void *rkt, int32_t partition, const char *header, ssize_t header_size,
-    ) noexcept nogil:
+    cdef void send_record(self, ticket *t, view_record *record) noexcept nogil:
         cdef vu vus[7]
         cdef size_t count = 6
         cdef void *headers = NULL
         cdef void *error
         cdef int code
+        cdef int64_t begun
         cdef int64_t timestamp = record.timestamp
         if timestamp == 0:
             self.zero_timestamps += 1
@@ -243,14 +300,14 @@ cdef class Sink:
             if timestamp == 0:
                 self.fail(t.id, ERR_TIMESTAMP_ZERO, b"timestamp 0 can't be sent", record.offset)
                 return
-        vu_ptr(&vus[0], VTYPE_RKT, rkt)
-        vu_i32(&vus[1], VTYPE_PARTITION, partition)
+        vu_ptr(&vus[0], VTYPE_RKT, t.rkt)
+        vu_i32(&vus[1], VTYPE_PARTITION, t.partition)
         vu_mem(&vus[2], VTYPE_KEY, record.key, <size_t>record.key_size if record.key_size > 0 else 0)
         vu_mem(&vus[3], VTYPE_VALUE, record.value, <size_t>record.value_size if record.value_size > 0 else 0)
         vu_i64(&vus[4], VTYPE_TIMESTAMP, timestamp)
         vu_ptr(&vus[5], VTYPE_OPAQUE, t)
-        if record.header_count or header != NULL:
-            headers = self.make_headers(record, header, header_size)
+        if record.header_count or t.header != NULL:
+            headers = self.make_headers(record, t.header, t.header_size)
             vu_ptr(&vus[6], VTYPE_HEADERS, headers)
             count = 7
         while True:
@@ -265,7 +322,9 @@ cdef class Sink:
                 rd.error_destroy(error)
                 break
             rd.error_destroy(error)
+            begun = monotonic_ms()
             self.serve(100)
+            self.waited_ms += monotonic_ms() - begun
             if self.failed:
                 break
         if headers != NULL:
@@ -405,6 +464,11 @@ cdef class Sink:
     def acknowledged_total(self) -> int:
         """Records acknowledged so far."""
         return self.report_total
+
+    @property
+    def waited_s(self) -> float:
+        """How long produce() and resume() have waited for room in librdkafka's queue, seconds."""
+        return self.waited_ms / 1000
 
     def client_events(self):
         """librdkafka's log lines and client-wide errors since the last call, as ClientEvent."""

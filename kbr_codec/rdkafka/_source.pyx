@@ -8,10 +8,9 @@ librdkafka's simple consumer is used (rd_kafka_consume_start_queue), so that no 
 coordinator and no group right is needed.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from .._block cimport RawBlock
 from .._builder cimport (
@@ -19,7 +18,7 @@ from .._builder cimport (
     builder_capacity, builder_clear, builder_free, builder_init, builder_seal, builder_size,
 )
 from ._api cimport (
-    ERR_PARTITION_EOF, TYPE_CONSUMER, message, new_handle, rd, require_loaded, take_events,
+    ERR_PARTITION_EOF, TYPE_CONSUMER, message, monotonic_ms, new_handle, rd, require_loaded, take_events,
 )
 
 from ._events import BlockReady, PartitionEnd, SourceError
@@ -69,12 +68,6 @@ cdef struct topic_lanes:
     # a topic's opaque: partition -> lane index, -1 for none
     int32_t count
     int32_t *lanes
-
-
-cdef inline int64_t now_ms() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return <int64_t>t.tv_sec * 1000 + t.tv_nsec // 1000000
 
 
 cdef bint names_have_nul(void *headers) noexcept nogil:
@@ -128,6 +121,9 @@ cdef class Source:
     cdef ssize_t batch_at
     cdef list topics         # (rkt, topic_lanes) pointers as ints
     cdef int64_t record_total
+    cdef int64_t stop_at_records
+    cdef int64_t stop_at_bytes
+    cdef int64_t waited_ms
     cdef int64_t byte_total
     cdef int64_t dropped_total
 
@@ -260,20 +256,24 @@ cdef class Source:
             entry.done = 0
             self.open_lanes += 1
 
-    def poll(self, timeout_ms: int):
-        """Fetch and encode until a block is full, a partition ends or fails, or time is up.
+    def poll(self, timeout_ms: int, *, max_records: int = -1, max_bytes: int = -1):
+        """Fetch and encode until a block is full, a partition ends or fails, a bound is reached, or time is up.
 
         Args:
             timeout_ms: how long to wait at most, ms.
+            max_records, max_bytes: take about so many records, or bytes of keys, values and headers: the
+                record that reaches a bound is the last one. Negative for no bound.
 
         Returns:
             Events in order: BlockReady, PartitionEnd, SourceError. A partition's last records come
             as a BlockReady before its PartitionEnd.
         """
         cdef int i
-        cdef int64_t until = now_ms() + <int64_t>timeout_ms
+        cdef int64_t until = monotonic_ms() + <int64_t>timeout_ms
         if self.rk == NULL:
             raise RuntimeError("the source is closed")
+        self.stop_at_records = self.record_total + max_records if max_records >= 0 else INT64_MAX
+        self.stop_at_bytes = self.byte_total + max_bytes if max_bytes >= 0 else INT64_MAX
         with nogil:
             self.run(until)
         events = []
@@ -300,12 +300,14 @@ cdef class Source:
         self.drop_open(entry)
 
     cdef int run(self, int64_t until) noexcept nogil:
-        cdef int64_t left
+        cdef int64_t left, begun
         cdef message *m
         while self.open_lanes > 0 or self.batch_at < self.batch_size:
             while self.batch_at < self.batch_size:
                 if (self.ready_count >= READY_MAX - 1 or self.failure_count >= FAILURES_MAX - 1
                         or self.ended_count >= READY_MAX - 1):
+                    return 0
+                if self.record_total >= self.stop_at_records or self.byte_total >= self.stop_at_bytes:
                     return 0
                 m = self.batch[self.batch_at]
                 self.batch_at += 1
@@ -315,15 +317,19 @@ cdef class Source:
             self.batch_size = 0
             if self.ready_count or self.failure_count or self.ended_count:
                 return 0
+            if self.record_total >= self.stop_at_records or self.byte_total >= self.stop_at_bytes:
+                return 0
             self.batch_size = rd.consume_batch_queue(self.queue, 0, self.batch, BATCH)
             if self.batch_size > 0:
                 continue
             self.batch_size = 0
-            left = until - now_ms()
+            begun = monotonic_ms()
+            left = until - begun
             if left <= 0:
                 return 0
             # returns with the first message, where the batch call would wait for a full batch
             m = rd.consume_queue(self.queue, <int>left)
+            self.waited_ms += monotonic_ms() - begun
             if m == NULL:
                 return 0
             self.batch[0] = m
@@ -538,6 +544,11 @@ cdef class Source:
         return self.open_lanes
 
     @property
+    def waited_s(self) -> float:
+        """How long poll() has waited for records, seconds."""
+        return self.waited_ms / 1000
+
+    @property
     def totals(self):
         """(records, bytes of keys + values + headers) encoded so far."""
         return self.record_total, self.byte_total
@@ -562,7 +573,7 @@ cdef class Source:
             RuntimeError: a partition can't be read.
         """
         cdef int failed = 0
-        cdef int64_t until = now_ms() + <int64_t>timeout_ms
+        cdef int64_t until = monotonic_ms() + <int64_t>timeout_ms
         cdef ssize_t count, i
         cdef topic_lanes *t
         cdef lane *entry
@@ -570,7 +581,7 @@ cdef class Source:
         if self.rk == NULL:
             raise RuntimeError("the source is closed")
         with nogil:
-            while self.open_lanes > 0 and failed == 0 and now_ms() < until:
+            while self.open_lanes > 0 and failed == 0 and monotonic_ms() < until:
                 count = rd.consume_batch_queue(self.queue, 10, self.batch, BATCH)
                 for i in range(count):
                     m = self.batch[i]

@@ -14,6 +14,7 @@ from kbr.errors import FetchFailed
 from kbr.kafka.settings import ClientSettings
 from kbr.kafka.source import PartitionSource
 from kbr.model import Compression, OffsetRange
+from kbr.runtime.pacing import Pacer, RateLimit
 from kbr.storage import StorageOptions
 from kbr.storage.memory import MemoryStore
 from kbr.timing import SYSTEM_CLOCK
@@ -32,6 +33,7 @@ class _Source:
 
     open_count = 1
     brokers_down = False
+    totals = (0, 0)
 
     def __init__(self, worker: _BackupWorker, left: list[str], turns: int) -> None:
         self._worker = worker
@@ -39,7 +41,7 @@ class _Source:
         self._turns = turns
         self.threads: set[str] = set()
 
-    def poll(self, _timeout_ms: int) -> list[object]:
+    def poll(self, _timeout_ms: int, **_bounds: int) -> list[object]:
         self.threads.add(threading.current_thread().name)
         self._turns -= 1
         if self._turns < 0:
@@ -62,6 +64,8 @@ class _Pipeline:
 def test_an_error_of_one_turn_ends_all_threads_and_leaves_no_promised_block_out(
     compress_threads: int, turns: int
 ) -> None:
+    pacer = Pacer.create(RateLimit())
+    pacer.remove()
     task = BackupTask(
         backup_id="b",
         writer="w",
@@ -77,9 +81,10 @@ def test_an_error_of_one_turn_ends_all_threads_and_leaves_no_promised_block_out(
         segment_max_interval_s=60,
         memory_bytes=1 << 24,
         compress_threads=compress_threads,
+        pace_path=pacer.path,
     )
     before = set(threading.enumerate())
-    worker = _BackupWorker(task, cast("TaskContext", _Context()), MemoryStore("memory://turns"), SYSTEM_CLOCK)
+    worker = _BackupWorker(task, cast("TaskContext", _Context()), MemoryStore("memory://turns"), pacer, SYSTEM_CLOCK)
     left: list[str] = []
     source = _Source(worker, left, turns)
     with pytest.raises(FetchFailed, match="the source is broken"):

@@ -152,7 +152,7 @@ logging: {level: }
         "kbr.yaml:12:3: key backup.compression: must be one of zstd, lz4, none, not 'zsdt'. did you mean 'zstd'?",
         "kbr.yaml:13:3: key backup.segment_max_bytes: unknown unit 'M': write 64MB (powers of 1000) or 64MiB (powers of 1024)",
         "kbr.yaml:14:3: key backup.workers: must be 0 or more",
-        "kbr.yaml:15:3: key backup.rate_limit: unknown key (not available yet)",
+        "kbr.yaml:15:3: key backup.rate_limit: needs a unit, such as 50MB/s, not '5'",
         "kbr.yaml:16:1: key restore: is a section: it takes keys of its own, not a value",
         "kbr.yaml:17:11: key logging.level: has no value: give it one, or remove the line",
     ]

@@ -52,12 +52,13 @@ def _source(cluster: MockCluster, block_bytes: int = 1 << 20, open_bytes: int = 
 
 def _produce(cluster: MockCluster, topic: str, records: list[Record], **window: int) -> int:
     sink = _sink(cluster)
-    _ticket, count = sink.produce(sink.open_topic(topic), 0, encode_block(records), **{**ALL, **window})
+    sent = sink.produce(sink.open_topic(topic), 0, encode_block(records), **{**ALL, **window})
+    assert sent.complete
     while sink.open_count:
         sink.poll(100)
         assert sink.failure() is None
     sink.close()
-    return count
+    return sent.record_count
 
 
 def _consume(source: Source) -> tuple[list[Record], list[object]]:
@@ -228,3 +229,76 @@ def test_a_header_name_with_a_nul_stops_its_partition_and_is_never_cut(cluster: 
     assert [record.value for record in found] == [b"before"]
     assert source.position(0) == 1
     source.close()
+
+
+def test_a_block_goes_out_in_pieces_each_record_once_and_in_order(cluster: MockCluster) -> None:
+    cluster.create_topic("pieces", partitions=1)
+    wanted = [Record(n, 1000 + n, 1, None, b"v%03d" % n, ()) for n in range(100)]
+    sink = _sink(cluster)
+    sent = sink.produce(sink.open_topic("pieces"), 0, encode_block(wanted), **ALL, max_records=7)
+    pieces = [sent]
+    while not sent.complete:
+        assert sink.poll(0) == []  # nothing is delivered before the last piece
+        sent = sink.resume(sent.ticket, max_bytes=30) if len(pieces) % 2 else sink.resume(sent.ticket, max_records=1)
+        pieces.append(sent)
+    with pytest.raises((KeyError, ValueError)):
+        sink.resume(sent.ticket)
+    assert pieces[0].record_count == 7
+    # the record that reaches a bound is the last one: 30 bytes are eight records of four
+    assert {(one.record_count, one.record_bytes) for one in pieces[1:-1]} == {(8, 32), (1, 4)}
+    delivered = []
+    while sink.open_count:
+        delivered += sink.poll(100)
+    sink.close()
+    assert [(one.record_count, one.record_bytes) for one in delivered] == [(100, 400)]
+    source = _source(cluster)
+    source.start([("pieces", 0, 0, 100)])
+    records, _ = _consume(source)
+    source.close()
+    assert records == wanted
+
+
+def test_a_block_that_is_abandoned_tells_what_was_sent_of_it(cluster: MockCluster) -> None:
+    cluster.create_topic("abandoned", partitions=1)
+    block = encode_block([Record(n, 1000 + n, 1, None, b"v", ()) for n in range(100)])
+    sink = _sink(cluster)
+    topic = sink.open_topic("abandoned")
+    sent = sink.produce(topic, 0, block, **ALL, max_records=3)
+    sink.abandon(sent.ticket)
+    with pytest.raises((KeyError, ValueError)):
+        sink.abandon(sent.ticket)
+    delivered = []
+    while sink.open_count:
+        delivered += sink.poll(100)
+    assert [(one.ticket, one.record_count) for one in delivered] == [(sent.ticket, 3)]
+    # nothing of it lies in the window: complete at once, and never delivered
+    nothing = sink.produce(topic, 0, block, **{**ALL, "offset_from": 1000}, max_records=3)
+    assert (nothing.record_count, nothing.complete, sink.open_count) == (0, True, 0)
+    # a sink that is closed in the middle of a block lets go of it
+    sink.produce(topic, 0, block, **ALL, max_records=3)
+    sink.close()
+    with pytest.raises(RuntimeError):
+        sink.resume(0)
+
+
+def test_a_poll_takes_no_more_than_it_is_allowed(cluster: MockCluster) -> None:
+    cluster.create_topic("allowed", partitions=1)
+    wanted = [Record(n, 1000 + n, 1, None, b"v%03d" % n, ()) for n in range(200)]
+    _produce(cluster, "allowed", wanted)
+    source = _source(cluster)
+    source.start([("allowed", 0, 0, 200)])
+    found: list[Record] = []
+    steps = set()
+    for number in range(2000):
+        before = source.totals
+        bounds = {"max_records": 3} if number % 2 else {"max_bytes": 30}
+        for event in source.poll(20, **bounds):
+            if isinstance(event, BlockReady):
+                found.extend(decode_block(event.block))
+        steps.add((source.totals[0] - before[0], tuple(bounds)))
+        if not source.open_count:
+            break
+    source.close()
+    assert found == wanted
+    assert max(count for count, kind in steps if kind == ("max_records",)) == 3
+    assert max(count for count, kind in steps if kind == ("max_bytes",)) == 8
