@@ -105,7 +105,8 @@ def backup_options(config: Config) -> BackupOptions:
         bytes_per_s=backup.rate_limit or 0,
         records_per_s=backup.rate_limit_records or 0,
         workers=backup.workers,
-        memory_bytes=backup.memory_limit,
+        compress_threads=backup.compress_threads,
+        memory_limit=backup.memory_limit,
         checkpoint_interval_s=backup.checkpoint_interval_ms / 1000,
     )
 
@@ -131,7 +132,7 @@ def restore_options(config: Config) -> RestoreOptions:
         bytes_per_s=restore.rate_limit or 0,
         records_per_s=restore.rate_limit_records or 0,
         workers=restore.workers,
-        memory_bytes=restore.memory_limit,
+        memory_limit=restore.memory_limit,
         max_block_bytes=config.limits.max_block_bytes,
     )
 

@@ -5,7 +5,6 @@ Gets the cluster, the store and the supervisor from outside; decides by plan and
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from kbr.model import PartitionStatus, RunStatus, TopicPartition
 from kbr.repository.catalog import Catalog
 from kbr.repository.publish import publish_manifest
 from kbr.runtime.messages import TaskSpec
+from kbr.runtime.sizing import RunSize, size_run, usable_cores
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore, StorageOptions
 from kbr.telemetry.accounts import Accounts
@@ -164,18 +164,21 @@ class BackupCoordinator:
     def _fetch(
         self, plan: BackupPlan, state: BackupState, new_supervisor: Callable[[int, str], Supervisor]
     ) -> tuple[bool, int, float]:
-        cores = os.cpu_count() or 1
         wanted = sum(1 for partition in plan.partitions if not partition.error and not partition.offsets.is_empty)
         if wanted == 0:
             return False, 0, 0.0
-        workers = max(1, min(self._options.workers or cores, wanted))
-        groups = group_partitions(plan.partitions, workers=workers)
-        workers = min(workers, len(groups))
-        tasks = [
-            TaskSpec(task_id=str(number), payload=self._task(group, compress_threads=max(1, -(-cores // workers))))
-            for number, group in enumerate(groups)
-        ]
-        supervisor = new_supervisor(workers, WORKER_ENTRY)
+        size = size_run(
+            cores=usable_cores(),
+            partitions=wanted,
+            workers=self._options.workers,
+            threads=self._options.compress_threads,
+            memory_limit=self._options.memory_limit,
+            remote_store=self._places.storage.is_remote,
+        )
+        leaders = self._cluster.leaders([topic.name for topic in plan.topics])
+        groups = group_partitions(plan.partitions, leaders, workers=size.workers)
+        tasks = [TaskSpec(task_id=str(number), payload=self._task(group, size)) for number, group in enumerate(groups)]
+        supervisor = new_supervisor(size.workers, WORKER_ENTRY)
         checkpoint_at = self._clock.monotonic() + self._options.checkpoint_interval_s
 
         def take_event(_task_id: str, event: object) -> None:
@@ -201,7 +204,7 @@ class BackupCoordinator:
             state.partitions_failed((partition.key for partition in groups[int(task_id)]), error)
         return outcome.interrupted, outcome.peak_worker_rss_bytes, outcome.worker_cpu_s
 
-    def _task(self, group: Sequence[PartitionPlan], *, compress_threads: int) -> BackupTask:
+    def _task(self, group: Sequence[PartitionPlan], size: RunSize) -> BackupTask:
         options = self._options
         return BackupTask(
             backup_id=options.backup_id,
@@ -216,14 +219,14 @@ class BackupCoordinator:
                 for partition in group
             ),
             client=self._places.client,
-            storage=self._places.storage,
+            storage=self._places.storage.within(size.records_bytes),
             isolation_level=options.isolation_level,
             compression=options.compression,
             compression_level=options.compression_level,
             segment_max_bytes=options.segment_max_bytes,
             segment_max_interval_s=options.segment_max_interval_ms / 1000,
-            memory_bytes=options.memory_bytes,
-            compress_threads=compress_threads,
+            memory_bytes=size.records_bytes,
+            compress_threads=size.threads,
             pace_path=self._pace_path,
         )
 

@@ -23,7 +23,8 @@ class BackupOptions:
         segment_max_interval_ms: a segment is closed this long after it was begun.
         bytes_per_s, records_per_s: rate limit over all workers, of uncompressed record bytes; 0 is none.
         workers: worker processes; 0 is one per core, never more than partitions.
-        memory_bytes: budget of one worker for records on their way.
+        compress_threads: of each worker; 0 is as many as there are cores for.
+        memory_limit: of all processes together, bytes; None is 128 MiB for each worker's records.
         checkpoint_interval_s: how often the manifest is written while the run goes on.
     """
 
@@ -39,5 +40,6 @@ class BackupOptions:
     bytes_per_s: int = 0
     records_per_s: int = 0
     workers: int = 0
-    memory_bytes: int = 128 * 1024 * 1024
+    compress_threads: int = 0
+    memory_limit: int | None = None
     checkpoint_interval_s: float = 30.0

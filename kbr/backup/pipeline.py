@@ -38,11 +38,15 @@ class PipelineOptions:
         segment_max_bytes: a segment is committed when it holds this much, stored bytes.
         in_flight_bytes: raw blocks that may be on their way at once.
         lanes: partitions.
+        upload_bytes: what the store holds of one open segment, at most; 0 for none of it.
+        held_bytes: what it may hold of all of them; beyond it the one that holds most is committed early.
     """
 
     segment_max_bytes: int
     in_flight_bytes: int
     lanes: int
+    upload_bytes: int = 0
+    held_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,10 @@ class _Lane:
     committing: Future[None] | None = None
     opened_at: float | None = None
     failed: bool = False
+    #: Where the open segment has come to.
+    appended_offset: int = 0
+    #: Of the open segment, in the store's buffers; guarded by the pipeline's _held_lock.
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,16 @@ class _Cut:
 
     index: int
     next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Shed:
+    """Commit what is open, as it is: the store holds too much of all segments."""
+
+    index: int
+
+
+_Item = _Append | _Cut | _Shed
 
 
 @dataclass(slots=True)
@@ -135,11 +153,13 @@ class SegmentPipeline:
             max(1, min(MAX_WRITER_THREADS, options.lanes)), thread_name_prefix="commit"
         )
         self._lanes: list[_Lane] = []
+        self._held_lock = threading.Lock()
+        self._held = 0
         self._failures: deque[LaneFailure] = deque()
-        self._queues: list[SimpleQueue[_Append | _Cut | None]] = []
+        self._queues: list[SimpleQueue[_Item | None]] = []
         self._threads: list[threading.Thread] = []
         for number in range(max(1, min(MAX_WRITER_THREADS, options.lanes))):
-            queue: SimpleQueue[_Append | _Cut | None] = SimpleQueue()
+            queue: SimpleQueue[_Item | None] = SimpleQueue()
             thread = threading.Thread(target=self._write_loop, args=(queue,), name=f"writer-{number}", daemon=True)
             self._queues.append(queue)
             self._threads.append(thread)
@@ -220,10 +240,10 @@ class SegmentPipeline:
                 lane.writer.abort()
                 lane.writer = None
 
-    def _queue(self, index: int) -> SimpleQueue[_Append | _Cut | None]:
+    def _queue(self, index: int) -> SimpleQueue[_Item | None]:
         return self._queues[index % len(self._queues)]
 
-    def _write_loop(self, queue: SimpleQueue[_Append | _Cut | None]) -> None:
+    def _write_loop(self, queue: SimpleQueue[_Item | None]) -> None:
         while True:
             item = queue.get()
             if item is None:
@@ -246,26 +266,48 @@ class SegmentPipeline:
                 StorageError(f"writing a segment failed: {type(error).__name__}: {error}", hint="this is a bug in kbr"),
             )
 
-    def _apply(self, lane: _Lane, item: _Append | _Cut) -> None:
+    def _apply(self, lane: _Lane, item: _Item) -> None:
         if lane.failed:
             return
         if isinstance(item, _Cut):
             if lane.writer is not None:
                 self._commit(lane, item.index, item.next_offset)
             return
+        if isinstance(item, _Shed):
+            if lane.writer is not None:
+                self._commit(lane, item.index, lane.appended_offset)
+            return
         frame = item.frame.result()
         if lane.writer is None:
             lane.writer = lane.new_writer(lane.sequence)
             lane.opened_at = self._clock.monotonic()
         lane.writer.append(frame, item.raw_bytes, item.stats)
+        lane.appended_offset = item.next_offset
         if lane.writer.is_full or lane.writer.stored_bytes >= self._options.segment_max_bytes:
             self._commit(lane, item.index, item.next_offset)
+        elif self._options.upload_bytes:
+            self._hold(lane, min(lane.writer.stored_bytes, self._options.upload_bytes))
+
+    def _hold(self, lane: _Lane, amount: int) -> None:
+        """The store holds so much of the lane's open segment now; if that is too much of all, one is committed."""
+        with self._held_lock:
+            self._held += amount - lane.held
+            lane.held = amount
+            if self._held <= self._options.held_bytes:
+                return
+            largest = max(range(len(self._lanes)), key=lambda index: self._lanes[index].held)
+            # counted as gone, lest the next append asks for another one before this one is committed
+            self._held -= self._lanes[largest].held
+            self._lanes[largest].held = 0
+        self._queue(largest).put(_Shed(largest))
 
     def _commit(self, lane: _Lane, index: int, next_offset: int) -> None:
         writer = lane.writer
         if writer is None:
             return
         self._settle(lane)
+        if self._options.upload_bytes:
+            self._hold(lane, 0)
         lane.writer = None
         lane.opened_at = None
         lane.sequence = next_offset
@@ -285,6 +327,8 @@ class SegmentPipeline:
 
     def _fail(self, lane: _Lane, index: int, error: KbrError) -> None:
         lane.failed = True
+        if self._options.upload_bytes:
+            self._hold(lane, 0)
         if lane.writer is not None:
             lane.writer.abort()
             lane.writer = None

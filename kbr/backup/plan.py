@@ -9,14 +9,10 @@ from pathlib import Path
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression, Gap, GapReason, OffsetRange, TopicPartition, TopicSpec
+from kbr.runtime.schedule import make_bundles
 from kbr.storage.options import StorageOptions
 
 __all__ = ["BackupPlan", "BackupTask", "PartitionPlan", "PartitionTask", "group_partitions", "plan_partitions"]
-
-#: Partitions that one task fetches at once: bounds a worker's open segments and the size of its requests.
-MAX_PARTITIONS_PER_TASK = 256
-#: Tasks per worker that the work is cut into, so that a worker that is done early takes over some.
-TASKS_PER_WORKER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,33 +137,19 @@ def plan_partitions(
     return BackupPlan(topics=tuple(topics), partitions=tuple(plans))
 
 
-def group_partitions(partitions: Sequence[PartitionPlan], *, workers: int) -> list[tuple[PartitionPlan, ...]]:
-    """Cut the partitions that have something to fetch into tasks, largest task first.
-
-    A partition larger than a fair share is a task by itself; smaller ones are put together, so that a
-    thousand small partitions become a few tasks and not a thousand.
+def group_partitions(
+    partitions: Sequence[PartitionPlan], leaders: Mapping[TopicPartition, int], *, workers: int
+) -> list[tuple[PartitionPlan, ...]]:
+    """Cut the partitions that have something to fetch into tasks, in the order in which they are to be begun.
 
     Args:
-        partitions: the plan's partitions.
-        workers: worker processes that will share them.
+        partitions: the plan's.
+        leaders: broker ids of the partitions; those that aren't known are left out.
+        workers: worker processes that will share the tasks.
     """
-    wanted = sorted(
-        (partition for partition in partitions if not partition.error and not partition.offsets.is_empty),
-        key=lambda partition: (-len(partition.offsets), partition.topic, partition.partition),
+    return make_bundles(
+        [partition for partition in partitions if not partition.error and not partition.offsets.is_empty],
+        size=lambda partition: len(partition.offsets),
+        leader=lambda partition: leaders.get(partition.key, -1),
+        workers=workers,
     )
-    if not wanted:
-        return []
-    total = sum(len(partition.offsets) for partition in wanted)
-    slots = workers if len(wanted) <= workers else workers * TASKS_PER_WORKER
-    share = max(1, total // slots)
-    groups: list[tuple[PartitionPlan, ...]] = []
-    group: list[PartitionPlan] = []
-    size = 0
-    for partition in wanted:
-        if group and (size + len(partition.offsets) > share or len(group) >= MAX_PARTITIONS_PER_TASK):
-            groups.append(tuple(group))
-            group, size = [], 0
-        group.append(partition)
-        size += len(partition.offsets)
-    groups.append(tuple(group))
-    return sorted(groups, key=lambda one: -sum(len(partition.offsets) for partition in one))

@@ -148,6 +148,8 @@ class _BackupWorker:
             segment_max_bytes=task.segment_max_bytes,
             in_flight_bytes=min(task.memory_bytes // 4, (2 * task.compress_threads + 4) * BLOCK_BYTES),
             lanes=len(task.partitions),
+            upload_bytes=task.storage.upload_bytes,
+            held_bytes=task.memory_bytes // 2,
         )
         compressor = BlockCompressor(task.compression, task.compression_level)
         with (

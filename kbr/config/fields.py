@@ -128,6 +128,10 @@ def _optional_number(value: object) -> int | None:
     return None if value is None or value == "" else values.parse_int(value)
 
 
+def _optional_size(value: object) -> int | None:
+    return None if value is None or value == "" else values.parse_size(value)
+
+
 def _optional_switch(value: object) -> bool | None:
     return None if value is None or value == "" else values.parse_bool(value)
 
@@ -266,6 +270,7 @@ Argv = Annotated[tuple[str, ...] | None, BeforeValidator(_argv)]
 Number = Annotated[int, BeforeValidator(values.parse_int)]
 OptionalNumber = Annotated[int | None, BeforeValidator(_optional_number)]
 Size = Annotated[int, BeforeValidator(values.parse_size)]
+OptionalSize = Annotated[int | None, BeforeValidator(_optional_size)]
 Rate = Annotated[int | None, BeforeValidator(values.parse_rate)]
 RecordRate = Annotated[int | None, BeforeValidator(values.parse_record_rate)]
 Instant = Annotated[int | None, BeforeValidator(_optional_instant)]

@@ -302,13 +302,23 @@ class BackupConfig(Section):
         minimum=0,
         maximum=_MAX_WORKERS,
     )
-    memory_limit: fields.Size = key(
-        128 * _MIB,
-        "Budget of one worker for records on their way.",
+    compress_threads: fields.Number = key(
+        0,
+        "Threads of each worker that compress; 0 is as many as there are cores for.",
+        kind="number",
+        minimum=0,
+        maximum=_MAX_WORKERS,
+    )
+    memory_limit: fields.OptionalSize = key(
+        None,
+        "What all processes of the run together may take. Without a number of `workers` there are as many as it allows. "
+        "Records larger than 8 MB need about four times their size beside it.",
         kind="size",
         unit="bytes",
-        minimum=8 * _MIB,
-        maximum=2**40,
+        shown_default="128 MiB of records for each worker",
+        minimum=128 * _MIB,
+        maximum=2**44,
+        example="1GiB",
     )
 
 
@@ -404,13 +414,16 @@ class RestoreConfig(Section):
         minimum=0,
         maximum=_MAX_WORKERS,
     )
-    memory_limit: fields.Size = key(
-        128 * _MIB,
-        "Budget of one worker for records on their way.",
+    memory_limit: fields.OptionalSize = key(
+        None,
+        "What all processes of the run together may take. Without a number of `workers` there are as many as it allows. "
+        "Records larger than 8 MB need about four times their size beside it.",
         kind="size",
         unit="bytes",
-        minimum=8 * _MIB,
-        maximum=2**40,
+        shown_default="128 MiB of records for each worker",
+        minimum=128 * _MIB,
+        maximum=2**44,
+        example="1GiB",
     )
 
 

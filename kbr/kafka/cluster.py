@@ -6,7 +6,7 @@ explained is kbr.kafka.admin's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -311,6 +311,17 @@ class Cluster:
                 )
             )
         return found
+
+    def leaders(self, names: Collection[str]) -> dict[TopicPartition, int]:
+        """Broker ids of the partitions' leaders, as the cluster's metadata has them now; those without one are absent."""
+        topics = self._session.metadata().topics
+        return {
+            TopicPartition(name, number): partition.leader
+            for name in names
+            if name in topics
+            for number, partition in topics[name].partitions.items()
+            if partition.leader >= 0
+        }
 
     # -- changing -------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Gets the cluster, the store and the supervisor from outside; decides by plan and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from kbr.restore.report import PlanCounts, RestoreReport
 from kbr.restore.task import PartitionRestored
 from kbr.restore.zero_timestamps import refuse_zero_timestamps
 from kbr.runtime.messages import TaskSpec
+from kbr.runtime.sizing import size_run, usable_cores
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore, StorageOptions
 from kbr.telemetry.accounts import Accounts
@@ -199,11 +199,18 @@ class RestoreCoordinator:
         wanted = sum(1 for partition in plan.partitions if partition.segments)
         if wanted == 0:
             return self._report(plan, counts, begun, warnings, dry_run=False)
-        workers = max(1, min(self._options.workers or (os.cpu_count() or 1), wanted))
-        groups = group_partitions(plan.partitions, workers=workers)
-        workers = min(workers, len(groups))
+        size = size_run(
+            cores=usable_cores(),
+            partitions=wanted,
+            workers=self._options.workers,
+            threads=1,
+            memory_limit=self._options.memory_limit,
+            remote_store=self._storage.is_remote,
+        )
+        leaders = self._cluster.leaders({topic.target.name for topic in plan.topics})
+        groups = group_partitions(plan.partitions, leaders, workers=size.workers)
         tasks = [
-            TaskSpec(task_id=str(number), payload=self._task(manifest, plan, group))
+            TaskSpec(task_id=str(number), payload=self._task(manifest, plan, group, size.records_bytes))
             for number, group in enumerate(groups)
         ]
 
@@ -211,7 +218,7 @@ class RestoreCoordinator:
             self._accounts.take(event)
             self._on_event(event)
 
-        outcome = new_supervisor(workers, WORKER_ENTRY).run(tasks, on_event=take_event, on_tick=self._on_tick)
+        outcome = new_supervisor(size.workers, WORKER_ENTRY).run(tasks, on_event=take_event, on_tick=self._on_tick)
         results: list[PartitionRestored] = []
         for result in outcome.results.values():
             if isinstance(result, tuple):
@@ -234,7 +241,9 @@ class RestoreCoordinator:
             cpu_s=outcome.worker_cpu_s,
         )
 
-    def _task(self, manifest: Manifest, plan: RestorePlan, group: tuple[PartitionPlan, ...]) -> RestoreTask:
+    def _task(
+        self, manifest: Manifest, plan: RestorePlan, group: tuple[PartitionPlan, ...], memory_bytes: int
+    ) -> RestoreTask:
         options = self._options
         return RestoreTask(
             backup_id=manifest.backup_id,
@@ -247,7 +256,7 @@ class RestoreCoordinator:
             original_offset_header=ORIGINAL_OFFSET_HEADER if options.include_original_offset_header else b"",
             zero_timestamp_as=options.zero_timestamp_as,
             batch_bytes=self._batch_bytes,
-            memory_bytes=options.memory_bytes,
+            memory_bytes=memory_bytes,
             max_block_bytes=options.max_block_bytes,
             pace_path=self._pace_path,
         )

@@ -27,7 +27,7 @@ class RestoreOptions:
         zero_timestamp_as: what to send for timestamp 0, which the client can't send; 0 refuses.
         bytes_per_s, records_per_s: rate limit over all workers, of uncompressed record bytes; 0 is none.
         workers: worker processes; 0 is one per core, never more than partitions.
-        memory_bytes: budget of one worker.
+        memory_limit: of all processes together, bytes; None is 128 MiB for each worker's records.
         max_block_bytes: the largest block that is believed.
     """
 
@@ -48,5 +48,5 @@ class RestoreOptions:
     bytes_per_s: int = 0
     records_per_s: int = 0
     workers: int = 0
-    memory_bytes: int = 128 * 1024 * 1024
+    memory_limit: int | None = None
     max_block_bytes: int = 256 * 1024 * 1024

@@ -13,13 +13,11 @@ from kbr.model import Compression, PartitionStatus, SegmentRef, TopicPartition, 
 from kbr.restore.options import RestoreOptions
 from kbr.restore.placement import place_partitions
 from kbr.restore.window import TimeWindow
+from kbr.runtime.schedule import make_bundles
 from kbr.storage.options import StorageOptions
 
 __all__ = ["PartitionPlan", "RestorePlan", "RestoreTask", "TopicPlan", "group_partitions", "plan_restore"]
 
-#: Tasks per worker that the work is cut into, so that a worker that is done early takes over some.
-TASKS_PER_WORKER = 4
-MAX_PARTITIONS_PER_TASK = 256
 #: Topic configs that are not copied: brokers name replicas in them, which mean nothing on another cluster.
 _CLUSTER_BOUND_CONFIGS = frozenset(
     {"leader.replication.throttled.replicas", "follower.replication.throttled.replicas"}
@@ -180,24 +178,19 @@ def _topic_plan(
     )
 
 
-def group_partitions(partitions: Sequence[PartitionPlan], *, workers: int) -> list[tuple[PartitionPlan, ...]]:
-    """Cut the partitions that have segments into tasks, largest task first."""
-    wanted = sorted(
-        (partition for partition in partitions if partition.segments),
-        key=lambda partition: (-partition.stored_bytes, partition.source),
+def group_partitions(
+    partitions: Sequence[PartitionPlan], leaders: Mapping[TopicPartition, int], *, workers: int
+) -> list[tuple[PartitionPlan, ...]]:
+    """Cut the partitions that have something to send into tasks, in the order in which they are to be begun.
+
+    Args:
+        partitions: the plan's.
+        leaders: broker ids of target partitions; those that aren't known are left out.
+        workers: worker processes that will share the tasks.
+    """
+    return make_bundles(
+        [partition for partition in partitions if partition.segments],
+        size=lambda partition: partition.stored_bytes,
+        leader=lambda partition: leaders.get(partition.target, -1),
+        workers=workers,
     )
-    if not wanted:
-        return []
-    slots = workers if len(wanted) <= workers else workers * TASKS_PER_WORKER
-    share = max(1, sum(partition.stored_bytes for partition in wanted) // slots)
-    groups: list[tuple[PartitionPlan, ...]] = []
-    group: list[PartitionPlan] = []
-    size = 0
-    for partition in wanted:
-        if group and (size + partition.stored_bytes > share or len(group) >= MAX_PARTITIONS_PER_TASK):
-            groups.append(tuple(group))
-            group, size = [], 0
-        group.append(partition)
-        size += partition.stored_bytes
-    groups.append(tuple(group))
-    return sorted(groups, key=lambda one: -sum(partition.stored_bytes for partition in one))

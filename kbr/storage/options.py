@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kbr.errors import ConfigError
 
@@ -55,6 +55,21 @@ class StorageOptions:
                 "the storage endpoint holds a user name or password",
                 hint="set storage.access_key and storage.secret_key instead",
             )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether an object's bytes wait in memory until the store has them, which a folder's don't."""
+        scheme, separator, _ = self.url.partition("://")
+        return bool(separator) and scheme not in {"file", "memory"}
+
+    @property
+    def upload_bytes(self) -> int:
+        """What one upload may hold in memory: the part being filled and two on their way; 0 for a folder."""
+        return 3 * self.part_bytes if self.is_remote else 0
+
+    def within(self, memory_bytes: int) -> StorageOptions:
+        """The same place with parts that suit a budget; S3 takes none below 5 MiB."""
+        return replace(self, part_bytes=max(5 << 20, min(self.part_bytes, memory_bytes // 8)))
 
     def __repr__(self) -> str:
         return f"StorageOptions(url={without_secrets(self.url)!r}, endpoint_url={self.endpoint_url!r})"

@@ -176,7 +176,7 @@ def test_a_full_disk_is_told_and_what_was_committed_is_kept(kafka: KafkaHarness,
     send(kafka.producer(), name, ({"value": os.urandom(1000), "timestamp": BASE_MS} for _ in range(4000)))
     done = run_kbr(
         "backup", "-b", kafka.bootstrap, "--backup-id", "full", "-t", name, "--storage", str(small_disk),
-        "--set", "backup.segment_max_bytes=100KiB", "--set", "backup.memory_limit=8MiB",
+        "--set", "backup.segment_max_bytes=100KiB", "--set", "backup.memory_limit=128MiB",
     )  # fmt: skip
     assert done.returncode in (1, 3), done.stderr
     assert "No space left" in done.stderr
@@ -189,8 +189,7 @@ def test_ctrl_c_keeps_what_is_committed_and_exits_130(kafka: KafkaHarness, tmp_p
     send(kafka.producer(), name, ({"value": os.urandom(1000), "timestamp": BASE_MS} for _ in range(60_000)))
     process = start_kbr(
         "backup", "-b", kafka.bootstrap, "--backup-id", "stopped", "-t", name, "--storage", str(tmp_path),
-        "--set", "backup.segment_max_bytes=256KiB", "--set", "backup.memory_limit=8MiB",
-        "--set", "backup.compression_level=19", "-o", "json",
+        "--set", "backup.segment_max_bytes=256KiB", "--rate-limit", "3MB/s", "-o", "json",
     )  # fmt: skip
     wait_until(lambda: list(tmp_path.rglob("segment-*")), deadline_s=30, what="a first segment")
     process.send_signal(signal.SIGINT)

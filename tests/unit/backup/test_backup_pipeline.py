@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -125,3 +126,50 @@ def test_a_block_that_cannot_be_compressed_fails_its_partition_and_commits_nothi
         assert "MemoryError" in str(failure.error)
         assert pipeline.committed_offset(0) == 0
     assert segments == []
+
+
+def test_what_a_store_holds_of_many_open_segments_is_bounded_and_none_is_lost() -> None:
+    """Forty partitions in turns, each with a segment open; the store may hold about six blocks of all."""
+    store = MemoryStore("memory://pipeline-held")
+    segments: dict[int, list[SegmentRef]] = {}
+    stored = len(BlockCompressor(Compression.ZSTD, 3).compress(_block(0)))
+    pipeline = SegmentPipeline(
+        PipelineOptions(
+            segment_max_bytes=1 << 30, in_flight_bytes=1 << 20, lanes=40, upload_bytes=1 << 20, held_bytes=6 * stored
+        ),
+        BlockCompressor(Compression.ZSTD, 3),
+        on_segment=lambda index, ref: segments.setdefault(index, []).append(ref),
+    )
+    most = 0
+    with pipeline:
+        for partition in range(40):
+            identity = SegmentIdentity(
+                backup_id="b",
+                topic="t",
+                topic_id="",
+                partition=partition,
+                sequence=0,
+                compression=Compression.ZSTD,
+                writer="w",
+                created_at_ms=0,
+            )
+            pipeline.add_lane(
+                lambda sequence, identity=identity: SegmentWriter(store, replace(identity, sequence=sequence)), 0
+            )
+        for number in range(8):
+            for partition in range(40):
+                pipeline.submit(partition, _block(number), (number + 1) * PER_BLOCK)()
+                with pipeline._held_lock:
+                    assert pipeline._held == sum(lane.held for lane in pipeline._lanes)
+                    most = max(most, pipeline._held)
+        for partition in range(40):
+            pipeline.cut(partition, 8 * PER_BLOCK)
+        pipeline.finish()
+        assert pipeline.take_failures() == []
+        assert {pipeline.committed_offset(partition) for partition in range(40)} == {8 * PER_BLOCK}
+    assert most <= 7 * stored  # the block that goes over it is held, and then the largest is let go
+    assert sum(map(len, segments.values())) > 40
+    for refs in segments.values():
+        assert [ref.start_offset for ref in refs] == [0, *(ref.next_offset for ref in refs[:-1])]
+        assert refs[-1].next_offset == 8 * PER_BLOCK
+        assert sum(ref.record_count for ref in refs) == 8 * PER_BLOCK

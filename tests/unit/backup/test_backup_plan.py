@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from kbr.backup.plan import MAX_PARTITIONS_PER_TASK, group_partitions, plan_partitions
+from kbr.backup.plan import group_partitions, plan_partitions
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.model import GapReason, TopicPartition, TopicSpec
+from kbr.runtime.schedule import MAX_BUNDLE
 
 SPEC = TopicSpec(name="t", partition_count=3, replication_factor=1, topic_id="id")
 
@@ -32,19 +33,19 @@ def test_a_partition_whose_offsets_cannot_be_had_is_failed_and_not_left_out() ->
     offsets = {TopicPartition("t", 0): _offsets(0, 1, 1), TopicPartition("t", 2): _offsets(0, 1, 1)}
     plan = plan_partitions([SPEC], offsets, {TopicPartition("t", 1): "no leader"}, now_ms=5)
     assert [one.error for one in plan.partitions] == ["", "no leader", ""]
-    assert [one.key.partition for group in group_partitions(plan.partitions, workers=4) for one in group] == [0, 2]
+    assert [one.key.partition for group in group_partitions(plan.partitions, {}, workers=4) for one in group] == [0, 2]
 
 
 def test_empty_partitions_make_no_task() -> None:
-    assert group_partitions(_plan(0, 0).partitions, workers=4) == []
+    assert group_partitions(_plan(0, 0).partitions, {}, workers=4) == []
 
 
 def test_a_large_partition_is_a_task_of_its_own_and_comes_first() -> None:
-    groups = group_partitions(_plan(10, 1_000_000, 20, 30, 40, 50).partitions, workers=2)
+    groups = group_partitions(_plan(10, 1_000_000, 20, 30, 40, 50).partitions, {}, workers=2)
     assert [one.partition for one in groups[0]] == [1]
 
 
 def test_a_hundred_thousand_partitions_make_tasks_of_bounded_size() -> None:
-    groups = group_partitions(_plan(*[7] * 20_000).partitions, workers=2)
+    groups = group_partitions(_plan(*[7] * 20_000).partitions, {}, workers=2)
     assert sum(map(len, groups)) == 20_000
-    assert max(map(len, groups)) <= MAX_PARTITIONS_PER_TASK
+    assert max(map(len, groups)) <= MAX_BUNDLE

@@ -153,8 +153,8 @@ def test_retention_that_would_delete_what_is_restored_is_warned_of() -> None:
 
 def test_small_partitions_share_tasks_and_every_partition_is_in_one() -> None:
     plan = _plan(*[_topic(f"t{number}", partitions=50) for number in range(20)])
-    groups = group_partitions(plan.partitions, workers=2)
-    assert len(groups) <= 12
+    groups = group_partitions(plan.partitions, {}, workers=2)
+    assert len(groups) <= 16
     placed = [partition.source for group in groups for partition in group]
     assert sorted(placed) == sorted(partition.source for partition in plan.partitions)
 
