@@ -1,9 +1,4 @@
-"""``python -m benchmarks smoke``: kbr's main job beside the floor of the same machine, in one run.
-
-Starts its own Kafka (or uses yours, with --bootstrap-servers), makes 1 M records of 1 KiB in one partition, then in
-turns: fetching alone, zstd alone, ``kbr backup`` as a whole process, producing from memory alone, ``kbr restore`` as a
-whole process. Prints medians with their spread, and ratios within each round.
-"""
+"""``python -m benchmarks``: see --help, and docs/how-to/benchmark.md."""
 
 from __future__ import annotations
 
@@ -11,130 +6,187 @@ import argparse
 import json
 import os
 import platform
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import zstandard
 from confluent_kafka import libversion
 
 import kbr
-from benchmarks.data import create_topic, fill, text_records
-from tests.support.servers import KafkaServer, free_port
+from benchmarks.data import MissingData
+from benchmarks.engines import ENGINES, Engine, parse_peer
+from benchmarks.plots import plot_results, plot_throttle
+from benchmarks.results import markdown, targets
+from benchmarks.run import Bench
+from benchmarks.scenarios import SCENARIOS, chosen
+from benchmarks.simulate import simulate_command
+from benchmarks.throttle import throttle_command
+from tests.support.servers import KAFKA_VERSION, KafkaServer, ServerError, free_port
 
 
-def _measured(*command: str, prints_json: bool = True) -> dict[str, Any]:
-    """Run a whole process: wall and CPU seconds, and the JSON it printed."""
-    begun = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _pid, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.monotonic() - begun
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "document": json.loads(output) if prints_json else None}
+@contextmanager
+def cluster(servers: str | None, folder: Path) -> Iterator[str]:
+    """The user's cluster, or one of our own."""
+    if servers:
+        yield servers
+        return
+    server = KafkaServer(folder / "kafka", port=free_port(2))
+    server.start()
+    try:
+        yield server.bootstrap_servers
+    finally:
+        server.stop()
 
 
-def _round(servers: str, topic: str, count: int, folder: Path, number: int) -> dict[str, float]:
-    consumed = _measured("benchmarks.floor", "consume", servers, topic, str(count))["document"]
-    compressed = _measured("benchmarks.floor", "compress", servers, topic, str(count))["document"]
-    floor_cpu = consumed["cpu_s"] + compressed["cpu_s"]
-    backup = _measured(
-        "kbr", "backup", "-q", "-b", servers, "-t", topic, "--backup-id", f"round-{number}", "--storage", str(folder),
-        "-o", "json",
-    )  # fmt: skip
-    document = backup["document"]
-    assert document["totals"]["records"] == count, document["totals"]
-    # workers are the forkserver's children, so they say themselves what they used
-    backup_cpu = backup["cpu_s"] + document["worker_cpu_s"]
-    direct, target = f"direct-{number}", f"restored-{number}"
-    create_topic(servers, direct)
-    produced = _measured("benchmarks.floor", "produce", servers, topic, str(count), direct)["document"]
-    restore = _measured(
-        "kbr", "restore", "-q", "-b", servers, "--backup-id", f"round-{number}", "--storage", str(folder),
-        "--topic-map", f"{topic}={target}", "-o", "json",
-    )  # fmt: skip
-    restored = restore["document"]
-    assert restored["totals"]["records"] == count, restored["totals"]
-    helped = _measured("kbr", "--help", prints_json=False)
+def machine() -> dict[str, Any]:
+    """Where it was measured."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     return {
-        "help_wall_s": helped["wall_s"],
-        "floor_consume_cpu_s": consumed["cpu_s"],
-        "floor_zstd_cpu_s": compressed["cpu_s"],
-        "floor_cpu_s": floor_cpu,
-        "backup_wall_s": backup["wall_s"],
-        "backup_cpu_s": backup_cpu,
-        "backup_wall_per_floor_cpu": backup["wall_s"] / floor_cpu,
-        "backup_cpu_per_floor_cpu": backup_cpu / floor_cpu,
-        "backup_stored_bytes": document["totals"]["stored_bytes"],
-        "backup_worker_peak_rss_bytes": document["peak_worker_rss_bytes"],
-        "floor_produce_wall_s": produced["wall_s"],
-        "restore_wall_s": restore["wall_s"],
-        "restore_wall_per_floor_wall": restore["wall_s"] / produced["wall_s"],
-        "restore_worker_peak_rss_bytes": restored["peak_worker_rss_bytes"],
+        "cpu": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.platform(),
     }
 
 
-def _smoke(servers: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    topic = f"smoke-{os.getpid()}"
-    create_topic(servers, topic)
-    made = fill(servers, topic, text_records(arguments.records, arguments.value_bytes, seed=1))
-    rounds = []
-    with tempfile.TemporaryDirectory(prefix="kbr-benchmark-") as folder:
-        for number in range(arguments.rounds):
-            rounds.append(_round(servers, topic, made, Path(folder), number))
-            print(f"round {number + 1} of {arguments.rounds} done", file=sys.stderr)
+def versions(engines: Sequence[Engine], *, own_kafka: bool) -> dict[str, str]:
+    """Of what was measured."""
+    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "benchmark": "smoke",
-        "records": made,
-        "value_bytes": arguments.value_bytes,
-        "rounds": rounds,
-        "machine": {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
-        "versions": {"kbr": kbr.__version__, "librdkafka": libversion()[0]},
+        "kbr": kbr.__version__,
+        "revision": revision.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        "librdkafka": libversion()[0],
+        "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+        "kafka": KAFKA_VERSION if own_kafka else "the user's",
+        **{one.name: one.version() for one in engines if one.name != "kbr"},
     }
 
 
-def _print(result: dict[str, Any]) -> None:
-    print(f"{result['records']:,} records of {result['value_bytes']} B, one partition, {len(result['rounds'])} rounds")
-    print(f"{'figure':<32} {'median':>12} {'min':>12} {'max':>12}")
-    for name in result["rounds"][0]:
-        values = [one[name] for one in result["rounds"]]
-        unit = 1e6 if name.endswith("_bytes") else 1.0
-        label = name.replace("_bytes", "_MB") if unit > 1 else name
-        print(
-            f"{label:<32} {statistics.median(values) / unit:>12.2f} {min(values) / unit:>12.2f} {max(values) / unit:>12.2f}"
-        )
+def _engines(names: str, peers: Sequence[str]) -> list[Engine]:
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if name not in ENGINES:
+            raise SystemExit(f"no engine {name}: there are {', '.join(ENGINES)}; others go by --peer")
+    found = [ENGINES[name] for name in dict.fromkeys(["kbr", *wanted])]
+    for engine in found:
+        if why := engine.missing():
+            raise SystemExit(f"engine {engine.name} can't run here: {why}; leave it out of --engines")
+    return [*found, *parse_peer(peers)]
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    engines = _engines(arguments.engines, arguments.peer)
+    scenarios = chosen(arguments.scenario, arguments.scale)
+    document: dict[str, Any] = {
+        "benchmark": "run",
+        "scale": arguments.scale,
+        "machine": machine(),
+        "versions": versions(engines, own_kafka=not arguments.bootstrap_servers),
+        "results": [],
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="kbr-benchmark-", dir=arguments.directory) as name,
+        cluster(arguments.bootstrap_servers, Path(name)) as servers,
+    ):
+        bench = Bench(servers, Path(name), engines, arguments.rounds, check=not arguments.no_check)
+        for scenario in scenarios:
+            document["results"].append(bench.run(scenario))
+            if arguments.output:
+                # after each scenario, so that a run that is cut short keeps what it has
+                arguments.output.parent.mkdir(parents=True, exist_ok=True)
+                arguments.output.write_text(json.dumps(document, indent=1) + "\n")
+    print(markdown(document["results"]))
+    return 0
+
+
+def _results(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        document = json.loads(path.read_text())
+        if document.get("benchmark") != "run":
+            raise SystemExit(f"{path} is no result of `benchmarks run`")
+        # of a scenario that is in several files, the last one counts
+        found.update({result["scenario"]: result for result in document["results"]})
+    return list(found.values())
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    throttles = [path for path in arguments.result if json.loads(path.read_text())["benchmark"] == "throttle"]
+    written = [file for path in throttles for file in plot_throttle(json.loads(path.read_text()), arguments.output_dir)]
+    rest = [path for path in arguments.result if path not in throttles]
+    if rest:
+        written += plot_results(_results(rest), arguments.output_dir)
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def _list(_arguments: argparse.Namespace) -> int:
+    print("Scenarios:")
+    for scenario in SCENARIOS.values():
+        print(f"  {scenario.name:<12} {scenario.title}")
+    print("Engines:")
+    for engine in ENGINES.values():
+        why = engine.missing()
+        print(f"  {engine.name:<16} {why or engine.version()}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    verbs = parser.add_subparsers(required=True)
+    run = verbs.add_parser("run", help="run scenarios and print medians with their spread")
+    run.add_argument("scenario", nargs="*", help="names; without any, all but `ten` (10 GB)")
+    run.add_argument("--bootstrap-servers", help="a Kafka of yours; without it one is started")
+    run.add_argument("--engines", default="kbr", metavar="NAME,NAME", help="beside kbr; see `list`")
+    run.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME='COMMAND'",
+        help="another engine's backup; NAME:restore='COMMAND' for the other direction; {bootstrap_servers} {topic} "
+        "{target} {directory} {records} {partitions} {scenario} {name} are filled in",
+    )
+    run.add_argument("--rounds", type=int, default=5)
+    run.add_argument("--scale", type=float, default=1.0, help="this part of the records")
+    run.add_argument("--no-check", action="store_true", help="don't compare what was restored with the source")
+    run.add_argument("--directory", type=Path, help="where data and backups go while it runs")
+    run.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON there")
+    run.set_defaults(function=_run)
+    for name, function, text in (
+        ("table", lambda a: print(markdown(_results(a.result))) or 0, "print results as Markdown tables"),
+        ("targets", lambda a: print(targets(_results(a.result))) or 0, "print the project's targets beside results"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("result", nargs="+", type=Path)
+        verb.set_defaults(function=function)
+    plot = verbs.add_parser("plot", help="draw results as PNG and SVG")
+    plot.add_argument("result", nargs="+", type=Path)
+    plot.add_argument("--output-dir", type=Path, default=Path("benchmarks/results"))
+    plot.set_defaults(function=_plot)
+    throttle_command(verbs.add_parser("throttle", help="asked against measured rates, while a limit changes"), cluster)
+    simulate_command(verbs.add_parser("simulate", help="how long kbr's schedule takes on more cores than there are"))
+    verbs.add_parser("list", help="scenarios and engines").set_defaults(function=_list)
+    return parser
 
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", choices=["smoke"])
-    parser.add_argument("--bootstrap-servers", help="a Kafka of yours; without it one is started")
-    parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--value-bytes", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="write the result as JSON there")
-    arguments = parser.parse_args()
-    if arguments.bootstrap_servers:
-        result = _smoke(arguments.bootstrap_servers, arguments)
-    else:
-        with tempfile.TemporaryDirectory(prefix="kbr-benchmark-kafka-") as folder:
-            server = KafkaServer(Path(folder), port=free_port(2))
-            server.start()
-            try:
-                result = _smoke(server.bootstrap_servers, arguments)
-            finally:
-                server.stop()
-    _print(result)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    return 0
+    # caches of bytecode are what every installation has; without them each start compiles for 0.1 s
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
+    arguments = _parser().parse_args()
+    try:
+        return int(arguments.function(arguments))
+    except (ServerError, MissingData) as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

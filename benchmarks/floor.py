@@ -1,8 +1,9 @@
-"""What no backup can be cheaper than, measured through the same C API: each in a process of its own.
+"""What no backup or restore can be cheaper than, through the same C API; each in a process of its own.
 
-    python -m benchmarks.floor consume SERVERS TOPIC COUNT     fetch and drop
-    python -m benchmarks.floor compress SERVERS TOPIC COUNT    zstd level 3 of the same bytes, one thread
-    python -m benchmarks.floor produce SERVERS TOPIC COUNT TARGET   produce the same records from memory
+    python -m benchmarks.floor consume SERVERS TOPIC             fetch every record and drop it
+    python -m benchmarks.floor compress SERVERS TOPIC            zstd of the same bytes, one thread
+    python -m benchmarks.floor produce SERVERS TOPIC TARGET      produce the same records from memory
+    python -m benchmarks.floor plain SERVERS TOPIC               one plain confluent-kafka consumer, all partitions
 
 Prints one JSON line.
 """
@@ -10,91 +11,159 @@ Prints one JSON line.
 from __future__ import annotations
 
 import json
-import resource
+import os
 import sys
 import time
+from collections.abc import Callable
 
 import zstandard
+from confluent_kafka import Consumer, TopicPartition
 
+from kbr.errors import KbrError
+from kbr.kafka.cluster import Cluster
 from kbr.kafka.native import load_library
 from kbr.kafka.settings import ClientSettings, consumer_properties
 from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
-from kbr.model import TopicPartition
+from kbr.model import TopicPartition as KbrPartition
 from kbr_codec import RawBlock
-from kbr_codec.rdkafka import BlockReady, Source
+from kbr_codec.rdkafka import BlockReady, Source, SourceError
 
 MEMORY_BYTES = 64 << 20
+#: Compressed at once: the size of the design's prototype; larger windows cost more CPU and pack better.
+PIECE_BYTES = 4 << 20
+ZSTD_LEVEL = 3
 
 
-def _source(servers: str, topic: str, count: int) -> Source:
+def ranges_of(servers: str, topic: str) -> list[tuple[str, int, int, int]]:
+    """(topic, partition, first offset, end) of every partition."""
+    with Cluster(ClientSettings(bootstrap_servers=(servers,)), deadline_s=60) as cluster:
+        count = cluster.describe_topics([topic])[topic].partition_count
+        keys = [KbrPartition(topic, number) for number in range(count)]
+        found = cluster.offsets(keys, "read_committed")
+    ranges = []
+    for key in keys:
+        offsets = found[key]
+        if isinstance(offsets, KbrError):
+            raise SystemExit(f"{key}: {offsets}")
+        ranges.append((topic, key.partition, offsets.log_start, offsets.end_offset))
+    return ranges
+
+
+def open_source(servers: str, ranges: list[tuple[str, int, int, int]], *, block_bytes: int = PIECE_BYTES) -> Source:
+    """A source of blocks of these ranges."""
     load_library()
     settings = ClientSettings(bootstrap_servers=(servers,))
     properties = consumer_properties(
-        settings, memory_bytes=MEMORY_BYTES, partition_count=1, isolation_level="read_committed"
+        settings, memory_bytes=MEMORY_BYTES, partition_count=len(ranges), isolation_level="read_committed"
     )
-    source = Source(properties.items(), block_bytes=4 << 20, open_bytes=64 << 20)
-    source.start([(topic, 0, 0, count)])
+    source = Source(properties.items(), block_bytes=block_bytes, open_bytes=64 << 20)
+    source.start(ranges)
     return source
 
 
-def consume(servers: str, topic: str, count: int) -> dict[str, float]:
-    """Fetch everything and drop it."""
-    begun = time.monotonic()
-    source = _source(servers, topic, count)
+def blocks_of(source: Source, take: Callable[[int, RawBlock], None]) -> None:
+    """All blocks, with the place of their range."""
+    while source.open_count:
+        for event in source.poll(100):
+            if isinstance(event, BlockReady):
+                take(event.lane, event.block)
+            elif isinstance(event, SourceError):
+                raise SystemExit(f"reading failed: {event.text}")
+
+
+def consume(servers: str, topic: str) -> dict[str, float]:
+    """Fetch everything and drop it; CPU seconds of it alone, without the imports."""
+    ranges = ranges_of(servers, topic)
+    begun, cpu_begun = time.monotonic(), time.process_time()
+    source = open_source(servers, ranges)
     while source.discard(1000):
         pass
     wall = time.monotonic() - begun
     records, size = source.totals
-    assert records == count, f"{records} of {count} records"
     source.close()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "bytes": size}
+    return {"wall_s": wall, "cpu_s": time.process_time() - cpu_begun, "records": records, "bytes": size}
 
 
-def compress(servers: str, topic: str, count: int) -> dict[str, float]:
-    """CPU seconds of zstd alone."""
-    source = _source(servers, topic, count)
-    compressor = zstandard.ZstdCompressor(level=3, write_content_size=True, write_checksum=True)
-    cpu = 0.0
-    raw = stored = 0
-    while source.open_count:
-        for event in source.poll(100):
-            if isinstance(event, BlockReady):
-                begun = time.thread_time()
-                frame = compressor.compress(memoryview(event.block))
-                cpu += time.thread_time() - begun
-                raw += len(event.block)
-                stored += len(frame)
+def compress(servers: str, topic: str) -> dict[str, float]:
+    """CPU seconds of zstd alone, over pieces of PIECE_BYTES whatever partition they come from."""
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True, write_checksum=True)
+    figures = {"cpu_s": 0.0, "raw_bytes": 0, "stored_bytes": 0}
+    pieces: list[bytes] = []
+
+    def squeeze() -> None:
+        data = b"".join(pieces)
+        begun = time.thread_time()
+        frame = compressor.compress(data)
+        figures["cpu_s"] += time.thread_time() - begun
+        figures["raw_bytes"] += len(data)
+        figures["stored_bytes"] += len(frame)
+        pieces.clear()
+
+    def take(_lane: int, block: RawBlock) -> None:
+        pieces.append(bytes(block))
+        if sum(map(len, pieces)) >= PIECE_BYTES:
+            squeeze()
+
+    source = open_source(servers, ranges_of(servers, topic))
+    blocks_of(source, take)
+    if pieces:
+        squeeze()
     source.close()
-    return {"cpu_s": cpu, "raw_bytes": raw, "stored_bytes": stored}
+    return figures
 
 
-def produce(servers: str, topic: str, count: int, target: str) -> dict[str, float]:
+def produce(servers: str, topic: str, target: str) -> dict[str, float]:
     """Wall seconds from the first record to the last acknowledgement, all records in memory before."""
-    source = _source(servers, topic, count)
-    blocks: list[RawBlock] = []
-    while source.open_count:
-        blocks.extend(event.block for event in source.poll(100) if isinstance(event, BlockReady))
+    ranges = ranges_of(servers, topic)
+    blocks: list[tuple[int, RawBlock]] = []
+    source = open_source(servers, ranges)
+    blocks_of(source, lambda lane, block: blocks.append((ranges[lane][1], block)))
     source.close()
     options = SinkOptions(
-        memory_bytes=MEMORY_BYTES, compression="lz4", zero_timestamp_as=0, original_offset_header=b"", batch_bytes=1_000_000
+        memory_bytes=MEMORY_BYTES,
+        compression=os.environ.get("WIRE_COMPRESSION", "lz4"),
+        zero_timestamp_as=0,
+        original_offset_header=b"",
+        batch_bytes=1_000_000,
     )
-    begun = time.monotonic()
-    with BlockSink(
-        ClientSettings(bootstrap_servers=(servers,)), options, on_client_message=lambda _message: None
-    ) as sink:
+    begun, cpu_begun = time.monotonic(), time.process_time()
+    settings = ClientSettings(bootstrap_servers=(servers,), client={"message.max.bytes": "100000000"})
+    with BlockSink(settings, options, on_client_message=lambda _message: None) as sink:
         sent = 0
-        for block in blocks:
-            sent += sink.send(TopicPartition(target, 0), block, RecordWindow()).record_count
+        for partition, block in blocks:
+            sent += sink.send(KbrPartition(target, partition), block, RecordWindow()).record_count
             sink.poll(0)
         while sink.open_count:
             sink.poll(100)
         wall = time.monotonic() - begun
-    assert sent == count, f"{sent} of {count} records"
-    return {"wall_s": wall}
+    return {"wall_s": wall, "cpu_s": time.process_time() - cpu_begun, "records": sent}
+
+
+def plain(servers: str, topic: str) -> dict[str, float]:
+    """What people's own reader takes, wall seconds without imports: Message objects, all partitions, read to the end."""
+    ranges = ranges_of(servers, topic)
+    begun = time.monotonic()
+    consumer = Consumer(
+        {"bootstrap.servers": servers, "group.id": "unused", "enable.auto.commit": False, "fetch.queue.backoff.ms": 1}
+    )
+    consumer.assign([TopicPartition(name, number, start) for name, number, start, _ in ranges])
+    wanted = sum(end - start for _, _, start, end in ranges)
+    seen = 0
+    while seen < wanted:
+        for message in consumer.consume(10_000, 1.0):
+            if message.error():
+                raise SystemExit(f"reading failed: {message.error()}")
+            seen += 1
+    wall = time.monotonic() - begun
+    consumer.close()
+    return {"wall_s": wall, "records": seen}
 
 
 if __name__ == "__main__":
-    what, servers, topic, count = sys.argv[1:5]
-    functions = {"consume": consume, "compress": compress, "produce": produce}
-    print(json.dumps(functions[what](servers, topic, int(count), *sys.argv[5:])))
+    functions: dict[str, Callable[..., dict[str, float]]] = {
+        "consume": consume,
+        "compress": compress,
+        "produce": produce,
+        "plain": plain,
+    }
+    print(json.dumps(functions[sys.argv[1]](*sys.argv[2:])))

@@ -17,22 +17,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
+from benchmarks.data import DataSpec
+from benchmarks.topics import Topics
 from kbr.errors import RunMissing
 from kbr.runtime.control import ask, find_runs
 
-__all__ = ["Sample", "figures", "throttle"]
+__all__ = ["Sample", "figures", "throttle", "throttle_command"]
 
 #: Seconds between two looks.
 SAMPLE_S = 0.05
 #: Of each rate, how long it takes effect before it is judged, seconds: a limit that was raised opens a new client.
 SETTLE_S = 1.5
 MB = 1_000_000
+VALUE_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,18 +194,23 @@ def _document(samples: Sequence[Sample], rates: Sequence[float]) -> dict[str, An
     }
 
 
-def main() -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.throttle", description=__doc__)
-    parser.add_argument("--bootstrap-servers", required=True)
-    parser.add_argument("--topic", required=True, help="records of one size, enough of them for all rates")
-    parser.add_argument("--rates", default="1,20,200,50", help="MB/s, in order")
-    parser.add_argument("--seconds", type=float, default=14, help="how long each")
-    parser.add_argument("--output", type=Path, help="write the result as JSON there")
-    arguments = parser.parse_args()
+def _throttle(arguments: argparse.Namespace) -> int:
     rates = [float(one) * MB for one in arguments.rates.split(",")]
-    with tempfile.TemporaryDirectory(prefix="kbr-throttle-") as folder:
-        result = throttle(arguments.bootstrap_servers, arguments.topic, rates, arguments.seconds, Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="kbr-throttle-", dir=arguments.directory) as folder,
+        arguments.cluster(arguments.bootstrap_servers, Path(folder)) as servers,
+    ):
+        topic = f"throttle-source-{os.getpid()}"
+        # a fifth more than passes in that time, so that no run ends before it was measured
+        records = round(1.2 * sum(rates) * arguments.seconds / (VALUE_BYTES + 6))
+        spec = DataSpec(records=records, value_bytes=VALUE_BYTES, partitions=arguments.partitions)
+        topics = Topics(servers)
+        topics.create(topic, spec)
+        topics.fill(topic, spec)
+        try:
+            result = throttle(servers, topic, rates, arguments.seconds, Path(folder))
+        except RunMissing as error:
+            raise SystemExit(f"{error}: kbr ended before it was measured") from error
     for verb in ("backup", "restore"):
         for source, document in result[verb].items():
             for one in document["figures"]:
@@ -211,8 +220,14 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except RunMissing as error:
-        sys.exit(f"{error}: there are too few records for these rates and times")
+def throttle_command(
+    parser: argparse.ArgumentParser, cluster: Callable[[str | None, Path], AbstractContextManager[str]]
+) -> None:
+    """Its arguments; ``cluster`` gives the user's Kafka or starts one."""
+    parser.add_argument("--bootstrap-servers", help="a Kafka of yours; without it one is started")
+    parser.add_argument("--rates", default="1,20,200,50", help="MB/s, in order")
+    parser.add_argument("--seconds", type=float, default=14, help="how long each")
+    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--directory", type=Path, help="where data and backups go while it runs")
+    parser.add_argument("--output", type=Path, help="write the result as JSON there")
+    parser.set_defaults(function=_throttle, cluster=cluster)

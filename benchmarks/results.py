@@ -1,0 +1,157 @@
+"""From rounds to medians, ratios, tables and targets. Pure: documents in, texts and numbers out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Spread", "Target", "figures_of", "markdown", "targets"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median of some rounds and how far they lie apart."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+    def text(self, digits: int = 2) -> str:
+        """``3.71 (3.60-3.92)``; one round has no spread."""
+        if self.least == self.most:
+            return f"{self.median:.{digits}f}"
+        return f"{self.median:.{digits}f} ({self.least:.{digits}f}-{self.most:.{digits}f})"
+
+
+_Round = Mapping[str, Any]
+
+
+def _figures(own: _Round, floor: _Round, data: _Round, verb: str) -> dict[str, float]:
+    """One round's figures of one engine and verb."""
+    backup = verb == "backup"
+    found = {
+        "wall_s": own["wall_s"],
+        "cpu_s": own["cpu_s"],
+        "wall_ratio": own["wall_s"] / floor["cpu_s" if backup else "produce_wall_s"],
+        "cpu_ratio": own["cpu_s"] / floor["cpu_s" if backup else "produce_cpu_s"],
+        "mb_per_s": data["record_bytes"] / own["wall_s"] / 1e6,
+        "cpu_s_per_gb": own["cpu_s"] / data["record_bytes"] * 1e9,
+        "peak_pss_mb": own["peak_pss_bytes"] / 1e6,
+        "peak_rss_mb": own["peak_rss_bytes"] / 1e6,
+    }
+    if "stored_bytes" in own:
+        found["stored_mb"] = own["stored_bytes"] / 1e6
+    if backup and "plain_wall_s" in floor:
+        found["plain_ratio"] = own["wall_s"] / floor["plain_wall_s"]
+    return found
+
+
+def figures_of(result: Mapping[str, Any], engine: str, verb: str) -> dict[str, Spread]:
+    """All figures of one engine and verb over the rounds; ratios are formed within each round."""
+    rounds = [
+        _figures(one[engine][verb], one["floor"], result["data"], verb)
+        for one in result["rounds"]
+        if verb in one.get(engine, {})
+    ]
+    return {name: Spread.of([one[name] for one in rounds]) for name in (rounds[0] if rounds else ())}
+
+
+def _rows(results: Sequence[Mapping[str, Any]], verb: str) -> Iterator[list[str]]:
+    for result in results:
+        for engine in result["engines"]:
+            found = figures_of(result, engine, verb)
+            if not found:
+                reasons = [one[engine]["failed"] for one in result["rounds"] if "failed" in one.get(engine, {})]
+                if reasons:
+                    yield [result["scenario"], engine, f"failed: {reasons[0].splitlines()[0][:60]}"] + [""] * 7
+                continue
+            differs = result["checked"].get(engine)
+            yield [
+                result["scenario"],
+                engine,
+                found["wall_s"].text(),
+                found["cpu_s"].text(),
+                found["wall_ratio"].text(),
+                found["cpu_ratio"].text(),
+                f"{found['mb_per_s'].median:.0f}",
+                f"{found['cpu_s_per_gb'].median:.1f}",
+                f"{found['peak_pss_mb'].most:.0f}",
+                (f"{found['stored_mb'].median:.1f}" if "stored_mb" in found else "")
+                if verb == "backup"
+                else (
+                    "not compared"
+                    if differs is None
+                    else "identical"
+                    if not differs
+                    else "differ: " + ", ".join(differs)
+                ),
+            ]
+
+
+_HEADS = {
+    "backup": ["scenario", "engine", "wall s", "CPU s", "wall / F", "CPU / F", "MB/s", "CPU s / GB", "peak PSS MB", "stored MB"],
+    "restore": ["scenario", "engine", "wall s", "CPU s", "wall / R", "CPU / R", "MB/s", "CPU s / GB", "peak PSS MB", "records"],
+}  # fmt: skip
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """Two tables: backups and restores. Medians, in parentheses the least and the most; PSS is the largest."""
+    parts = []
+    for verb, heads in _HEADS.items():
+        parts.append(f"**{verb.capitalize()}**\n")
+        parts.append("| " + " | ".join(heads) + " |")
+        parts.append("|" + "---|" * 2 + "---:|" * (len(heads) - 3) + ("---:|" if verb == "backup" else "---|"))
+        parts.extend("| " + " | ".join(row) + " |" for row in _rows(results, verb))
+        parts.append("")
+    return "\n".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something to reach: a figure of kbr in a scenario, at most so much."""
+
+    scenario: str
+    verb: str
+    figure: str
+    most: float
+
+
+TARGETS = (
+    Target("k1", "backup", "cpu_ratio", 1.25),
+    Target("k1", "backup", "wall_ratio", 0.70),
+    Target("s1", "backup", "cpu_ratio", 1.40),
+    Target("s1", "backup", "wall_ratio", 0.80),
+    Target("k4", "backup", "wall_ratio", 0.65),
+    Target("k1", "restore", "wall_ratio", 1.25),
+    Target("s1", "restore", "wall_ratio", 1.25),
+    Target("m1000", "backup", "plain_ratio", 1.60),
+    Target("m1000", "restore", "wall_ratio", 1.50),
+    Target("k1", "backup", "peak_pss_mb", 300),
+    Target("k4", "backup", "peak_pss_mb", 600),
+    Target("m1000", "backup", "peak_pss_mb", 400),
+    Target("k1", "restore", "peak_pss_mb", 300),
+    Target("k4", "restore", "peak_pss_mb", 600),
+    Target("m1000", "restore", "peak_pss_mb", 400),
+)
+
+
+def targets(results: Sequence[Mapping[str, Any]]) -> str:
+    """A table of what is to be reached and what was."""
+    lines = ["| scenario | verb | figure | at most | measured | met |", "|---|---|---|---:|---:|---|"]
+    by_name = {one["scenario"]: one for one in results}
+    for target in TARGETS:
+        if target.scenario not in by_name:
+            continue
+        found = figures_of(by_name[target.scenario], "kbr", target.verb)[target.figure]
+        value = found.most if target.figure == "peak_pss_mb" else found.median
+        lines.append(
+            f"| {target.scenario} | {target.verb} | {target.figure} | {target.most:g} | {found.text()} "
+            f"| {'yes' if value <= target.most else 'no'} |"
+        )
+    return "\n".join(lines)
