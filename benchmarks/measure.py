@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -221,6 +222,20 @@ class _Sampler(threading.Thread):
         self.join()
 
 
+def _await_end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for its end, to the millisecond: Popen.wait() with a time-out looks every 50 ms only.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end.
+    """
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        if not select.select([descriptor], [], [], seconds)[0]:
+            raise subprocess.TimeoutExpired(process.args, seconds)
+    finally:
+        os.close(descriptor)
+
+
 def _become_subreaper() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
@@ -276,7 +291,8 @@ def _run(request: Mapping[str, Any]) -> dict[str, Any]:
         )
         sampler.start()
         try:
-            code = process.wait(request["deadline_s"])
+            _await_end(process, request["deadline_s"])
+            code = process.wait()
             wall = time.monotonic() - begun
             sampler.stop()
             if code:

@@ -38,13 +38,14 @@ def _figures(own: _Round, floor: _Round, data: _Round, verb: str) -> dict[str, f
     found = {
         "wall_s": own["wall_s"],
         "cpu_s": own["cpu_s"],
-        "wall_ratio": own["wall_s"] / floor["cpu_s" if backup else "produce_wall_s"],
-        "cpu_ratio": own["cpu_s"] / floor["cpu_s" if backup else "produce_cpu_s"],
         "mb_per_s": data["record_bytes"] / own["wall_s"] / 1e6,
         "cpu_s_per_gb": own["cpu_s"] / data["record_bytes"] * 1e9,
         "peak_pss_mb": own["peak_pss_bytes"] / 1e6,
         "peak_rss_mb": own["peak_rss_bytes"] / 1e6,
     }
+    if floor:
+        found["wall_ratio"] = own["wall_s"] / floor["cpu_s" if backup else "produce_wall_s"]
+        found["cpu_ratio"] = own["cpu_s"] / floor["cpu_s" if backup else "produce_cpu_s"]
     if "stored_bytes" in own:
         found["stored_mb"] = own["stored_bytes"] / 1e6
     if backup and "plain_wall_s" in floor:
@@ -77,8 +78,8 @@ def _rows(results: Sequence[Mapping[str, Any]], verb: str) -> Iterator[list[str]
                 engine,
                 found["wall_s"].text(),
                 found["cpu_s"].text(),
-                found["wall_ratio"].text(),
-                found["cpu_ratio"].text(),
+                found["wall_ratio"].text() if "wall_ratio" in found else "",
+                found["cpu_ratio"].text() if "cpu_ratio" in found else "",
                 f"{found['mb_per_s'].median:.0f}",
                 f"{found['cpu_s_per_gb'].median:.1f}",
                 f"{found['peak_pss_mb'].most:.0f}",

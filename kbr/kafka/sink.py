@@ -68,7 +68,8 @@ class BlockSink:
     ) -> None:
         load_library()
         self._options = options
-        self._on_client_message = on_client_message
+        #: Gets librdkafka's lines; another task of the same process may take over.
+        self.on_client_message = on_client_message
         properties = producer_properties(
             settings,
             memory_bytes=options.memory_bytes,
@@ -156,7 +157,7 @@ class BlockSink:
         for message in self._sink.client_events():
             if message.facility == "CONFWARN":
                 continue  # it warns of enable.gapless.guarantee, which kbr sets on purpose
-            self._on_client_message(
+            self.on_client_message(
                 ClientMessage(level=message.level, facility=message.facility, text=message.text, client="producer")
             )
         self._check(None, None)
