@@ -21,6 +21,7 @@ from confluent_kafka import libversion
 import kbr
 from benchmarks.data import MissingData
 from benchmarks.engines import ENGINES, Engine, parse_peer
+from benchmarks.flame import flame_command
 from benchmarks.plots import plot_results, plot_throttle
 from benchmarks.results import markdown, targets
 from benchmarks.run import Bench
@@ -173,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.set_defaults(function=_plot)
     throttle_command(verbs.add_parser("throttle", help="asked against measured rates, while a limit changes"), cluster)
     simulate_command(verbs.add_parser("simulate", help="how long kbr's schedule takes on more cores than there are"))
+    flame_command(verbs.add_parser("flame", help="where a command's CPU seconds go, as SVG (needs perf)"))
     verbs.add_parser("list", help="scenarios and engines").set_defaults(function=_list)
     return parser
 

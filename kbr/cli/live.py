@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATS_INTERVAL_S", "live"]
 
-#: Seconds between progress lines where there is no terminal.
-STATS_INTERVAL_S = 60.0
-
-
-#: Seconds between progress lines of a verb that has no flag for it.
+#: Seconds between progress lines where there is no terminal, of a verb that has no flag for it.
 STATS_INTERVAL_S = 60.0
 
 

@@ -1,0 +1,49 @@
+"""`python -m benchmarks run` on a real Kafka, small: every engine's figures, a peer's among them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.kafka import KafkaHarness
+from tests.support.servers import REPOSITORY
+
+SCALE = "0.002"
+
+
+def test_a_run_measures_kbr_and_a_peer_and_proves_what_was_restored(kafka: KafkaHarness, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    peer = (
+        f"copy={sys.executable} benchmarks/peers/confluent_json.py backup {{bootstrap_servers}} {{topic}} {{directory}}"
+    )
+    back = f"copy:restore={sys.executable} benchmarks/peers/confluent_json.py restore {{bootstrap_servers}} {{target}} {{directory}}"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "benchmarks", "run", "k1", "m1000", "headers", "window",
+            "--scale", SCALE, "--rounds", "2", "--peer", peer, "--peer", back, "--peer", "broken=exit 7",
+            "--bootstrap-servers", kafka.bootstrap, "--output", str(output), "--directory", str(tmp_path),
+        ],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    document = json.loads(output.read_text())
+    assert document["machine"]["cores"] >= 1
+    assert document["versions"]["kbr"]
+    by_name = {one["scenario"]: one for one in document["results"]}
+    assert set(by_name) == {"k1", "m1000", "headers", "window"}
+    for result in by_name.values():
+        assert result["checked"]["kbr"] == []
+        assert len(result["rounds"]) == 2
+        for one in result["rounds"]:
+            assert one["floor"]["cpu_s"] > 0
+            assert one["kbr"]["backup"]["stored_bytes"] > 0
+            assert one["kbr"]["backup"]["peak_pss_bytes"] > 0
+            assert one["kbr"]["restore"]["cpu_s"] > 0
+            assert "waited_s" in one["kbr"]["restore"]
+    assert by_name["k1"]["checked"]["copy"] == []  # the plain script is exact, too
+    assert "ended with 7" in by_name["k1"]["rounds"][0]["broken"]["failed"]
+    assert "| k1 | copy |" in done.stdout
+    assert "| k1 | broken | failed" in done.stdout
+    assert not [name for name in kafka.admin.list_topics(timeout=10).topics if name.startswith("bench-")]

@@ -1,0 +1,250 @@
+"""The harness itself: it counts every process, forms ratios within a round, and makes the same data everywhere."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from benchmarks.data import DataSpec, columns_of, pack_block
+from benchmarks.digest import Columns, Digester
+from benchmarks.engines import ENGINES, Job, Place, parse_peer
+from benchmarks.flame import fold, render
+from benchmarks.measure import Command, MeasureError, measure
+from benchmarks.plots import plot_results
+from benchmarks.results import figures_of, markdown, targets
+from benchmarks.scenarios import SCENARIOS, chosen
+from benchmarks.simulate import made_sizes, makespan
+from benchmarks.throttle import Sample, figures
+from kbr_codec import decode_block
+
+BURN = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\n"
+
+
+# -- measuring ------------------------------------------------------------------------------------
+
+
+def test_a_grandchild_and_an_orphan_count(tmp_path: Path) -> None:
+    """0.4 s of the command, of its child, and of a process whose parent has ended: 1.2 s in all."""
+    orphan = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {BURN!r}])\n"
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {orphan!r}])\nsubprocess.run([sys.executable, '-c', {BURN!r}])\n{BURN}"
+    found = measure(Command(argv=[sys.executable, "-c", code]), folder=tmp_path, deadline_s=60)
+    assert found.cpu_s >= 1.2
+    assert found.wall_s >= 0.8
+    assert found.peak_pss_bytes > 0
+
+
+def test_the_memory_of_all_processes_is_added_up(tmp_path: Path) -> None:
+    hold = "import time; held = bytearray(60 << 20); time.sleep(1)"
+    code = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {hold!r}]); {hold}; p.wait()"
+    found = measure(Command(argv=[sys.executable, "-c", code]), folder=tmp_path, deadline_s=60)
+    assert found.peak_pss_bytes > 120 << 20
+
+
+@pytest.mark.parametrize(
+    ("code", "what"), [("raise SystemExit(3)", "ended with 3"), ("import time; time.sleep(60)", "did not end")]
+)
+def test_a_command_that_fails_or_hangs_is_an_error_that_names_it(tmp_path: Path, code: str, what: str) -> None:
+    with pytest.raises(MeasureError, match=what):
+        measure(Command(argv=[sys.executable, "-c", code]), folder=tmp_path, deadline_s=1)
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def _digest(spec: DataSpec) -> object:
+    digester = Digester(spec.partitions)
+    for partition, columns in columns_of(spec):
+        digester.add(partition, columns)
+    return digester.result()
+
+
+@pytest.mark.parametrize(
+    "spec", [DataSpec(records=5000, value_bytes=100, partitions=7, headers=3), DataSpec(records=9, value_bytes=70_000)]
+)
+def test_the_data_is_the_same_each_time_and_as_much_as_it_says(spec: DataSpec) -> None:
+    first = _digest(spec)
+    assert first == _digest(spec)
+    assert first.records == spec.records  # type: ignore[attr-defined]
+    other = DataSpec(
+        records=spec.records, value_bytes=spec.value_bytes, partitions=spec.partitions, headers=spec.headers, seed=2
+    )
+    assert _digest(other) != first
+
+
+def test_a_made_block_is_one_of_the_format() -> None:
+    ((_, columns),) = islice(columns_of(DataSpec(records=50, value_bytes=20, headers=2)), 1)
+    records = decode_block(pack_block(columns, 7))
+    assert [record.offset for record in records] == list(range(7, 57))
+    assert [record.value for record in records] == list(columns.values)
+    assert [list(record.headers) for record in records] == [list(one) for one in columns.headers or ()]
+
+
+def test_a_digest_names_what_differs() -> None:
+    def one(**changes: object) -> object:
+        columns = {
+            "keys": [b"a", None],
+            "values": [b"", b"x"],
+            "headers": None,
+            "timestamps": [1, 2],
+            "timestamp_types": [1, 1],
+        }
+        digester = Digester(1)
+        digester.add(0, Columns(**{**columns, **changes}))  # type: ignore[arg-type]
+        return digester.result()
+
+    same = one()
+    assert same.differences(one()) == []  # type: ignore[attr-defined]
+    assert same.differences(one(keys=[b"a", b""])) == ["keys"]  # type: ignore[attr-defined]
+    assert same.differences(one(values=[b"x", b""])) == ["values"]  # type: ignore[attr-defined]
+    assert same.differences(one(timestamps=[2, 1])) == ["timestamps"]  # type: ignore[attr-defined]
+    assert same.differences(one(headers=[[(b"h", None)], []])) == ["headers"]  # type: ignore[attr-defined]
+
+
+# -- engines --------------------------------------------------------------------------------------
+
+
+def _job(directory: Path) -> Job:
+    return Job(
+        scenario=SCENARIOS["k4"],
+        servers="h:1",
+        topic="t",
+        target="u",
+        name="n",
+        directory=directory,
+        place=Place(url="p"),
+    )
+
+
+def test_a_peers_placeholders_are_filled_in(tmp_path: Path) -> None:
+    (peer,) = parse_peer(
+        [
+            "x=run {bootstrap_servers} {topic} {directory} {records} {{}}",
+            "x:restore=back {target} {partitions} {scenario}",
+        ]
+    )
+    assert peer.backup(_job(tmp_path / "d")).argv == f"run h:1 t {tmp_path / 'd'} 1000000 {{}}"
+    assert peer.restore is not None
+    assert peer.restore(_job(tmp_path / "d")).argv == "back u 4 k4"
+    assert not peer.exact
+
+
+@pytest.mark.parametrize("text", ["x", "=y", "x=", "x:verify=y", "kbr=y", "x={nothing}", "x={", "x:restore=y"])
+def test_a_peer_that_cannot_be_meant_is_refused(text: str) -> None:
+    with pytest.raises(SystemExit, match="--peer"):
+        parse_peer([text])
+
+
+def test_an_unknown_scenario_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(SystemExit, match="k1, k4"):
+        chosen(["k5"], 1.0)
+
+
+def test_kbr_gets_what_a_scenario_asks_for(tmp_path: Path) -> None:
+    job = Job(
+        scenario=SCENARIOS["window"],
+        servers="h:1",
+        topic="t",
+        target="u",
+        name="n",
+        directory=tmp_path,
+        place=Place(url="p"),
+    )
+    kbr = ENGINES["kbr"]
+    assert kbr.restore is not None
+    words = kbr.restore(job).argv
+    assert "--from-timestamp" in words
+    assert "t=u" in words
+
+
+# -- results --------------------------------------------------------------------------------------
+
+
+def _result() -> dict[str, object]:
+    def job(wall: float, cpu: float) -> dict[str, object]:
+        return {"wall_s": wall, "cpu_s": cpu, "peak_pss_bytes": 100e6, "peak_rss_bytes": 120e6, "stored_bytes": 5e6}
+
+    rounds = [
+        {
+            "floor": {"cpu_s": floor, "produce_wall_s": 2.0, "produce_cpu_s": 1.0, "plain_wall_s": 1.0},
+            "kbr": {"backup": job(wall, 2.0), "restore": job(1.0, 1.0)},
+            "other": {"failed": "it fell over\nsomewhere"},
+        }
+        for floor, wall in ((1.0, 1.0), (2.0, 1.0), (4.0, 8.0))
+    ]
+    return {
+        "scenario": "k1",
+        "engines": ["kbr", "other"],
+        "rounds": rounds,
+        "checked": {"kbr": []},
+        "data": {"record_bytes": 1e9},
+    }
+
+
+def test_ratios_are_formed_within_a_round() -> None:
+    found = figures_of(_result(), "kbr", "backup")
+    assert found["wall_ratio"].median == 1.0  # of 1.0, 0.5 and 2.0; the medians' ratio would be 0.5
+    assert (found["wall_s"].median, found["wall_s"].least, found["wall_s"].most) == (1.0, 1.0, 8.0)
+    assert found["mb_per_s"].median == 1000
+    assert found["plain_ratio"].median == 1.0
+    assert "plain_ratio" not in figures_of(_result(), "kbr", "restore")
+
+
+def test_the_tables_say_what_failed_and_what_was_identical() -> None:
+    text = markdown([_result()])
+    assert "| k1 | kbr | 1.00 (1.00-8.00) | 2.00 |" in text
+    assert "failed: it fell over" in text
+    assert "identical" in text
+    assert "| k1 | backup | wall_ratio | 0.7 | 1.00 (0.50-2.00) | no |" in targets([_result()])
+    assert "| k1 | restore | wall_ratio | 1.25 | 0.50 | yes |" in targets([_result()])
+
+
+def test_rates_are_measured_over_any_window() -> None:
+    steady = [Sample(at / 10, at * 10.0, 100.0) for at in range(150)]
+    (one,) = figures(steady, [100.0])
+    assert one["ratio"] == pytest.approx(1)
+    assert one["ten_seconds_max"] == pytest.approx(1)
+    burst = [Sample(one.at_s, one.bytes + (50 if one.at_s >= 7 else 0), 100.0) for one in steady]
+    (one,) = figures(burst, [100.0])
+    assert one["second_max"] == pytest.approx(1.5)
+    assert one["ten_seconds_max"] == pytest.approx(1.05, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["equal", "lognormal", "zipf"])
+@pytest.mark.parametrize("count", [2000, 20_000])
+def test_64_workers_come_within_5_percent_of_the_ideal(kind: str, count: int) -> None:
+    for misjudged in (0.0, 0.5):
+        taken, ideal = makespan(made_sizes(kind, count), 64, leaders=6, misjudged=misjudged)
+        assert taken <= 1.05 * ideal
+
+
+# -- pictures -------------------------------------------------------------------------------------
+
+
+def test_results_are_drawn_as_png_and_svg(tmp_path: Path) -> None:
+    written = plot_results([_result()], tmp_path)
+    assert sorted(path.name for path in written) == ["backup.png", "backup.svg", "restore.png", "restore.svg"]
+    assert (tmp_path / "backup.png").read_bytes().startswith(b"\x89PNG")
+    assert "k1" in (tmp_path / "restore.svg").read_text()
+
+
+def test_a_profile_is_folded_by_thread_library_and_function() -> None:
+    stacks = fold(
+        [
+            "python  55d0c0ffee ZSTD_compress+0x12 (/x/zstandard/backend_c.cpython-311.so)",
+            "rdk:broker1     7f12 rd_crc32c (/x/confluent_kafka.libs/librdkafka-1.so.1)",
+            "rdk:broker2     7f13 rd_crc32c (/x/confluent_kafka.libs/librdkafka-1.so.1)",
+            "commit-0  ffffffff81 copy_page ([kernel.kallsyms])",
+            "nonsense",
+        ]
+    )
+    assert stacks == {
+        ("python", "zstd", "ZSTD_compress"): 1,
+        ("rdk:brokerN", "librdkafka", "rd_crc32c"): 2,
+        ("commit-N", "kernel", "copy_page"): 1,
+    }
+    picture = render(stacks, "a <title>")
+    assert "rd_crc32c: 50.0%" in picture
+    assert "a &lt;title&gt;" in picture
