@@ -3,6 +3,7 @@
     python -m benchmarks.floor consume SERVERS TOPIC             fetch every record and drop it
     python -m benchmarks.floor compress SERVERS TOPIC            zstd of the same bytes, one thread
     python -m benchmarks.floor produce SERVERS TOPIC TARGET      produce the same records from memory
+    python -m benchmarks.floor rows SERVERS TOPIC                the same records as rows, packed and zstd: their size
     python -m benchmarks.floor plain SERVERS TOPIC               one plain confluent-kafka consumer, all partitions
 
 Prints one JSON line.
@@ -16,16 +17,18 @@ import sys
 import time
 from collections.abc import Callable
 
+import msgpack
 import zstandard
 from confluent_kafka import Consumer, TopicPartition
 
+from kbr.backup.task import BLOCK_BYTES
 from kbr.errors import KbrError
 from kbr.kafka.cluster import Cluster
 from kbr.kafka.native import load_library
 from kbr.kafka.settings import ClientSettings, consumer_properties
 from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
 from kbr.model import TopicPartition as KbrPartition
-from kbr_codec import RawBlock
+from kbr_codec import RawBlock, decode_block
 from kbr_codec.rdkafka import BlockReady, Source, SourceError
 
 MEMORY_BYTES = 64 << 20
@@ -112,6 +115,25 @@ def compress(servers: str, topic: str) -> dict[str, float]:
     return figures
 
 
+def rows(servers: str, topic: str) -> dict[str, float]:
+    """What the records take as rows ([offset, timestamp, key, value, headers] each) in blocks of kbr's size."""
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True, write_checksum=True)
+    stored = 0
+
+    def take(_lane: int, block: RawBlock) -> None:
+        nonlocal stored
+        records = [
+            [one.offset, one.timestamp, one.key, one.value, [part for pair in one.headers for part in pair]]
+            for one in decode_block(bytes(block))
+        ]
+        stored += len(compressor.compress(msgpack.packb(records)))
+
+    source = open_source(servers, ranges_of(servers, topic), block_bytes=BLOCK_BYTES)
+    blocks_of(source, take)
+    source.close()
+    return {"stored_bytes": stored}
+
+
 def produce(servers: str, topic: str, target: str) -> dict[str, float]:
     """Wall seconds from the first record to the last acknowledgement, all records in memory before."""
     ranges = ranges_of(servers, topic)
@@ -164,6 +186,7 @@ if __name__ == "__main__":
         "consume": consume,
         "compress": compress,
         "produce": produce,
+        "rows": rows,
         "plain": plain,
     }
     print(json.dumps(functions[sys.argv[1]](*sys.argv[2:])))

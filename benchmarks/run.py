@@ -60,6 +60,8 @@ class Bench:
             "rounds": [],
             "checked": {},
         }
+        if scenario.rows:
+            result["rows_stored_bytes"] = self._process("rows", self._floor_command("rows", topic))["stored_bytes"]
         with ExitStack() as stack:
             place = stack.enter_context(_store(scenario, self.folder))
             try:

