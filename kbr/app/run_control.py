@@ -50,6 +50,7 @@ class RunControl:
     ) -> None:
         self._server.close()
         self.pacer.remove()
+        self.pacer.close()
 
     def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         limit = request.get("rate_limit")

@@ -157,9 +157,12 @@ class Pacer:
             page[5] += used_records
 
     def close(self) -> None:
-        """Let go of it; the file stays."""
-        self._page.close()
-        os.close(self._fd)
+        """Let go of it; the file stays. Who asks afterwards gets a ValueError; again is fine."""
+        with self._thread_lock:
+            if self._fd >= 0:
+                self._page.close()
+                os.close(self._fd)
+                self._fd = -1  # never another file's
 
     @contextmanager
     def _locked(self) -> Iterator[list[float]]:

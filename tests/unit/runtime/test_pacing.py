@@ -154,3 +154,14 @@ def test_a_limit_that_was_removed_or_overwritten_is_an_error_that_names_it(tmp_p
     (tmp_path / "other").write_bytes(bytes(4096))
     with pytest.raises(WorkerError, match="other"):
         Pacer(tmp_path / "other")
+
+
+def test_a_limit_that_was_let_go_is_not_mistaken_for_another_file(tmp_path: Path) -> None:
+    pacer = Pacer.create(RateLimit(bytes_per_s=1))
+    pacer.remove()
+    pacer.close()
+    pacer.close()
+    with (tmp_path / "other").open("w") as other:
+        with pytest.raises(ValueError, match="closed|negative|invalid"):
+            pacer.change(RateLimit())
+        assert not other.closed
