@@ -57,7 +57,7 @@ def plot_results(results: Sequence[Mapping[str, Any]], folder: Path) -> list[Pat
             axis.grid(axis="x", alpha=0.3)
         axes[0].invert_yaxis()
         figure.suptitle(verb)
-        written += _save(figure, folder, verb)
+        written += _save(figure, folder, f"figures-{verb}")
         pyplot.close(figure)
     return written
 

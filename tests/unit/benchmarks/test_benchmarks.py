@@ -225,9 +225,11 @@ def test_64_workers_come_within_5_percent_of_the_ideal(kind: str, count: int) ->
 
 def test_results_are_drawn_as_png_and_svg(tmp_path: Path) -> None:
     written = plot_results([_result()], tmp_path)
-    assert sorted(path.name for path in written) == ["backup.png", "backup.svg", "restore.png", "restore.svg"]
-    assert (tmp_path / "backup.png").read_bytes().startswith(b"\x89PNG")
-    assert "k1" in (tmp_path / "restore.svg").read_text()
+    assert sorted(path.name for path in written) == [
+        f"figures-{name}" for name in ("backup.png", "backup.svg", "restore.png", "restore.svg")
+    ]
+    assert (tmp_path / "figures-backup.png").read_bytes().startswith(b"\x89PNG")
+    assert "k1" in (tmp_path / "figures-restore.svg").read_text()
 
 
 def test_a_profile_is_folded_by_thread_library_and_function() -> None:
