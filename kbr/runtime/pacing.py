@@ -90,11 +90,22 @@ class Pacer:
 
     @classmethod
     def create(cls, limit: RateLimit, *, clock: Clock = SYSTEM_CLOCK) -> Pacer:
-        """Begin to pace a run; the file is the creator's to remove()."""
-        fd, name = tempfile.mkstemp(prefix="kbr-pace-")
+        """Begin to pace a run; the file is the creator's to remove().
+
+        Raises:
+            WorkerError: there is no place for it.
+        """
         now = clock.monotonic()
-        with os.fdopen(fd, "wb") as file:
-            file.write(_PAGE.pack(_MAGIC, limit.bytes_per_s, limit.records_per_s, now, now, 0.0, 0.0))
+        page = _PAGE.pack(_MAGIC, limit.bytes_per_s, limit.records_per_s, now, now, 0.0, 0.0)
+        try:
+            fd, name = tempfile.mkstemp(prefix="kbr-pace-")
+            with os.fdopen(fd, "wb") as file:
+                file.write(page)
+        except OSError as error:
+            raise WorkerError(
+                f"the run's rate limit can't be kept in the folder for temporary files: {error}",
+                hint="set TMPDIR to a folder that can be written",
+            ) from error
         return cls(Path(name), clock=clock)
 
     def remove(self) -> None:

@@ -165,3 +165,10 @@ def test_a_limit_that_was_let_go_is_not_mistaken_for_another_file(tmp_path: Path
         with pytest.raises(ValueError, match="closed|negative|invalid"):
             pacer.change(RateLimit())
         assert not other.closed
+
+
+def test_no_place_for_temporary_files_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(WorkerError, match="nowhere") as caught:
+        Pacer.create(RateLimit())
+    assert "TMPDIR" in caught.value.hint
