@@ -23,7 +23,7 @@ from kbr.model import PartitionStatus, RunStatus, TopicPartition
 from kbr.repository.catalog import Catalog
 from kbr.repository.publish import publish_manifest
 from kbr.runtime.messages import TaskSpec
-from kbr.runtime.sizing import RunSize, size_run, usable_cores
+from kbr.runtime.sizing import BACKUP_WORKER_BYTES, BASE_BYTES, RunSize, size_run, usable_cores
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore, StorageOptions
 from kbr.telemetry.accounts import Accounts
@@ -173,7 +173,8 @@ class BackupCoordinator:
             workers=self._options.workers,
             threads=self._options.compress_threads,
             memory_limit=self._options.memory_limit,
-            remote_store=self._places.storage.is_remote,
+            worker_bytes=BACKUP_WORKER_BYTES[self._places.storage.is_remote],
+            base_bytes=BASE_BYTES[self._places.storage.is_remote],
         )
         leaders = self._cluster.leaders([topic.name for topic in plan.topics])
         groups = group_partitions(plan.partitions, leaders, workers=size.workers)

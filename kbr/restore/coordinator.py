@@ -24,7 +24,7 @@ from kbr.restore.report import PlanCounts, RestoreReport
 from kbr.restore.task import PartitionRestored
 from kbr.restore.zero_timestamps import refuse_zero_timestamps
 from kbr.runtime.messages import TaskSpec
-from kbr.runtime.sizing import size_run, usable_cores
+from kbr.runtime.sizing import BASE_BYTES, RESTORE_WORKER_BYTES, size_run, usable_cores
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore, StorageOptions
 from kbr.telemetry.accounts import Accounts
@@ -205,7 +205,8 @@ class RestoreCoordinator:
             workers=self._options.workers,
             threads=1,
             memory_limit=self._options.memory_limit,
-            remote_store=self._storage.is_remote,
+            worker_bytes=RESTORE_WORKER_BYTES[self._storage.is_remote],
+            base_bytes=BASE_BYTES[self._storage.is_remote],
         )
         leaders = self._cluster.leaders({topic.target.name for topic in plan.topics})
         groups = group_partitions(plan.partitions, leaders, workers=size.workers)

@@ -6,10 +6,11 @@ import pytest
 
 from kbr.errors import ConfigError
 from kbr.runtime.sizing import (
+    BACKUP_WORKER_BYTES,
     BASE_BYTES,
     DEFAULT_RECORDS_BYTES,
     LEAST_RECORDS_BYTES,
-    WORKER_BYTES,
+    RESTORE_WORKER_BYTES,
     RunSize,
     size_run,
     usable_cores,
@@ -20,7 +21,8 @@ GIB = 1 << 30
 
 def _size(**changes: object) -> RunSize:
     asked: dict[str, object] = {
-        "cores": 8, "partitions": 100, "workers": 0, "threads": 0, "memory_limit": None, "remote_store": False
+        "cores": 8, "partitions": 100, "workers": 0, "threads": 0, "memory_limit": None,
+        "worker_bytes": BACKUP_WORKER_BYTES[False], "base_bytes": BASE_BYTES[False],
     }  # fmt: skip
     return size_run(**{**asked, **changes})  # type: ignore[arg-type]
 
@@ -36,19 +38,21 @@ def test_what_is_asked_for_is_done() -> None:
     assert _size(workers=200).workers == 100  # no more than there are partitions
 
 
-@pytest.mark.parametrize("remote_store", [False, True])
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("worker", [BACKUP_WORKER_BYTES, RESTORE_WORKER_BYTES])
 @pytest.mark.parametrize("limit", [GIB // 4, GIB, 16 * GIB])
 @pytest.mark.parametrize("cores", [1, 2, 64])
-def test_all_processes_together_stay_within_the_limit(remote_store: bool, limit: int, cores: int) -> None:
-    found = _size(cores=cores, memory_limit=limit, remote_store=remote_store)
-    each = WORKER_BYTES[remote_store] + found.records_bytes
-    assert BASE_BYTES[remote_store] + found.workers * each <= limit
+def test_all_processes_together_stay_within_the_limit(
+    remote: bool, worker: dict[bool, int], limit: int, cores: int
+) -> None:
+    found = _size(cores=cores, memory_limit=limit, worker_bytes=worker[remote], base_bytes=BASE_BYTES[remote])
+    assert BASE_BYTES[remote] + found.workers * (worker[remote] + found.records_bytes) <= limit
     assert found.records_bytes >= LEAST_RECORDS_BYTES
     assert found.workers >= 1
 
 
 def test_a_limit_that_the_asked_workers_do_not_fit_into_is_refused_with_the_number_that_is_needed() -> None:
-    with pytest.raises(ConfigError, match="8 workers: they need 456 MiB"):
+    with pytest.raises(ConfigError, match="8 workers: 456 MiB are needed"):
         _size(workers=8, memory_limit=GIB // 4)
     assert _size(workers=8, memory_limit=456 << 20).workers == 8
 
