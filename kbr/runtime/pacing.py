@@ -31,10 +31,11 @@ SLICE_S = 0.01
 CREDIT_S = 0.15
 
 _MAGIC = b"kbrpace1"
-#: magic; bytes per second, records per second (0: no limit); for each the time from which on more may pass (monotonic
-#: s); bytes and records that have passed.
-_PAGE = struct.Struct("<8s 2d 2d 2d")
-_RATES = struct.Struct("<2d")
+#: Behind the magic: bytes per second, records per second (0: no limit); for each the time from which on more may pass
+#: (monotonic s); bytes and records that have passed. Read under the lock only: struct writes zeros before it writes
+#: numbers, and a rate of 0 would be no limit.
+_NUMBERS = struct.Struct("<2d 2d 2d")
+_SIZE = len(_MAGIC) + _NUMBERS.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Pacer:
         self._thread_lock = threading.Lock()
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            self._page = mmap.mmap(self._fd, _PAGE.size)
+            self._page = mmap.mmap(self._fd, _SIZE)
         except (OSError, ValueError) as error:
             raise WorkerError(
                 f"the run's rate limit can't be read from {path}: {error}",
@@ -96,7 +97,7 @@ class Pacer:
             WorkerError: there is no place for it.
         """
         now = clock.monotonic()
-        page = _PAGE.pack(_MAGIC, limit.bytes_per_s, limit.records_per_s, now, now, 0.0, 0.0)
+        page = _MAGIC + _NUMBERS.pack(limit.bytes_per_s, limit.records_per_s, now, now, 0.0, 0.0)
         try:
             fd, name = tempfile.mkstemp(prefix="kbr-pace-")
             with os.fdopen(fd, "wb") as file:
@@ -115,7 +116,8 @@ class Pacer:
     @property
     def limit(self) -> RateLimit:
         """As it is now."""
-        return RateLimit(*_RATES.unpack_from(self._page, len(_MAGIC)))
+        with self._locked() as page:
+            return RateLimit(page[0], page[1])
 
     @property
     def passed(self) -> tuple[int, int]:
@@ -135,9 +137,9 @@ class Pacer:
 
     def ask(self) -> Allowance:
         """What may pass now. It is taken already: settle() puts right what was used of it."""
-        if not self.limit:
-            return UNLIMITED
         with self._locked() as page:
+            if page[0] <= 0 and page[1] <= 0:
+                return UNLIMITED
             now = self._clock.monotonic()
             waits = 0.0
             for index in (0, 1):
@@ -181,8 +183,10 @@ class Pacer:
         with self._thread_lock:
             fcntl.flock(self._fd, fcntl.LOCK_EX)  # the kernel lets go of it when a process dies
             try:
-                numbers = list(_PAGE.unpack_from(self._page)[1:])
+                numbers = list(_NUMBERS.unpack_from(self._page, len(_MAGIC)))
+                before = numbers.copy()
                 yield numbers
-                _PAGE.pack_into(self._page, 0, _MAGIC, *numbers)
+                if numbers != before:
+                    _NUMBERS.pack_into(self._page, len(_MAGIC), *numbers)
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
