@@ -22,7 +22,10 @@ def topic(kafka: KafkaHarness) -> str:
     send(
         kafka.producer(),
         name,
-        [{"partition": number % 3, "key": b"%d" % number, "value": VALUE, "timestamp": 1000} for number in range(RECORDS)],
+        [
+            {"partition": number % 3, "key": b"%d" % number, "value": VALUE, "timestamp": 1000}
+            for number in range(RECORDS)
+        ],
     )
     return name
 
@@ -38,14 +41,14 @@ def test_a_limited_backup_and_restore_take_their_time_and_lose_nothing(
     place = _place(kafka, tmp_path)
     backup = run_kbr_json("backup", *place, "-t", topic, "--backup-id", "slow", "--rate-limit", rate)
     assert backup["totals"]["records"] == RECORDS
-    # what may come early is the credit of 0.15 s, and one slice of 10 ms for each worker
-    assert backup["phases_s"]["fetch"] >= 2.7
+    # three seconds' worth; without a limit it takes a third of that. How exact it is, test_pacing.py shows by a clock of its own
+    assert backup["phases_s"]["fetch"] >= 2
     assert backup["waited_s"]["rate_limit"] > 0
     target = f"{topic}-{rate.removesuffix('/s')}-back"
     restore = run_kbr_json(
         "restore", *place, "--backup-id", "slow", "--topic-map", f"{topic}={target}", "--rate-limit", rate
     )
-    assert restore["phases_s"]["send"] >= 2.7
+    assert restore["phases_s"]["send"] >= 2
     assert restore["waited_s"]["rate_limit"] > 0
     assert [[one.exact for one in part] for part in kafka.read_all(target)] == [
         [one.exact for one in part] for part in kafka.read_all(topic)
