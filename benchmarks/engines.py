@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -111,15 +112,15 @@ _KEY_END = "\\x01"
 
 def _kcat_backup(job: Job) -> Command:
     argv = (
-        f"set -o pipefail; mkdir -p {job.directory}; kcat -q -b {job.servers} -C -t {job.topic} -e -o beginning "
-        f"-K '{_KEY_END}' | zstd -q -3 -o {job.directory}/records.zst"
+        f"set -o pipefail; mkdir -p {shlex.quote(str(job.directory))}; kcat -q -b {job.servers} -C -t {job.topic} -e -o beginning "
+        f"-K '{_KEY_END}' | zstd -q -3 -o {shlex.quote(str(job.directory / 'records.zst'))}"
     )
     return Command(argv=["bash", "-c", argv])
 
 
 def _kcat_restore(job: Job) -> Command:
     argv = (
-        f"set -o pipefail; zstd -q -dc {job.directory}/records.zst | kcat -b {job.servers} -P -t {job.target} "
+        f"set -o pipefail; zstd -q -dc {shlex.quote(str(job.directory / 'records.zst'))} | kcat -b {job.servers} -P -t {job.target} "
         f"-K '{_KEY_END}' -X enable.idempotence=true -X acks=all -z lz4 -X message.max.bytes=20000000 "
         "-X queue.buffering.max.messages=500000"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from itertools import islice
 from pathlib import Path
@@ -140,6 +141,14 @@ def test_a_peer_that_cannot_be_meant_is_refused(text: str) -> None:
 def test_an_unknown_scenario_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(SystemExit, match="k1, k4"):
         chosen(["k5"], 1.0)
+
+
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+def test_a_folder_with_spaces_is_one_word_to_the_shell(tmp_path: Path, verb: str) -> None:
+    folder = tmp_path / "two words; exit"
+    command = getattr(ENGINES["kcat-zstd"], verb)(_job(folder)).argv[-1]
+    words = shlex.split(command)
+    assert str(folder / "records.zst") in words
 
 
 def test_kbr_gets_what_a_scenario_asks_for(tmp_path: Path) -> None:
