@@ -30,6 +30,7 @@ __all__ = ["Command", "MeasureError", "Measured", "measure"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: Between two looks at the memory, seconds. One look at a tree of kbr's four processes with 250 MB takes about 2 ms.
 _SAMPLE_EVERY_S = 0.1
@@ -104,6 +105,8 @@ def measure(command: Command, *, folder: Path, deadline_s: float) -> Measured:
 
     Raises:
         MeasureError: it did not end well.
+
+    However the caller ends, by a signal or by ``kill -9``, the command and all its processes end with it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     output, errors = folder / "stdout", folder / "stderr"
@@ -115,23 +118,36 @@ def measure(command: Command, *, folder: Path, deadline_s: float) -> Measured:
         "stdout": str(output),
         "stderr": str(errors),
         "deadline_s": deadline_s,
+        "caller": os.getpid(),
     }
-    runner = subprocess.run(
-        [sys.executable, "-m", "benchmarks.measure"],
-        input=json.dumps(request),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-    )
+    answer_text, code = _answer(json.dumps(request))
     last_words = errors.read_text(errors="replace")[-3000:] if errors.exists() else ""
-    if runner.returncode:
+    if code:
         raise MeasureError(f"could not be measured: {command}\n{last_words}")
-    answer: dict[str, Any] = json.loads(runner.stdout)
+    answer: dict[str, Any] = json.loads(answer_text)
     problem = answer.pop("problem")
     if problem:
         raise MeasureError(f"{problem}: {command}\n{last_words}")
     return Measured(**answer, stdout=output.read_text(errors="replace"))
+
+
+def _answer(request: str) -> tuple[str, int]:
+    """What the process that measures says, and its exit code."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.measure"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    ) as runner:
+        try:
+            text, _ = runner.communicate(request)
+        except BaseException:
+            # not SIGKILL, as subprocess.run() does it: it has to end what it started
+            runner.terminate()
+            runner.wait()
+            raise
+    return text, runner.returncode
 
 
 # -- the process that measures --------------------------------------------------------------
@@ -236,9 +252,17 @@ def _await_end(process: subprocess.Popen[bytes], seconds: float) -> None:
         os.close(descriptor)
 
 
-def _become_subreaper() -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+def _prctl(option: int, value: int, name: str) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({name})")
+
+
+def _end_with(caller: int) -> None:
+    """Take SIGTERM as the word to clean up and go, and get one when the caller ends, however it does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, "PR_SET_PDEATHSIG")
+    if os.getppid() != caller:
+        sys.exit(128 + signal.SIGTERM)  # it ended before
 
 
 def _file_bytes() -> tuple[int, int]:
@@ -271,26 +295,27 @@ def _end(tree: _Tree) -> None:
 
 
 def _run(request: Mapping[str, Any]) -> dict[str, Any]:
-    _become_subreaper()
+    _end_with(request["caller"])
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, "PR_SET_CHILD_SUBREAPER")
     tree = _Tree()
     sampler = _Sampler(tree)
     problem = ""
     command = request["command"]
     io_before = _file_bytes()
     with open(request["stdout"], "wb") as output, open(request["stderr"], "wb") as errors:
-        begun = time.monotonic()
-        process = subprocess.Popen(
-            command,
-            shell=isinstance(command, str),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-            env=request["environment"],
-            cwd=REPOSITORY,
-            start_new_session=True,
-        )
         sampler.start()
+        begun = time.monotonic()
         try:
+            process = subprocess.Popen(
+                command,
+                shell=isinstance(command, str),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=request["environment"],
+                cwd=REPOSITORY,
+                start_new_session=True,
+            )
             _await_end(process, request["deadline_s"])
             code = process.wait()
             wall = time.monotonic() - begun
@@ -301,9 +326,10 @@ def _run(request: Mapping[str, Any]) -> dict[str, Any]:
                 problem = problem or f"left processes behind that did not end within {_LEFT_OVER_S:.0f} s"
         except subprocess.TimeoutExpired:
             wall = time.monotonic() - begun
-            sampler.stop()
             problem = f"did not end within {request['deadline_s']:.0f} s"
         finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            sampler.stop()
             _end(tree)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     io_after = _file_bytes()

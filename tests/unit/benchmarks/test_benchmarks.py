@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +25,23 @@ from benchmarks.scenarios import SCENARIOS, chosen
 from benchmarks.simulate import made_sizes, makespan
 from benchmarks.throttle import Sample, figures
 from kbr_codec import decode_block
+from tests.support.servers import REPOSITORY
+
+
+def lives(pid: int) -> bool:
+    """Whether it runs; a zombie doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, f"not within {seconds:.0f} s"
+        time.sleep(0.02)
+
 
 BURN = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\n"
 
@@ -50,6 +72,36 @@ def test_the_memory_of_all_processes_is_added_up(tmp_path: Path) -> None:
 def test_a_command_that_fails_or_hangs_is_an_error_that_names_it(tmp_path: Path, code: str, what: str) -> None:
     with pytest.raises(MeasureError, match=what):
         measure(Command(argv=[sys.executable, "-c", code]), folder=tmp_path, deadline_s=1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_what_is_measured_ends_with_the_one_who_measures(tmp_path: Path, how: signal.Signals) -> None:
+    """The command, and its child in a session of its own."""
+    ready = tmp_path / "pids"
+    command = (
+        "import os, pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        f"pathlib.Path({str(ready)!r} + '.new').write_text(f'{{os.getpid()}} {{child.pid}}')\n"
+        f"os.rename({str(ready)!r} + '.new', {str(ready)!r})\n"
+        "time.sleep(600)\n"
+    )
+    harness = (
+        "import pathlib, signal, sys\n"
+        "from benchmarks.measure import Command, measure\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        f"measure(Command(argv=[sys.executable, '-c', {command!r}]), folder=pathlib.Path({str(tmp_path)!r}), deadline_s=600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", harness], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    try:
+        eventually(ready.exists)
+        pids = [int(word) for word in ready.read_text().split()]
+        assert all(map(lives, pids))
+        process.send_signal(how)
+        assert process.wait(30) != 0
+        eventually(lambda: not any(map(lives, pids)))
+    finally:
+        process.kill()
+        process.wait()
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -152,15 +204,7 @@ def test_a_folder_with_spaces_is_one_word_to_the_shell(tmp_path: Path, verb: str
 
 
 def test_kbr_gets_what_a_scenario_asks_for(tmp_path: Path) -> None:
-    job = Job(
-        scenario=SCENARIOS["window"],
-        servers="h:1",
-        topic="t",
-        target="u",
-        name="n",
-        directory=tmp_path,
-        place=Place(url="p"),
-    )
+    job = replace(_job(tmp_path), scenario=SCENARIOS["window"])
     kbr = ENGINES["kbr"]
     assert kbr.restore is not None
     words = kbr.restore(job).argv
