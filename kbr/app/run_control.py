@@ -15,7 +15,7 @@ from kbr.runtime.pacing import Pacer, RateLimit
 from kbr.telemetry.logs import get_logger
 from kbr.timing import SYSTEM_CLOCK, Clock
 
-__all__ = ["RunControl", "rate_document"]
+__all__ = ["RunControl"]
 
 _log = get_logger("kbr.run")
 
@@ -86,13 +86,13 @@ class RunControl:
             "records_per_s": 0.0 if overall is None else round(overall.records_per_s, 1),
             "bytes_per_s": 0.0 if overall is None else round(overall.bytes_per_s, 1),
             "eta_s": None if overall is None or overall.eta_s is None else round(overall.eta_s, 1),
-            "rate_limit": rate_document(self.pacer.limit),
+            "rate_limit": _rate_document(self.pacer.limit),
             "limited_bytes": passed_bytes,
             "limited_records": passed_records,
         }
 
 
-def rate_document(limit: RateLimit) -> dict[str, float | None]:
+def _rate_document(limit: RateLimit) -> dict[str, float | None]:
     """A limit, JSON-ready; None is no limit."""
     return {"bytes_per_s": limit.bytes_per_s or None, "records_per_s": limit.records_per_s or None}
 

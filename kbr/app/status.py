@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kbr.errors import RunMissing, UsageError
 from kbr.runtime.control import ask, find_runs
+from kbr.telemetry.logs import get_logger
 
 __all__ = ["RunList", "change_rate_limit", "running"]
+
+_log = get_logger("kbr.status")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +35,11 @@ class RunList:
 def _found(name: str | None) -> list[tuple[Path, dict[str, Any]]]:
     found = []
     for path in find_runs():
-        with suppress(RunMissing):  # it ended in between
+        try:
             found.append((path, ask(path, {})))
+        except RunMissing as error:
+            if not error.context.get("ended"):
+                _log.warning("%s", error)
     if name is None:
         return found
     named = [(path, one) for path, one in found if name in (str(one.get("pid")), one.get("backup_id"))]

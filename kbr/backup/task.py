@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 from kbr.backup.pipeline import PipelineOptions, SegmentPipeline
@@ -21,7 +20,7 @@ from kbr.format.segment import SegmentIdentity
 from kbr.kafka.source import FetchedBlock, PartitionEnded, PartitionSource, PartitionStopped, SourceOptions
 from kbr.model import PartitionStatus, SegmentRef, TopicPartition
 from kbr.repository.segment_writer import SegmentWriter
-from kbr.runtime.pacing import Allowance, Pacer
+from kbr.runtime.pacing import CHECK_S, Allowance, Pacer, shared_pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.telemetry.events import (
     ClientMessage,
@@ -42,8 +41,6 @@ BLOCK_BYTES = 1024 * 1024
 PROGRESS_INTERVAL_S = 0.2
 #: How long all brokers may be out of reach before a partition is given up, seconds.
 BROKERS_DOWN_DEADLINE_S = 300.0
-#: A rate limit is looked at again after this, seconds, and so is whether to stop.
-LIMIT_CHECK_S = 0.05
 #: A limit that has risen this much needs a client that fetches further ahead.
 REOPEN_FACTOR = 4
 
@@ -76,15 +73,9 @@ def _store(options: StorageOptions) -> ObjectStore:
     return open_store(options)
 
 
-@lru_cache(maxsize=1)
-def _pacer(path: Path) -> Pacer:
-    """One view of the limit per worker process."""
-    return Pacer(path)
-
-
 def run(task: BackupTask, context: TaskContext) -> tuple[PartitionOutcome, ...]:
     """Fetch, encode and store a task's partitions; see the module."""
-    return _BackupWorker(task, context, _store(task.storage), _pacer(task.pace_path), SYSTEM_CLOCK).run()
+    return _BackupWorker(task, context, _store(task.storage), shared_pacer(task.pace_path), SYSTEM_CLOCK).run()
 
 
 class _Progress:
@@ -257,8 +248,8 @@ class _BackupWorker:
         self._follow_limit(source, pipeline)
         allowance = self._pacer.ask()
         if allowance.wait_s:
-            self._clock.sleep(min(allowance.wait_s, LIMIT_CHECK_S))
-            self._waited_for_limit_s += min(allowance.wait_s, LIMIT_CHECK_S)
+            self._clock.sleep(min(allowance.wait_s, CHECK_S))
+            self._waited_for_limit_s += min(allowance.wait_s, CHECK_S)
         else:
             for event in self._poll(source, allowance):
                 self._take(event, source, pipeline)

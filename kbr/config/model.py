@@ -6,7 +6,7 @@ keys all come from here. Knows no files, no environment and no command line.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import PrivateAttr
 
@@ -231,6 +231,54 @@ class StorageConfig(Section):
         return self.endpoint is not None if self.path_style is None else self.path_style
 
 
+def _rate_limit(verb: str) -> Any:
+    """Backup's and restore's own; ``verb`` is what it limits: Read or Send."""
+    return key(
+        None,
+        f"{verb} at most so much, all workers together: uncompressed bytes of keys, values and headers. `kbr status` "
+        "changes it while it runs.",
+        kind="rate",
+        unit="bytes per second, as in `50MB/s`",
+        shown_default="no limit",
+        example="50MB/s",
+    )
+
+
+def _rate_limit_records(verb: str) -> Any:
+    return key(
+        None,
+        f"{verb} at most so many records, all workers together; with `rate_limit`, the lower one counts.",
+        kind="record rate",
+        unit="records per second",
+        shown_default="no limit",
+        example="5000",
+    )
+
+
+def _workers(done: str) -> Any:
+    return key(
+        0,
+        f"Worker processes; 0 is one per core. Never more than there are partitions to {done}.",
+        kind="number",
+        minimum=0,
+        maximum=_MAX_WORKERS,
+    )
+
+
+def _memory_limit() -> Any:
+    return key(
+        None,
+        "What all processes of the run together may take. Without a number of `workers` there are as many as it allows. "
+        "A record of many megabytes needs several times its size beside it.",
+        kind="size",
+        unit="bytes",
+        shown_default="128 MiB of records for each worker",
+        minimum=128 * _MIB,
+        maximum=2**44,
+        example="1GiB",
+    )
+
+
 class BackupConfig(Section):
     """How a backup is taken and stored."""
 
@@ -278,30 +326,9 @@ class BackupConfig(Section):
         minimum=1,
         maximum=86_400_000,
     )
-    rate_limit: fields.Rate = key(
-        None,
-        "Read at most so much, all workers together: uncompressed bytes of keys, values and headers. `kbr status` "
-        "changes it while it runs.",
-        kind="rate",
-        unit="bytes per second, as in `50MB/s`",
-        shown_default="no limit",
-        example="50MB/s",
-    )
-    rate_limit_records: fields.RecordRate = key(
-        None,
-        "Read at most so many records, all workers together; with `rate_limit`, the lower one counts.",
-        kind="record rate",
-        unit="records per second",
-        shown_default="no limit",
-        example="5000",
-    )
-    workers: fields.Number = key(
-        0,
-        "Worker processes; 0 is one per core. Never more than there are partitions to read.",
-        kind="number",
-        minimum=0,
-        maximum=_MAX_WORKERS,
-    )
+    rate_limit: fields.Rate = _rate_limit("Read")
+    rate_limit_records: fields.RecordRate = _rate_limit_records("Read")
+    workers: fields.Number = _workers("read")
     compress_threads: fields.Number = key(
         0,
         "Threads of each worker that compress; 0 is as many as there are cores for.",
@@ -309,17 +336,7 @@ class BackupConfig(Section):
         minimum=0,
         maximum=_MAX_WORKERS,
     )
-    memory_limit: fields.OptionalSize = key(
-        None,
-        "What all processes of the run together may take. Without a number of `workers` there are as many as it allows. "
-        "Records larger than 8 MB need about four times their size beside it.",
-        kind="size",
-        unit="bytes",
-        shown_default="128 MiB of records for each worker",
-        minimum=128 * _MIB,
-        maximum=2**44,
-        example="1GiB",
-    )
+    memory_limit: fields.OptionalSize = _memory_limit()
 
 
 class RestoreConfig(Section):
@@ -390,41 +407,10 @@ class RestoreConfig(Section):
         minimum=0,
         maximum=253_402_300_799_999,
     )
-    rate_limit: fields.Rate = key(
-        None,
-        "Send at most so much, all workers together: uncompressed bytes of keys, values and headers. `kbr status` "
-        "changes it while it runs.",
-        kind="rate",
-        unit="bytes per second, as in `50MB/s`",
-        shown_default="no limit",
-        example="50MB/s",
-    )
-    rate_limit_records: fields.RecordRate = key(
-        None,
-        "Send at most so many records, all workers together; with `rate_limit`, the lower one counts.",
-        kind="record rate",
-        unit="records per second",
-        shown_default="no limit",
-        example="5000",
-    )
-    workers: fields.Number = key(
-        0,
-        "Worker processes; 0 is one per core. Never more than there are partitions to write.",
-        kind="number",
-        minimum=0,
-        maximum=_MAX_WORKERS,
-    )
-    memory_limit: fields.OptionalSize = key(
-        None,
-        "What all processes of the run together may take. Without a number of `workers` there are as many as it allows. "
-        "Records larger than 8 MB need about four times their size beside it.",
-        kind="size",
-        unit="bytes",
-        shown_default="128 MiB of records for each worker",
-        minimum=128 * _MIB,
-        maximum=2**44,
-        example="1GiB",
-    )
+    rate_limit: fields.Rate = _rate_limit("Send")
+    rate_limit_records: fields.RecordRate = _rate_limit_records("Send")
+    workers: fields.Number = _workers("write")
+    memory_limit: fields.OptionalSize = _memory_limit()
 
 
 class LoggingConfig(Section):

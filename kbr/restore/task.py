@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from queue import Empty, Queue
 from typing import Protocol
 
@@ -23,7 +22,7 @@ from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
 from kbr.model import TopicPartition
 from kbr.repository.segment_reader import SegmentReader
 from kbr.restore.plan import PartitionPlan, RestoreTask
-from kbr.runtime.pacing import Pacer
+from kbr.runtime.pacing import CHECK_S, Pacer, shared_pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.telemetry.events import ClientMessage, PartitionDone, ProgressEvent, TaskAccount
 from kbr.timing import SYSTEM_CLOCK, Clock
@@ -40,8 +39,6 @@ PROGRESS_INTERVAL_S = 0.2
 STALL_DEADLINE_S = 300.0
 #: How long to wait for a block or an acknowledgement before looking at everything else again, seconds.
 POLL_S = 0.02
-#: A rate limit is looked at again after this, seconds.
-LIMIT_CHECK_S = 0.05
 
 
 class TaskContext(Protocol):
@@ -90,15 +87,9 @@ def _store(options: StorageOptions) -> ObjectStore:
     return open_store(options)
 
 
-@lru_cache(maxsize=1)
-def _pacer(path: Path) -> Pacer:
-    """One view of the limit per worker process."""
-    return Pacer(path)
-
-
 def run(task: RestoreTask, context: TaskContext) -> tuple[PartitionRestored, ...]:
     """Read, decode and send a task's partitions; see the module."""
-    return _RestoreWorker(task, context, _store(task.storage), _pacer(task.pace_path), SYSTEM_CLOCK).run()
+    return _RestoreWorker(task, context, _store(task.storage), shared_pacer(task.pace_path), SYSTEM_CLOCK).run()
 
 
 class _SinkKeeper:
@@ -321,7 +312,7 @@ class _RestoreWorker:
         """Send the block, or as much of it as the rate limit lets pass; how long to wait before more may, seconds."""
         allowance = self._pacer.ask()
         if allowance.wait_s:
-            return min(allowance.wait_s, LIMIT_CHECK_S)
+            return min(allowance.wait_s, CHECK_S)
         partition = self._task.partitions[item.index]
         bounds = {"max_records": allowance.max_records, "max_bytes": allowance.max_bytes}
         begins = self._ticket is None

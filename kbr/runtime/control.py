@@ -142,7 +142,9 @@ def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
             answer = json.loads(_read_line(connection))
         except ConnectionRefusedError as error:
             path.unlink(missing_ok=True)  # left behind by a run that was killed
-            raise RunMissing(f"the run of {path} has ended", hint="kbr status shows those that go on") from error
+            raise RunMissing(
+                f"the run of {path} has ended", hint="kbr status shows those that go on", ended=True
+            ) from error
         except (OSError, ValueError) as error:
             raise RunMissing(f"the run of {path} does not answer: {error}", hint="ask again in a moment") from error
     if not isinstance(answer, dict):

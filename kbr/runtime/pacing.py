@@ -16,12 +16,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from kbr.errors import WorkerError
 from kbr.timing import SYSTEM_CLOCK, Clock
 
-__all__ = ["UNLIMITED", "Allowance", "Pacer", "RateLimit"]
+__all__ = ["CHECK_S", "UNLIMITED", "Allowance", "Pacer", "RateLimit", "shared_pacer"]
 
 #: What is handed out at once, seconds of the asked rate: short, so that the flow is smooth and many workers share it
 #: fairly; long enough that its cost (10 us) does not show.
@@ -29,6 +30,9 @@ SLICE_S = 0.01
 #: How much of what was not used may be made up for, seconds of the asked rate. It makes good what sleeping too long
 #: costs; any 10 s hold at most 1.5 % too much, any second 15 %.
 CREDIT_S = 0.15
+
+#: Who waits looks again after this, seconds: the limit may have changed, and so may the wish to go on.
+CHECK_S = 0.05
 
 _MAGIC = b"kbrpace1"
 #: Behind the magic: bytes per second, records per second (0: no limit); for each the time from which on more may pass
@@ -190,3 +194,9 @@ class Pacer:
                     _NUMBERS.pack_into(self._page, len(_MAGIC), *numbers)
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+
+@lru_cache(maxsize=1)
+def shared_pacer(path: Path) -> Pacer:
+    """A worker process's one view of its run's limit, from task to task."""
+    return Pacer(path)

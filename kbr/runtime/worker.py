@@ -273,7 +273,7 @@ def _sendable(error: KbrError) -> KbrError:
     """The error itself, or with its facts as text when they can't be pickled."""
     try:
         _check_travels(error)
-    except Exception:
+    except Exception:  # whatever pickling an odd fact raises; the error itself goes on, with its facts as text
         facts = {name: repr(value) for name, value in error.context.items()}
         return type(error)(error.message, hint=error.hint, **facts)
     return error

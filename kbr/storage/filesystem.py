@@ -45,6 +45,8 @@ _OBJECT_STORES = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory",
 _TEMPORARY = ".kbr-tmp-"
 #: Where filesystems keep the time of the last change.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+#: Python's own errors that a second try would meet again; NotImplementedError is how fsspec says that a filesystem lacks
+#: an operation.
 _PERMANENT = (
     FileExistsError,
     ImportError,

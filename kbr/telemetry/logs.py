@@ -196,8 +196,8 @@ class _ForwardHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self._line(record)
-        except Exception:
-            self.handleError(record)  # a log call with the wrong arguments is no reason to fail a task
+        except Exception:  # a log call with the wrong arguments is no reason to fail a task: logging tells of it
+            self.handleError(record)
             return
         self._send(line)
 

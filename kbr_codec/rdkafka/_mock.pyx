@@ -38,6 +38,7 @@ cdef class MockCluster:
     def __dealloc__(self):
         self.release()
 
+    # noexcept as __dealloc__ calls it, which has nobody to raise to; it frees, and nothing in it can fail
     cdef void release(self) noexcept:
         if self.cluster != NULL:
             with nogil:

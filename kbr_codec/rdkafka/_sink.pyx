@@ -107,6 +107,7 @@ cdef class Sink:
     def __dealloc__(self):
         self.release()
 
+    # noexcept as __dealloc__ calls it, which has nobody to raise to; it frees, and nothing in it can fail
     cdef void release(self) noexcept:
         cdef void *rk = self.rk
         cdef ticket *t

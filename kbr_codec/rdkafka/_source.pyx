@@ -151,6 +151,7 @@ cdef class Source:
     def __dealloc__(self):
         self.release()
 
+    # noexcept as __dealloc__ calls it, which has nobody to raise to; it frees, and nothing in it can fail
     cdef void release(self) noexcept:
         cdef int i
         cdef topic_lanes *t

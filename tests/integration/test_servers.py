@@ -259,6 +259,7 @@ def run_pytest(folder: Path, test: str, *options: str) -> subprocess.CompletedPr
     )
 
 
+# texts of test files, each run in a pytest of its own that has to refuse it: none of them is a skip of this suite
 @pytest.mark.parametrize(
     "body",
     [

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,33 +175,21 @@ def test_no_place_for_temporary_files_is_told_with_what_to_do(tmp_path: Path, mo
     assert "TMPDIR" in caught.value.hint
 
 
-def _change_all_the_time(
-    path: Path, begun: multiprocessing.synchronize.Semaphore, stop: multiprocessing.synchronize.Event
-) -> None:
-    pacer = Pacer(path)
-    begun.release()
-    while not stop.is_set():
-        pacer.settle(pacer.ask(), 0, 0)
-        pacer.change(pacer.limit)
-
-
-def test_a_limit_that_another_process_is_writing_is_never_read_as_none() -> None:
-    """struct writes zeros before numbers: read in that moment, there would be no limit, and a whole block would pass."""
-    pacer = Pacer.create(RateLimit(bytes_per_s=1e12, records_per_s=1e9))
-    context = multiprocessing.get_context("spawn")
-    begun, stop = context.Semaphore(0), context.Event()
-    writers = [
-        context.Process(target=_change_all_the_time, args=(pacer.path, begun, stop), daemon=True) for _ in range(2)
-    ]
-    for process in writers:
-        process.start()
-    assert all(begun.acquire(timeout=30) for _ in writers)
-    try:
-        for _ in range(20_000):
-            assert pacer.limit == RateLimit(1e12, 1e9)
-            assert pacer.ask() is not UNLIMITED
-    finally:
-        stop.set()
-        for process in writers:
-            process.join(30)
-        pacer.remove()
+def test_a_limit_that_is_being_written_is_waited_for_and_never_read_as_none() -> None:
+    """struct writes zeros before it writes numbers; whoever read in that moment would find no limit."""
+    pacer = Pacer.create(RateLimit(bytes_per_s=1000))
+    writer = Pacer(pacer.path)
+    found: list[object] = []
+    reader = threading.Thread(target=lambda: found.extend((pacer.ask(), pacer.limit)), daemon=True)
+    with writer._locked():
+        whole = bytes(writer._page)
+        writer._page[8:] = bytes(len(whole) - 8)
+        reader.start()
+        reader.join(0.2)
+        assert found == []
+        writer._page[:] = whole
+    reader.join(30)
+    allowance, limit = found
+    assert allowance is not UNLIMITED
+    assert limit == RateLimit(bytes_per_s=1000)
+    pacer.remove()

@@ -34,7 +34,7 @@ def _store(folder: Path, clock: FakeClock | None = None) -> tuple[FilesystemStor
         (OSError(errno.ENOSPC, "no space"), StoreFull),
         (FileNotFoundError(errno.ENOENT, "no such file"), ObjectMissing),
         (OSError(errno.ENAMETOOLONG, "too long"), StorageError),
-        (NotImplementedError(), StorageError),
+        (NotImplementedError(), StorageError),  # what fsspec raises where a filesystem lacks an operation
     ],
     ids=lambda one: getattr(one, "__name__", repr(one)),
 )
