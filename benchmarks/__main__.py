@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -24,11 +25,11 @@ from benchmarks.engines import ENGINES, Engine, parse_peer
 from benchmarks.flame import flame_command
 from benchmarks.plots import plot_results, plot_throttle
 from benchmarks.results import markdown, targets
-from benchmarks.run import Bench
+from benchmarks.run import DEADLINE_S, Bench
 from benchmarks.scenarios import SCENARIOS, chosen
 from benchmarks.simulate import simulate_command
 from benchmarks.throttle import throttle_command
-from tests.support.servers import KAFKA_VERSION, KafkaServer, ServerError, free_port
+from tests.support.servers import KAFKA_VERSION, REPOSITORY, KafkaServer, ServerError, free_port
 
 
 @contextmanager
@@ -59,11 +60,15 @@ def machine() -> dict[str, Any]:
 
 def versions(engines: Sequence[Engine], *, own_kafka: bool) -> dict[str, str]:
     """Of what was measured."""
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    git = ["git", "-C", str(REPOSITORY)]
+    revision = subprocess.run(
+        [*git, "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, check=False
+    )
     return {
         "kbr": kbr.__version__,
         "revision": revision.stdout.strip() or "unknown",
         "python": platform.python_version(),
+        "confluent-kafka": importlib.metadata.version("confluent-kafka"),
         "librdkafka": libversion()[0],
         "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
         "kafka": KAFKA_VERSION if own_kafka else "the user's",
@@ -71,33 +76,47 @@ def versions(engines: Sequence[Engine], *, own_kafka: bool) -> dict[str, str]:
     }
 
 
-def _engines(names: str, peers: Sequence[str]) -> list[Engine]:
+def _engines(names: str, peers: Sequence[str]) -> tuple[list[Engine], dict[str, str]]:
+    """Who takes part, and who was asked for but can't run here, with the reason.
+
+    Raises:
+        SystemExit: a name that there is no engine for.
+    """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for name in wanted:
         if name not in ENGINES:
             raise SystemExit(f"no engine {name}: there are {', '.join(ENGINES)}; others go by --peer")
     found = [ENGINES[name] for name in dict.fromkeys(["kbr", *wanted])]
-    for engine in found:
-        if why := engine.missing():
-            raise SystemExit(f"engine {engine.name} can't run here: {why}; leave it out of --engines")
-    return [*found, *parse_peer(peers)]
+    absent = {engine.name: why for engine in found if (why := engine.missing())}
+    for name, why in absent.items():
+        print(f"engine {name} can't run here and is left out: {why}", file=sys.stderr, flush=True)
+    return [*(one for one in found if one.name not in absent), *parse_peer(peers)], absent
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    engines = _engines(arguments.engines, arguments.peer)
+    engines, absent = _engines(arguments.engines, arguments.peer)
     scenarios = chosen(arguments.scenario, arguments.scale)
     document: dict[str, Any] = {
         "benchmark": "run",
         "scale": arguments.scale,
         "machine": machine(),
         "versions": versions(engines, own_kafka=not arguments.bootstrap_servers),
+        "absent": absent,
         "results": [],
     }
     with (
         tempfile.TemporaryDirectory(prefix="kbr-benchmark-", dir=arguments.directory) as name,
         cluster(arguments.bootstrap_servers, Path(name)) as servers,
     ):
-        bench = Bench(servers, Path(name), engines, arguments.rounds, check=not arguments.no_check)
+        bench = Bench(
+            servers,
+            Path(name),
+            engines,
+            arguments.rounds,
+            check=not arguments.no_check,
+            deadline_s=arguments.deadline,
+            keep=arguments.keep,
+        )
         for scenario in scenarios:
             document["results"].append(bench.run(scenario))
             if arguments.output:
@@ -105,6 +124,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.output.parent.mkdir(parents=True, exist_ok=True)
                 arguments.output.write_text(json.dumps(document, indent=1) + "\n")
     print(markdown(document["results"]))
+    for name, why in absent.items():
+        print(f"not measured: {name}: {why}")
     return 0
 
 
@@ -140,6 +161,20 @@ def _list(_arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     verbs = parser.add_subparsers(required=True)
@@ -155,10 +190,14 @@ def _parser() -> argparse.ArgumentParser:
         help="another engine's backup; NAME:restore='COMMAND' for the other direction; {bootstrap_servers} {topic} "
         "{target} {directory} {records} {partitions} {scenario} {name} are filled in",
     )
-    run.add_argument("--rounds", type=int, default=5)
-    run.add_argument("--scale", type=float, default=1.0, help="this part of the records")
+    run.add_argument("--rounds", type=_count, default=5)
+    run.add_argument("--scale", type=_positive, default=1.0, help="this part of the records")
     run.add_argument("--no-check", action="store_true", help="don't compare what was restored with the source")
     run.add_argument("--directory", type=Path, help="where data and backups go while it runs")
+    run.add_argument("--keep", type=Path, metavar="DIR", help="the last round's backups are moved there")
+    run.add_argument(
+        "--deadline", type=_positive, default=DEADLINE_S, metavar="S", help="one process may take so many seconds"
+    )
     run.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON there")
     run.set_defaults(function=_run)
     for name, function, text in (

@@ -21,11 +21,17 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where backups go: a folder, or an S3 server's bucket."""
+    """Where backups go: a folder, or an S3 server's bucket.
+
+    Attributes:
+        settings: of kbr, to get there; none for a folder.
+        clear: removes every backup there, if the harness doesn't do it otherwise.
+    """
 
     url: str
     settings: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    clear: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +117,18 @@ _KEY_END = "\\x01"
 
 
 def _kcat_backup(job: Job) -> Command:
+    folder = shlex.quote(str(job.directory))
     argv = (
-        f"set -o pipefail; mkdir -p {shlex.quote(str(job.directory))}; kcat -q -b {job.servers} -C -t {job.topic} -e -o beginning "
-        f"-K '{_KEY_END}' | zstd -q -3 -o {shlex.quote(str(job.directory / 'records.zst'))}"
+        f"set -o pipefail; mkdir -p {folder}; kcat -q -b {job.servers} -C -t {job.topic} -e -o beginning "
+        f"-K '{_KEY_END}' | zstd -q -3 -o {folder}/records.zst"
     )
     return Command(argv=["bash", "-c", argv])
 
 
 def _kcat_restore(job: Job) -> Command:
+    folder = shlex.quote(str(job.directory))
     argv = (
-        f"set -o pipefail; zstd -q -dc {shlex.quote(str(job.directory / 'records.zst'))} | kcat -b {job.servers} -P -t {job.target} "
+        f"set -o pipefail; zstd -q -dc {folder}/records.zst | kcat -b {job.servers} -P -t {job.target} "
         f"-K '{_KEY_END}' -X enable.idempotence=true -X acks=all -z lz4 -X message.max.bytes=20000000 "
         "-X queue.buffering.max.messages=500000"
     )

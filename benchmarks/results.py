@@ -33,7 +33,7 @@ _Round = Mapping[str, Any]
 
 
 def _figures(own: _Round, floor: _Round, data: _Round, verb: str) -> dict[str, float]:
-    """One round's figures of one engine and verb."""
+    """One round's figures of one engine and verb; ``data`` is what was backed up, or what was to be restored."""
     backup = verb == "backup"
     found = {
         "wall_s": own["wall_s"],
@@ -53,11 +53,17 @@ def _figures(own: _Round, floor: _Round, data: _Round, verb: str) -> dict[str, f
     return found
 
 
+def _moved(result: Mapping[str, Any], verb: str) -> _Round:
+    """What a verb moved: a restore of a time window not all that there is."""
+    found: _Round = result["restored" if verb == "restore" and "restored" in result else "data"]
+    return found
+
+
 def figures_of(result: Mapping[str, Any], engine: str, verb: str) -> dict[str, Spread]:
     """All figures of one engine and verb over the rounds; ratios are formed within each round."""
     rows = result.get("rows_stored_bytes")
     rounds = [
-        _figures(one[engine][verb], one["floor"], result["data"], verb)
+        _figures(one[engine][verb], one["floor"], _moved(result, verb), verb)
         for one in result["rounds"]
         if verb in one.get(engine, {})
     ]
@@ -75,9 +81,8 @@ def _rows(results: Sequence[Mapping[str, Any]], verb: str) -> Iterator[list[str]
             if not found:
                 reasons = [one[engine]["failed"] for one in result["rounds"] if "failed" in one.get(engine, {})]
                 if reasons:
-                    yield [result["scenario"], engine, f"failed: {reasons[0].splitlines()[0][:60]}"] + [""] * 7
+                    yield [result["scenario"], engine, f"failed: {reasons[0].splitlines()[0][:60]}"] + [""] * 8
                 continue
-            differs = result["checked"].get(engine)
             yield [
                 result["scenario"],
                 engine,
@@ -88,26 +93,33 @@ def _rows(results: Sequence[Mapping[str, Any]], verb: str) -> Iterator[list[str]
                 f"{found['mb_per_s'].median:.0f}",
                 f"{found['cpu_s_per_gb'].median:.1f}",
                 f"{found['peak_pss_mb'].most:.0f}",
-                (f"{found['stored_mb'].median:.1f}" if "stored_mb" in found else "")
-                if verb == "backup"
-                else (
-                    "not compared"
-                    if differs is None
-                    else "identical"
-                    if not differs
-                    else "differ: " + ", ".join(differs)
-                ),
+                f"{found['peak_rss_mb'].most:.0f}",
+                f"{found['stored_mb'].median:.1f}" if verb == "backup" else _kept(result, engine),
             ]
 
 
+def _kept(result: Mapping[str, Any], engine: str) -> str:
+    """What came back: compared record by record in one round, counted in each."""
+    differs = result["checked"].get(engine)
+    wanted = _moved(result, "restore").get("records")
+    counts = {
+        one[engine]["restore"].get("records", wanted) for one in result["rounds"] if "restore" in one.get(engine, {})
+    }
+    if differs:
+        return "differ: " + ", ".join(differs)
+    if wrong := sorted(counts - {wanted}):
+        return f"differ: records ({wrong[0]} of {wanted}) in some rounds"
+    return "not compared" if differs is None else "identical"
+
+
 _HEADS = {
-    "backup": ["scenario", "engine", "wall s", "CPU s", "wall / F", "CPU / F", "MB/s", "CPU s / GB", "peak PSS MB", "stored MB"],
-    "restore": ["scenario", "engine", "wall s", "CPU s", "wall / R", "CPU / R", "MB/s", "CPU s / GB", "peak PSS MB", "records"],
+    "backup": ["scenario", "engine", "wall s", "CPU s", "wall / F", "CPU / F", "MB/s", "CPU s / GB", "peak PSS MB", "peak RSS MB", "stored MB"],
+    "restore": ["scenario", "engine", "wall s", "CPU s", "wall / R", "CPU / R", "MB/s", "CPU s / GB", "peak PSS MB", "peak RSS MB", "records"],
 }  # fmt: skip
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Two tables: backups and restores. Medians, in parentheses the least and the most; PSS is the largest."""
+    """Two tables: backups and restores. Medians, in parentheses the least and the most; of memory the largest."""
     parts = []
     for verb, heads in _HEADS.items():
         parts.append(f"**{verb.capitalize()}**\n")
@@ -149,9 +161,30 @@ TARGETS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Something to reach between two scenarios: a figure of kbr in one, over the same in the other."""
+
+    scenario: str
+    other: str
+    verb: str
+    figure: str
+    most: float | None = None
+    least: float | None = None
+
+
+COMPARISONS = (
+    # a 10 GB run's peak within 10 % of a 1 GB run's
+    Comparison("ten", "k1", "backup", "peak_pss_mb", most=1.10),
+    Comparison("ten", "k1", "restore", "peak_pss_mb", most=1.10),
+    # two workers are 1.7 times as fast as one when compression is what takes the time
+    Comparison("workers-1", "workers-2", "backup", "wall_s", least=1.70),
+)
+
+
 def targets(results: Sequence[Mapping[str, Any]]) -> str:
     """A table of what is to be reached and what was."""
-    lines = ["| scenario | verb | figure | at most | measured | met |", "|---|---|---|---:|---:|---|"]
+    lines = ["| scenario | verb | figure | target | measured | met |", "|---|---|---|---:|---:|---|"]
     by_name = {one["scenario"]: one for one in results}
     for target in TARGETS:
         if target.scenario not in by_name:
@@ -161,7 +194,21 @@ def targets(results: Sequence[Mapping[str, Any]]) -> str:
             continue
         value = found.most if target.figure == "peak_pss_mb" else found.median
         lines.append(
-            f"| {target.scenario} | {target.verb} | {target.figure} | {target.most:g} | {found.text()} "
-            f"| {'yes' if value <= target.most else 'no'} |"
+            f"| {target.scenario} | {target.verb} | {target.figure} | ≤ {target.most:g} | {found.text()} "
+            f"| {_yes(value <= target.most)} |"
+        )
+    for one in COMPARISONS:
+        pair = [figures_of(by_name[name], "kbr", one.verb) for name in (one.scenario, one.other) if name in by_name]
+        if len(pair) < 2 or any(one.figure not in found for found in pair):
+            continue
+        value = pair[0][one.figure].median / pair[1][one.figure].median
+        met = (one.most is None or value <= one.most) and (one.least is None or value >= one.least)
+        asked = f"≤ {one.most:.2f}" if one.most is not None else f"≥ {one.least:.2f}"
+        lines.append(
+            f"| {one.scenario} / {one.other} | {one.verb} | {one.figure} | {asked} | {value:.2f} | {_yes(met)} |"
         )
     return "\n".join(lines)
+
+
+def _yes(met: bool) -> str:
+    return "yes" if met else "no"

@@ -18,12 +18,12 @@ from benchmarks.digest import TopicDigest
 from benchmarks.engines import Engine, Job, Place
 from benchmarks.measure import Command, Measured, MeasureError, measure
 from benchmarks.scenarios import Scenario
-from benchmarks.topics import Topics
+from benchmarks.topics import Topics, window_digest
 from tests.support.servers import S3Server, free_port
 
-__all__ = ["Bench"]
+__all__ = ["DEADLINE_S", "Bench"]
 
-#: One process may take this long, seconds.
+#: One process may take this long unless told otherwise, seconds.
 DEADLINE_S = 1800.0
 _BUCKET = "kbr-benchmark"
 
@@ -36,6 +36,9 @@ class Bench:
         servers: the cluster.
         folder: for backups and outputs; emptied behind each job.
         engines: in the order in which the first round takes them.
+        check: compare what kbr restored first in each scenario with the source, record by record.
+        deadline_s: one process may take this long.
+        keep: a folder for the last round's backups, which would be removed otherwise.
     """
 
     servers: str
@@ -43,6 +46,8 @@ class Bench:
     engines: Sequence[Engine]
     rounds: int
     check: bool = True
+    deadline_s: float = DEADLINE_S
+    keep: Path | None = None
 
     def run(self, scenario: Scenario) -> dict[str, Any]:
         """One scenario; the result as JSON has it."""
@@ -51,11 +56,14 @@ class Bench:
         topics.create(topic, scenario.data)
         _say(f"{scenario.name}: {scenario.title}: making the data")
         source = topics.fill(topic, scenario.data)
+        wanted = source if scenario.window_ms is None else window_digest(scenario.data, scenario.window_ms)
         engines = [one for one in self.engines if one.name == "kbr" or (scenario.peers and scenario.store == "folder")]
         result: dict[str, Any] = {
             "scenario": scenario.name,
             "title": scenario.title,
             "data": source.document(),
+            "restored": wanted.document(),
+            "floor": {"stored_with": list(scenario.stored_with), "sent_with": scenario.sent_with, "producer": "connected"},
             "engines": [one.name for one in engines],
             "rounds": [],
             "checked": {},
@@ -67,7 +75,7 @@ class Bench:
             try:
                 for number in range(self.rounds):
                     result["rounds"].append(
-                        self._round(scenario, topics, topic, source, engines, place, number, result)
+                        self._round(scenario, topics, topic, wanted, engines, place, number, result)
                     )
                     _say(f"{scenario.name}: round {number + 1} of {self.rounds} done")
             finally:
@@ -79,7 +87,7 @@ class Bench:
         scenario: Scenario,
         topics: Topics,
         topic: str,
-        source: TopicDigest,
+        wanted: TopicDigest,
         engines: Sequence[Engine],
         place: Place,
         number: int,
@@ -100,30 +108,33 @@ class Bench:
                 directory=directory,
                 place=place if place.settings else Place(url=str(directory)),
             )
-            figures[engine.name] = self._job(engine, job, topics, source, result)
-        if not scenario.floor:
-            return figures
-        target = f"{topic}-floor-{number}"
-        topics.create(target, scenario.data)
-        floor = self._process("produce", self._floor_command("produce", topic, target))
-        figures["floor"]["produce_wall_s"] = floor["wall_s"]
-        figures["floor"]["produce_cpu_s"] = floor["cpu_s"]
-        topics.delete(target)
+            figures[engine.name] = self._job(engine, job, topics, wanted, result)
+            if self.keep is not None and number == self.rounds - 1 and directory.exists():
+                kept = self.keep / job.name
+                shutil.rmtree(kept, ignore_errors=True)
+                shutil.move(directory, kept)
+            shutil.rmtree(directory, ignore_errors=True)
+            place.clear()
+        if scenario.floor:
+            figures["floor"] |= self._floor_of_restore(scenario, topics, topic, f"{topic}-floor-{number}")
         return figures
 
     def _job(
-        self, engine: Engine, job: Job, topics: Topics, source: TopicDigest, result: dict[str, Any]
+        self, engine: Engine, job: Job, topics: Topics, wanted: TopicDigest, result: dict[str, Any]
     ) -> dict[str, Any]:
         figures: dict[str, Any] = {}
         try:
-            backup = measure(engine.backup(job), folder=self.folder / "output", deadline_s=DEADLINE_S)
+            backup = measure(engine.backup(job), folder=self.folder / "output", deadline_s=self.deadline_s)
             figures["backup"] = {**backup.figures(), **_reported(backup), "stored_bytes": _stored(job, backup)}
             if engine.restore is not None:
                 topics.create(job.target, job.scenario.data)
-                restore = measure(engine.restore(job), folder=self.folder / "output", deadline_s=DEADLINE_S)
-                figures["restore"] = {**restore.figures(), **_reported(restore)}
+                restore = measure(engine.restore(job), folder=self.folder / "output", deadline_s=self.deadline_s)
+                records = topics.records(job.target)
+                figures["restore"] = {**restore.figures(), **_reported(restore), "records": records}
+                if engine.exact and records != wanted.records:
+                    raise SystemExit(f"{engine.name}: {records} of {wanted.records} records were restored")
                 if self.check and engine.name not in result["checked"]:
-                    result["checked"][engine.name] = self._differences(engine, job, topics, source)
+                    result["checked"][engine.name] = self._differences(engine, job, topics, wanted)
         except MeasureError as error:
             if engine.exact:
                 raise SystemExit(f"{engine.name}: {error}") from error
@@ -132,23 +143,32 @@ class Bench:
             _say(f"{job.scenario.name}: {engine.name} failed: {str(error)[:200]}")
         finally:
             topics.delete(job.target)
-            shutil.rmtree(job.directory, ignore_errors=True)
         return figures
 
-    def _differences(self, engine: Engine, job: Job, topics: Topics, source: TopicDigest) -> list[str]:
-        window = job.scenario.window_ms
-        wanted = source if window is None else topics.digest(job.topic, window)
+    def _differences(self, engine: Engine, job: Job, topics: Topics, wanted: TopicDigest) -> list[str]:
         found = wanted.differences(topics.digest(job.target))
         if found and engine.exact:
             raise SystemExit(f"{engine.name}: what was restored differs in: {', '.join(found)}")
         return found
 
+    def _floor_of_restore(self, scenario: Scenario, topics: Topics, topic: str, target: str) -> dict[str, float]:
+        window = [str(end) for end in scenario.window_ms or ()]
+        topics.create(target, scenario.data)
+        try:
+            floor = self._process(
+                "produce", self._floor_command("produce", topic, target, scenario.sent_with, *window)
+            )
+        finally:
+            topics.delete(target)
+        return {"produce_wall_s": floor["wall_s"], "produce_cpu_s": floor["cpu_s"]}
+
     def _floor_of_backup(self, scenario: Scenario, topic: str) -> dict[str, float]:
+        codec, level = scenario.stored_with
         consumed = self._process("consume", self._floor_command("consume", topic))
-        compressed = self._process("compress", self._floor_command("compress", topic))
+        compressed = self._process("compress", self._floor_command("compress", topic, codec, str(level)))
         floor = {
             "consume_cpu_s": consumed["cpu_s"],
-            "zstd_cpu_s": compressed["cpu_s"],
+            "compress_cpu_s": compressed["cpu_s"],
             "cpu_s": consumed["cpu_s"] + compressed["cpu_s"],
             "raw_bytes": compressed["raw_bytes"],
             "stored_bytes": compressed["stored_bytes"],
@@ -162,7 +182,7 @@ class Bench:
 
     def _process(self, what: str, command: Command) -> Mapping[str, float]:
         try:
-            done = measure(command, folder=self.folder / "output", deadline_s=DEADLINE_S)
+            done = measure(command, folder=self.folder / "output", deadline_s=self.deadline_s)
         except MeasureError as error:
             raise SystemExit(f"the floor ({what}) could not be measured: {error}") from error
         return dict(json.loads(done.stdout))
@@ -202,9 +222,17 @@ def _store(scenario: Scenario, folder: Path) -> Iterator[Place]:
             url=f"s3://{_BUCKET}",
             settings={"storage.endpoint": server.endpoint_url},
             environment={"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key},
+            clear=lambda: _empty(client),
         )
     finally:
         server.stop()
+
+
+def _empty(client: s3fs.S3FileSystem) -> None:
+    """Five rounds of a GB each are more than some disks have."""
+    client.invalidate_cache()
+    if keys := client.find(_BUCKET):
+        client.rm(keys)
 
 
 def _say(text: str) -> None:

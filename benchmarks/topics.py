@@ -14,15 +14,22 @@ from benchmarks.floor import blocks_of, open_source, ranges_of
 from kbr.kafka.settings import ClientSettings
 from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
 from kbr.model import TopicPartition
-from kbr_codec import RawBlock
 
-__all__ = ["Topics"]
+__all__ = ["Topics", "window_digest"]
 
 #: For a new topic's leaders, or a deleted one's disappearance, seconds.
 _PATIENCE_S = 60.0
 #: A broker goes on deleting the files of many partitions after the topic is gone (6 s for the next plan were seen).
 _MANY_PARTITIONS = 100
 _SETTLE_S = 4.0
+
+
+def window_digest(spec: DataSpec, window: tuple[int, int]) -> TopicDigest:
+    """What the data holds in a time window (ms, both ends included), from the data itself and not from a topic."""
+    digester = Digester(spec.partitions)
+    for partition, columns in columns_of(spec):
+        digester.add(partition, columns.within(window))
+    return digester.result()
 
 
 class Topics:
@@ -74,19 +81,18 @@ class Topics:
                 sink.poll(100)
         return digester.result()
 
-    def digest(self, name: str, window: tuple[int, int] | None = None) -> TopicDigest:
-        """What a topic holds; of a time window (ms, both ends included) only."""
+    def digest(self, name: str) -> TopicDigest:
+        """What a topic holds."""
         ranges = ranges_of(self._servers, name)
         digester = Digester(len(ranges))
-
-        def take(lane: int, block: RawBlock) -> None:
-            columns = _columns(bytes(block))
-            digester.add(ranges[lane][1], columns if window is None else columns.within(window))
-
         source = open_source(self._servers, ranges)
-        blocks_of(source, take)
+        blocks_of(source, lambda lane, block: digester.add(ranges[lane][1], _columns(bytes(block))))
         source.close()
         return digester.result()
+
+    def records(self, name: str) -> int:
+        """How many offsets a topic's partitions span: records, and what transactions add."""
+        return sum(end - start for _, _, start, end in ranges_of(self._servers, name))
 
     def delete(self, name: str) -> None:
         """Remove it, if it is there, and wait until it is gone."""

@@ -21,8 +21,8 @@ def test_a_run_measures_kbr_and_a_peer_and_proves_what_was_restored(kafka: Kafka
     back = f"copy:restore={sys.executable} benchmarks/peers/confluent_json.py restore {{bootstrap_servers}} {{target}} {{directory}}"
     done = subprocess.run(
         [
-            sys.executable, "-m", "benchmarks", "run", "k1", "m1000", "headers", "window",
-            "--scale", SCALE, "--rounds", "2", "--peer", peer, "--peer", back, "--peer", "broken=exit 7",
+            sys.executable, "-m", "benchmarks", "run", "k1", "m1000", "headers", "window", "flights",
+            "--keep", str(tmp_path / "kept"), "--scale", SCALE, "--rounds", "2", "--peer", peer, "--peer", back, "--peer", "broken=exit 7",
             "--bootstrap-servers", kafka.bootstrap, "--output", str(output), "--directory", str(tmp_path),
         ],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=110, check=False,
@@ -32,7 +32,7 @@ def test_a_run_measures_kbr_and_a_peer_and_proves_what_was_restored(kafka: Kafka
     assert document["machine"]["cores"] >= 1
     assert document["versions"]["kbr"]
     by_name = {one["scenario"]: one for one in document["results"]}
-    assert set(by_name) == {"k1", "m1000", "headers", "window"}
+    assert set(by_name) == {"k1", "m1000", "headers", "window", "flights"}
     for result in by_name.values():
         assert result["checked"]["kbr"] == []
         assert len(result["rounds"]) == 2
@@ -42,7 +42,12 @@ def test_a_run_measures_kbr_and_a_peer_and_proves_what_was_restored(kafka: Kafka
             assert one["kbr"]["backup"]["peak_pss_bytes"] > 0
             assert one["kbr"]["restore"]["cpu_s"] > 0
             assert "waited_s" in one["kbr"]["restore"]
+            assert one["kbr"]["restore"]["records"] == result["restored"]["records"]
     assert by_name["k1"]["checked"]["copy"] == []  # the plain script is exact, too
+    assert by_name["window"]["restored"]["records"] == by_name["window"]["data"]["records"] // 100
+    kept = {path.name for path in (tmp_path / "kept").iterdir()}
+    assert {"k1-kbr-1", "k1-copy-1", "flights-kbr-1"} <= kept
+    assert "k1-kbr-0" not in kept
     assert "ended with 7" in by_name["k1"]["rounds"][0]["broken"]["failed"]
     assert "| k1 | copy |" in done.stdout
     assert "| k1 | broken | failed" in done.stdout
