@@ -1,10 +1,10 @@
 """From sealed blocks to committed segments: compression and upload beside the fetching.
 
 Blocks come in per partition, in order; whoever brings one compresses it too, as its bytes are still in that core's
-cache (see submit()). Frames are appended to their partition's segment by one of a few writer threads (always the
-same one for a partition, so order holds without a lock). A full segment is committed beside the next one's writing,
-one commit of a partition at a time, so that an fsync or a last request holds nothing up. Memory is bounded:
-wait_for_room() waits while too many bytes are under way.
+cache (see submit()). What is next of a partition is appended to its segment as soon as it is there, by one thread at
+a time: the one that compressed it, where the store is a disk, or one of a few where writing is waiting for a network.
+A full segment is committed beside the next one's writing, one commit of a partition at a time, so that an fsync or a
+last request holds nothing up. Memory is bounded: wait_for_room() waits while too many bytes are under way.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from queue import SimpleQueue
 
+from kbr.backup.committer import Committer
 from kbr.errors import KbrError, StorageError
 from kbr.format.compression import BlockCompressor
 from kbr.model import SegmentRef
 from kbr.repository.segment_writer import SegmentWriter
+from kbr.storage import ObjectStore
+from kbr.storage.base import CommitsTogether
 from kbr.timing import SYSTEM_CLOCK, Clock
 from kbr_codec import BlockStats, RawBlock
 
 __all__ = ["LaneFailure", "PipelineOptions", "SegmentPipeline"]
 
-#: Writer threads: commits of many small partitions are waits for the store, not work.
+#: Threads that append where that waits for a network.
 MAX_WRITER_THREADS = 8
 
 
@@ -58,8 +60,30 @@ class LaneFailure:
 
 
 @dataclass(slots=True)
+class _Append:
+    stats: BlockStats
+    raw_bytes: int
+    next_offset: int
+    #: Once it is compressed, or could not be.
+    frame: bytes | None = None
+    error: Exception | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.frame is not None or self.error is not None
+
+
+@dataclass(slots=True)
+class _Cut:
+    """Commit what is open; ``next_offset`` is what the segment answers up to, or None for as far as it has come."""
+
+    next_offset: int | None
+    is_ready: bool = True
+
+
+@dataclass(slots=True)
 class _Lane:
-    """One partition's state; touched by its writer thread, ``opened_at`` read by the fetching one."""
+    """One partition's state; that of the segment is touched by one thread at a time, see SegmentPipeline._drain()."""
 
     #: Makes the writer of the segment that begins at the given offset.
     new_writer: Callable[[int], SegmentWriter]
@@ -67,6 +91,10 @@ class _Lane:
     next_offset: int
     #: First offset that the segment to be begun next answers for.
     sequence: int
+    #: What is to be done, in order, and whether some thread does it.
+    items: deque[_Append | _Cut] = field(default_factory=deque)
+    is_drained: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
     writer: SegmentWriter | None = None
     committing: Future[None] | None = None
     opened_at: float | None = None
@@ -75,33 +103,6 @@ class _Lane:
     appended_offset: int = 0
     #: Of the open segment, in the store's buffers; guarded by the pipeline's _held_lock.
     held: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Append:
-    index: int
-    frame: Future[bytes]
-    stats: BlockStats
-    raw_bytes: int
-    next_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """Commit what is open; ``next_offset`` is what the segment answers up to."""
-
-    index: int
-    next_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Shed:
-    """Commit what is open, as it is: the store holds too much of all segments."""
-
-    index: int
-
-
-_Item = _Append | _Cut | _Shed
 
 
 @dataclass(slots=True)
@@ -133,7 +134,8 @@ class SegmentPipeline:
     Args:
         options: bounds.
         compressor: makes frames of blocks; used by several threads.
-        on_segment: called by writer threads with (index, SegmentRef) after each commit.
+        store: the segments'; of its kind depends how many threads write and commit.
+        on_segment: called by the committing threads with (index, SegmentRef) after each commit.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class SegmentPipeline:
         options: PipelineOptions,
         compressor: BlockCompressor,
         *,
+        store: ObjectStore,
         on_segment: Callable[[int, SegmentRef], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -149,21 +152,15 @@ class SegmentPipeline:
         self._on_segment = on_segment
         self._clock = clock
         self._budget = _Budget(options.in_flight_bytes)
-        self._commits = ThreadPoolExecutor(
-            max(1, min(MAX_WRITER_THREADS, options.lanes)), thread_name_prefix="commit"
-        )
+        self._commits = Committer(store, lanes=options.lanes)
+        #: None where the thread that has something appends it, too.
+        self._writers: ThreadPoolExecutor | None = None
+        if not isinstance(store, CommitsTogether):
+            self._writers = ThreadPoolExecutor(max(1, min(MAX_WRITER_THREADS, options.lanes)), thread_name_prefix="writer")
         self._lanes: list[_Lane] = []
         self._held_lock = threading.Lock()
         self._held = 0
         self._failures: deque[LaneFailure] = deque()
-        self._queues: list[SimpleQueue[_Item | None]] = []
-        self._threads: list[threading.Thread] = []
-        for number in range(max(1, min(MAX_WRITER_THREADS, options.lanes))):
-            queue: SimpleQueue[_Item | None] = SimpleQueue()
-            thread = threading.Thread(target=self._write_loop, args=(queue,), name=f"writer-{number}", daemon=True)
-            self._queues.append(queue)
-            self._threads.append(thread)
-            thread.start()
 
     def __enter__(self) -> SegmentPipeline:
         return self
@@ -184,26 +181,28 @@ class SegmentPipeline:
         """Take a partition's next block over; does not wait.
 
         Returns:
-            The block's compression, which the caller has to run, in any thread, and soon: the partition's
-            writer waits for it. Calls of submit() for one partition have to be in order, those of what it
+            The block's compression, which the caller has to run, in any thread, and soon: what follows of the
+            partition waits for it. Calls of submit() for one partition have to be in order, those of what it
             returns need not be.
         """
-        raw_bytes = len(block)
-        self._budget.add(raw_bytes)
-        frame: Future[bytes] = Future()
-        self._queue(index).put(_Append(index, frame, block.stats, raw_bytes, next_offset))
+        lane = self._lanes[index]
+        item = _Append(block.stats, len(block), next_offset)
+        self._budget.add(item.raw_bytes)
+        with lane.lock:
+            lane.items.append(item)
 
         def compress() -> None:
             try:
-                frame.set_result(self._compressor.compress(memoryview(block)))
-            except BaseException as error:
-                frame.set_exception(error)
+                item.frame = self._compressor.compress(memoryview(block))
+            except Exception as error:  # it is the partition's end, which the fetching thread hears of
+                item.error = error
+            self._go_on(lane, index)
 
         return compress
 
     def cut(self, index: int, next_offset: int) -> None:
         """Commit the partition's open segment, if any, as answering up to ``next_offset`` (exclusive)."""
-        self._queue(index).put(_Cut(index, next_offset))
+        self._add(index, _Cut(next_offset))
 
     def opened_at(self, index: int) -> float | None:
         """When the open segment got its first block (monotonic seconds); None when none is open."""
@@ -222,35 +221,49 @@ class SegmentPipeline:
 
     def finish(self) -> None:
         """Wait until all that was submitted is written or has failed."""
-        for queue in self._queues:
-            queue.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._queues = []
-        self._threads = []
+        if self._writers is not None:
+            self._writers.shutdown(wait=True)
         for index, lane in enumerate(self._lanes):
             self._guarded(lane, index, self._settle)
 
     def close(self) -> None:
         """Abort open segments and end the threads; again is fine. Committed segments stay."""
         self.finish()
-        self._commits.shutdown(wait=True)
+        self._commits.close()
         for lane in self._lanes:
             if lane.writer is not None:
                 lane.writer.abort()
                 lane.writer = None
 
-    def _queue(self, index: int) -> SimpleQueue[_Item | None]:
-        return self._queues[index % len(self._queues)]
+    def _add(self, index: int, item: _Cut) -> None:
+        lane = self._lanes[index]
+        with lane.lock:
+            lane.items.append(item)
+        self._go_on(lane, index)
 
-    def _write_loop(self, queue: SimpleQueue[_Item | None]) -> None:
-        while True:
-            item = queue.get()
-            if item is None:
+    def _go_on(self, lane: _Lane, index: int) -> None:
+        """Have done what can be done of a partition now, if no thread does already."""
+        with lane.lock:
+            if lane.is_drained or not lane.items or not lane.items[0].is_ready:
                 return
-            lane = self._lanes[item.index]
-            self._guarded(lane, item.index, partial(self._apply, item=item))
-            if isinstance(item, _Append):
+            lane.is_drained = True
+        if self._writers is None:
+            self._drain(lane, index)
+        else:
+            self._writers.submit(self._drain, lane, index)
+
+    def _drain(self, lane: _Lane, index: int) -> None:
+        """Do what is next of a partition until that is not ready: in order, and by one thread at a time."""
+        while True:
+            with lane.lock:
+                if not lane.items or not lane.items[0].is_ready:
+                    lane.is_drained = False
+                    return
+                item = lane.items.popleft()
+            if isinstance(item, _Cut):
+                self._guarded(lane, index, partial(self._cut, index, item))
+            else:
+                self._guarded(lane, index, partial(self._append, index, item))
                 self._budget.release(item.raw_bytes)
 
     def _guarded(self, lane: _Lane, index: int, step: Callable[[_Lane], None]) -> None:
@@ -266,25 +279,22 @@ class SegmentPipeline:
                 StorageError(f"writing a segment failed: {type(error).__name__}: {error}", hint="this is a bug in kbr"),
             )
 
-    def _apply(self, lane: _Lane, item: _Item) -> None:
+    def _cut(self, index: int, item: _Cut, lane: _Lane) -> None:
+        if not lane.failed and lane.writer is not None:
+            self._commit(lane, index, lane.appended_offset if item.next_offset is None else item.next_offset)
+
+    def _append(self, index: int, item: _Append, lane: _Lane) -> None:
         if lane.failed:
             return
-        if isinstance(item, _Cut):
-            if lane.writer is not None:
-                self._commit(lane, item.index, item.next_offset)
-            return
-        if isinstance(item, _Shed):
-            if lane.writer is not None:
-                self._commit(lane, item.index, lane.appended_offset)
-            return
-        frame = item.frame.result()
+        if item.frame is None:
+            raise item.error or AssertionError("not compressed")
         if lane.writer is None:
             lane.writer = lane.new_writer(lane.sequence)
             lane.opened_at = self._clock.monotonic()
-        lane.writer.append(frame, item.raw_bytes, item.stats)
+        lane.writer.append(item.frame, item.raw_bytes, item.stats)
         lane.appended_offset = item.next_offset
         if lane.writer.is_full or lane.writer.stored_bytes >= self._options.segment_max_bytes:
-            self._commit(lane, item.index, item.next_offset)
+            self._commit(lane, index, item.next_offset)
         elif self._options.upload_bytes:
             self._hold(lane, min(lane.writer.stored_bytes, self._options.upload_bytes))
 
@@ -299,7 +309,7 @@ class SegmentPipeline:
             # counted as gone, lest the next append asks for another one before this one is committed
             self._held -= self._lanes[largest].held
             self._lanes[largest].held = 0
-        self._queue(largest).put(_Shed(largest))
+        self._add(largest, _Cut(None))
 
     def _commit(self, lane: _Lane, index: int, next_offset: int) -> None:
         writer = lane.writer
@@ -311,12 +321,12 @@ class SegmentPipeline:
         lane.writer = None
         lane.opened_at = None
         lane.sequence = next_offset
-        lane.committing = self._commits.submit(self._commit_now, lane, index, writer, next_offset)
 
-    def _commit_now(self, lane: _Lane, index: int, writer: SegmentWriter, next_offset: int) -> None:
-        reference = writer.commit(next_offset)
-        lane.next_offset = next_offset
-        self._on_segment(index, reference)
+        def committed(reference: SegmentRef) -> None:
+            lane.next_offset = next_offset
+            self._on_segment(index, reference)
+
+        lane.committing = self._commits.submit(writer, next_offset, committed)
 
     @staticmethod
     def _settle(lane: _Lane) -> None:

@@ -24,7 +24,6 @@ from kbr.runtime.pacing import CHECK_S, Allowance, Pacer, shared_pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.telemetry.events import (
     ClientMessage,
-    PartitionDone,
     PartitionFailed,
     ProgressEvent,
     SegmentCommitted,
@@ -79,37 +78,25 @@ def run(task: BackupTask, context: TaskContext) -> tuple[PartitionOutcome, ...]:
 
 
 class _Progress:
-    """Adds up what came per partition and sends it now and then."""
+    """Adds up what came per topic and sends it now and then."""
 
-    def __init__(self, context: TaskContext, partitions: tuple[PartitionTask, ...], clock: Clock) -> None:
+    def __init__(self, context: TaskContext, clock: Clock) -> None:
         self._context = context
-        self._partitions = partitions
         self._clock = clock
         self._due_at = clock.monotonic()
-        self._open: dict[int, list[int]] = {}
+        self._open: dict[str, list[int]] = {}
 
-    def fetched(self, index: int, records: int, raw_bytes: int, position: int) -> None:
-        entry = self._open.setdefault(index, [0, 0, 0])
+    def fetched(self, topic: str, records: int, raw_bytes: int) -> None:
+        entry = self._open.setdefault(topic, [0, 0])
         entry[0] += records
         entry[1] += raw_bytes
-        entry[2] = position
 
     def send(self, *, now: bool = False) -> None:
         if not self._open or (not now and self._clock.monotonic() < self._due_at):
             return
         self._due_at = self._clock.monotonic() + PROGRESS_INTERVAL_S
-        for index, (records, raw_bytes, position) in self._open.items():
-            partition = self._partitions[index]
-            self._context.emit(
-                ProgressEvent(
-                    topic=partition.topic,
-                    partition=partition.partition,
-                    records=records,
-                    raw_bytes=raw_bytes,
-                    stored_bytes=0,
-                    position=position,
-                )
-            )
+        for topic, (records, raw_bytes) in self._open.items():
+            self._context.emit(ProgressEvent(topic=topic, records=records, raw_bytes=raw_bytes))
         self._open.clear()
 
 
@@ -127,7 +114,7 @@ class _BackupWorker:
         self._waited_for_limit_s = 0.0
         self._clock = clock
         self._outcomes: dict[int, PartitionOutcome] = {}
-        self._progress = _Progress(context, task.partitions, clock)
+        self._progress = _Progress(context, clock)
         self._brokers_down_since: float | None = None
         self._interval_checked_at = clock.monotonic()
         #: Compressions that the turn under way leaves to its thread.
@@ -144,7 +131,9 @@ class _BackupWorker:
         )
         compressor = BlockCompressor(task.compression, task.compression_level)
         with (
-            SegmentPipeline(pipeline_options, compressor, on_segment=self._segment_committed) as pipeline,
+            SegmentPipeline(
+                pipeline_options, compressor, store=self._store, on_segment=self._segment_committed
+            ) as pipeline,
             PartitionSource(task.client, self._source_options(), on_client_message=self._client_message) as source,
         ):
             for partition in task.partitions:
@@ -166,7 +155,7 @@ class _BackupWorker:
                     },
                 )
             )
-            return self._results(pipeline)
+            return self._results()
 
     def _source_options(self) -> SourceOptions:
         memory = self._task.memory_bytes
@@ -274,6 +263,8 @@ class _BackupWorker:
 
     def _follow_limit(self, source: PartitionSource, pipeline: SegmentPipeline) -> None:
         """A client that was opened for a low rate fetches too little ahead for a much higher one."""
+        if not self._limit:
+            return
         limit = self._pacer.limit
         if limit != self._limit and (
             _much_higher(self._limit.bytes_per_s, limit.bytes_per_s)
@@ -302,7 +293,8 @@ class _BackupWorker:
 
     def _submit(self, event: FetchedBlock, pipeline: SegmentPipeline) -> None:
         raw_bytes = len(event.block)
-        self._progress.fetched(event.index, event.block.stats.record_count, raw_bytes, event.next_offset)
+        topic = self._task.partitions[event.index].topic
+        self._progress.fetched(topic, event.block.stats.record_count, raw_bytes)
         self._jobs.append(pipeline.submit(event.index, event.block, event.next_offset))
 
     def _end(self, index: int, status: PartitionStatus, next_offset: int, error: KbrError | None = None) -> None:
@@ -374,14 +366,8 @@ class _BackupWorker:
     def _client_message(self, message: ClientMessage) -> None:
         self._context.emit(message)
 
-    def _results(self, pipeline: SegmentPipeline) -> tuple[PartitionOutcome, ...]:
-        found = []
-        for index in range(len(self._task.partitions)):
-            outcome = self._outcomes[index]
-            if outcome.error is None and outcome.status is PartitionStatus.COMPLETE:
-                self._context.emit(PartitionDone(topic=outcome.topic, partition=outcome.partition))
-            found.append(outcome)
-        return tuple(found)
+    def _results(self) -> tuple[PartitionOutcome, ...]:
+        return tuple(self._outcomes[index] for index in range(len(self._task.partitions)))
 
 
 def _much_higher(before: float, now: float) -> bool:

@@ -16,6 +16,7 @@ from kbr.cli.options import (
     rates_of,
     split_commas,
     storage_option,
+    storage_words,
     verb,
 )
 from kbr.cli.render import Block
@@ -55,6 +56,10 @@ def command(
     kbr backup -c kbr.yaml
     kbr backup -b localhost:9092 --backup-id first -t 'orders-*' --storage ./backups
     """
+    if not dry_run:
+        from kbr.app.prestart import prestart_workers
+
+        prestart_workers("backup", config_path=config_path, settings=storage_words(storage, sets))
     config = invocation.load(
         config_path,
         sets=[*sets, *client_sets(properties, "source")],
@@ -69,10 +74,6 @@ def command(
         },
         mode="backup",
     )
-    if not dry_run:
-        from kbr.app.prestart import prestart_workers
-
-        prestart_workers("backup", config)
     from kbr.app.backup_run import run_backup
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):

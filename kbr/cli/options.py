@@ -27,6 +27,7 @@ __all__ = [
     "read_mapping",
     "split_commas",
     "storage_option",
+    "storage_words",
     "verb",
 ]
 
@@ -236,6 +237,11 @@ def rates_of(values: Sequence[str]) -> dict[str, str]:
         except ValueError as error:
             raise click.UsageError(f"--rate-limit {error}") from error
     return found
+
+
+def storage_words(storage: str | None, sets: Sequence[str]) -> list[str | None]:
+    """All that may name the storage beside the configuration file."""
+    return [storage, *sets, os.environ.get("KBR_STORAGE_URL"), os.environ.get("KBR_STORAGE_BACKEND")]
 
 
 def split_commas(values: Sequence[str]) -> list[str] | None:

@@ -17,6 +17,7 @@ from kbr.cli.options import (
     read_mapping,
     split_commas,
     storage_option,
+    storage_words,
     verb,
 )
 from kbr.cli.render import Block
@@ -74,6 +75,10 @@ def command(
     kbr restore -c kbr.yaml --dry-run
     kbr restore -b localhost:9092 --backup-id first --storage ./backups --topic-map orders=orders-restored
     """
+    if not dry_run:
+        from kbr.app.prestart import prestart_workers
+
+        prestart_workers("restore", config_path=config_path, settings=storage_words(storage, sets))
     config = invocation.load(
         config_path,
         sets=[*sets, *client_sets(properties, "target")],
@@ -93,10 +98,6 @@ def command(
         },
         mode="restore",
     )
-    if not dry_run:
-        from kbr.app.prestart import prestart_workers
-
-        prestart_workers("restore", config)
     from kbr.app.restore_run import run_restore
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):

@@ -108,11 +108,18 @@ class PackedReader:
     def text(self) -> str:
         """A string in UTF-8."""
         start = self.position
-        size = self._size(0xA0, 0xBF, _TEXTS)
-        if size is None:
-            raise PackedError("a string is expected", start)
+        data = self._data
+        if start < len(data) and 0xA0 <= (first := data[start]) <= 0xBF and start + first - 0xA0 < len(data):
+            # the usual one, without a call for each of its parts
+            self.position = start + 1 + first - 0xA0
+            content = data[start + 1 : self.position]
+        else:
+            size = self._size(0xA0, 0xBF, _TEXTS)
+            if size is None:
+                raise PackedError("a string is expected", start)
+            content = self._take(size)
         try:
-            return self._take(size).decode("utf-8")
+            return content.decode("utf-8")
         except UnicodeDecodeError:
             raise PackedError("a string is not UTF-8", start) from None
 
@@ -135,7 +142,11 @@ class PackedReader:
         layout = _INTEGERS.get(first)
         if layout is None:
             raise PackedError("an integer is expected", start)
-        value = self._number(layout)
+        if layout.size > len(self._data) - self.position:
+            raise PackedError("the bytes end too early", self.position)
+        value: int
+        (value,) = layout.unpack_from(self._data, self.position)
+        self.position += layout.size
         if value > _INT64_MAX:
             raise PackedError("an integer is larger than an int64", start)
         return value

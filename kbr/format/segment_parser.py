@@ -32,6 +32,7 @@ from kbr.format.segment_layout import (
     identity_complaint,
 )
 from kbr.model import Compression
+from kbr.wire import load_msgpack
 
 __all__ = ["NeedMoreTail", "parse_index"]
 
@@ -62,20 +63,22 @@ class NeedMoreTail(Exception):
         self.tail_bytes = tail_bytes
 
 
-def parse_index(tail: bytes, *, object_bytes: int, name: str) -> SegmentIndex:
+def parse_index(tail: bytes, *, object_bytes: int, name: str, own: bool = False) -> SegmentIndex:
     """Read and check the index that closes a segment.
 
     Args:
         tail: the object's last bytes; any number of them.
         object_bytes: size of the whole object.
         name: the object, for messages.
+        own: the caller has made these bytes: their size is its own doing, and a parser that is four times as fast
+            but takes what memory it is told to may read them. All checks are the same.
 
     Raises:
         CorruptSegment: it is no segment, truncated, or doesn't agree with itself.
         UnsupportedFormat: it is a segment of another version.
         NeedMoreTail: the tail is too short; call again with as much as it says.
     """
-    return _IndexParser(tail, object_bytes, name).parse()
+    return _IndexParser(tail, object_bytes, name).parse(own=own)
 
 
 class _IndexParser:
@@ -89,8 +92,15 @@ class _IndexParser:
         #: Where the index (the map) begins in the object.
         self._map_position = 0
 
-    def parse(self) -> SegmentIndex:
+    def parse(self, *, own: bool) -> SegmentIndex:
         packed = self._locate()
+        if own:
+            found = load_msgpack(packed)
+            if not isinstance(found, dict) or not isinstance(found.get("blocks"), dict):
+                self._corrupt("the index is no map", self._map_position)
+            if found["version"] != SEGMENT_VERSION:
+                self._unsupported(found["version"])
+            return self._build(found, found["blocks"])
         reader = PackedReader(packed)
         try:
             fields, columns = self._read_map(reader)

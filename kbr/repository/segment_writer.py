@@ -6,8 +6,9 @@ returned it is not there for anybody. Not thread-safe; may be used by different 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from kbr.errors import IntegrityError, KbrError, StorageError
 from kbr.format.blocks import BlockStats
@@ -20,9 +21,9 @@ from kbr.format.segment import (
 )
 from kbr.model import SegmentRef
 from kbr.repository.layout import relative_segment_key, segment_key
-from kbr.storage.base import ObjectStore, Upload
+from kbr.storage.base import CommitsTogether, ObjectInfo, ObjectStore, Upload
 
-__all__ = ["SegmentWriter"]
+__all__ = ["SegmentWriter", "commit_segments"]
 
 
 class SegmentWriter:
@@ -107,21 +108,39 @@ class SegmentWriter:
             ValueError: there is no block, or one reaches beyond ``next_offset``.
         """
         with self._usable():
-            upload = self._upload
-            if upload is None:
-                raise ValueError("a segment has at least one block")
-            index_frame = self._assembler.finish(next_offset)
-            reference = self._read_again(index_frame, next_offset)
-            upload.write(index_frame)
-            stored = upload.commit()
-            if stored.size_bytes != reference.stored_bytes:
-                raise IntegrityError(
-                    f"{self._key}: {reference.stored_bytes} bytes were written, the store has {stored.size_bytes}",
-                    hint="check the store: it changes what it is given",
-                    object=self._key,
-                )
-        self._ended = "it is committed"
+            upload, reference = self._complete(next_offset)
+            self._check(upload.commit(), reference)
         return reference
+
+    def complete(self, next_offset: int) -> tuple[Upload, SegmentRef]:
+        """The first half of commit(): the upload has all its bytes, and completed() is to be told what became of it."""
+        with self._usable():
+            return self._complete(next_offset)
+
+    def completed(self, stored: ObjectInfo | KbrError, reference: SegmentRef) -> SegmentRef:
+        """The second half of commit(), with what the store returned or raised."""
+        with self._usable():
+            if isinstance(stored, KbrError):
+                raise stored
+            self._check(stored, reference)
+        return reference
+
+    def _complete(self, next_offset: int) -> tuple[Upload, SegmentRef]:
+        if self._upload is None:
+            raise ValueError("a segment has at least one block")
+        index_frame = self._assembler.finish(next_offset)
+        reference = self._read_again(index_frame, next_offset)
+        self._upload.write(index_frame)
+        return self._upload, reference
+
+    def _check(self, stored: ObjectInfo, reference: SegmentRef) -> None:
+        if stored.size_bytes != reference.stored_bytes:
+            raise IntegrityError(
+                f"{self._key}: {reference.stored_bytes} bytes were written, the store has {stored.size_bytes}",
+                hint="check the store: it changes what it is given",
+                object=self._key,
+            )
+        self._ended = "it is committed"
 
     def abort(self) -> None:
         """Drop what was not committed; again, or after commit(), is fine."""
@@ -156,7 +175,7 @@ class SegmentWriter:
         the restore (restic does the same with its packs).
         """
         assembler = self._assembler
-        index = parse_index(index_frame, object_bytes=assembler.stored_bytes, name=self._key)
+        index = parse_index(index_frame, object_bytes=assembler.stored_bytes, name=self._key, own=True)
         if index.identity != self._identity or index.blocks != assembler.blocks or index.next_offset != next_offset:
             raise IntegrityError(
                 f"{self._key}: the index reads otherwise than it was written",
@@ -168,6 +187,47 @@ class SegmentWriter:
             stored_bytes=assembler.stored_bytes,
             sha256=assembler.sha256_hex(),
         )
+
+
+def commit_segments(
+    store: ObjectStore, jobs: Sequence[tuple[SegmentWriter, int]]
+) -> list[SegmentRef | KbrError | ValueError]:
+    """Commit several segments, together where the store gains by it; each as its own commit() would.
+
+    Args:
+        store: the writers'.
+        jobs: writers and the first offset that their segments don't answer for.
+
+    Returns:
+        For each, what commit() would have returned or raised.
+    """
+    if len(jobs) == 1 or not isinstance(store, CommitsTogether):
+        return [_outcome(writer.commit, next_offset) for writer, next_offset in jobs]
+    whole: list[tuple[SegmentWriter, Upload, SegmentRef]] = []
+    results: list[SegmentRef | KbrError | ValueError] = []
+    places: list[int] = []
+    for place, (writer, next_offset) in enumerate(jobs):
+        completed = _outcome(writer.complete, next_offset)
+        if isinstance(completed, tuple):
+            whole.append((writer, *completed))
+            places.append(place)
+            results.append(completed[1])
+        else:
+            results.append(completed)
+    infos = store.commit_together([upload for _writer, upload, _reference in whole])
+    for place, (writer, _upload, reference), info in zip(places, whole, infos, strict=True):
+        results[place] = _outcome(writer.completed, info, reference)
+    return results
+
+
+_T = TypeVar("_T")
+
+
+def _outcome(step: Callable[..., _T], *arguments: object) -> _T | KbrError | ValueError:
+    try:
+        return step(*arguments)
+    except (KbrError, ValueError) as error:
+        return error
 
 
 def _abort_after_error(upload: Upload) -> None:

@@ -24,7 +24,7 @@ from kbr.repository.segment_reader import SegmentReader
 from kbr.restore.plan import PartitionPlan, RestoreTask
 from kbr.runtime.pacing import CHECK_S, Pacer, shared_pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
-from kbr.telemetry.events import ClientMessage, PartitionDone, ProgressEvent, TaskAccount
+from kbr.telemetry.events import ClientMessage, ProgressEvent, TaskAccount
 from kbr.timing import SYSTEM_CLOCK, Clock
 from kbr_codec import CodecError
 
@@ -222,7 +222,8 @@ class _RestoreWorker:
         count = len(task.partitions)
         self._records = [0] * count
         self._bytes = [0] * count
-        self._reported = [(0, 0)] * count
+        #: By topic: records and bytes that were acknowledged and not told yet.
+        self._unreported: dict[str, list[int]] = {}
         self._pending = [0] * count
         self._read = [False] * count
         self._tickets: dict[int, tuple[int, int]] = {}
@@ -283,7 +284,6 @@ class _RestoreWorker:
                 if isinstance(item, _PartitionRead):
                     open_partitions -= 1
                     self._read[item.index] = True
-                    self._end_if_done(item.index)
                 else:
                     self._sending = item
             if self._sending is not None:
@@ -353,7 +353,9 @@ class _RestoreWorker:
             self._records[index] += report.record_count
             self._bytes[index] += report.record_bytes
             self._pending[index] -= 1
-            self._end_if_done(index)
+            unreported = self._unreported.setdefault(self._task.partitions[index].source.topic, [0, 0])
+            unreported[0] += report.record_count
+            unreported[1] += report.record_bytes
         self._check_stall(sink)
 
     def _check_stall(self, sink: BlockSink) -> None:
@@ -368,29 +370,10 @@ class _RestoreWorker:
                 hint="check the target's brokers (under-replicated partitions, quotas, network)",
             )
 
-    def _end_if_done(self, index: int) -> None:
-        if self._read[index] and self._pending[index] == 0:
-            partition = self._task.partitions[index]
-            self._progress(now=True)
-            self._context.emit(PartitionDone(topic=partition.source.topic, partition=partition.source.partition))
-
     def _progress(self, *, now: bool = False) -> None:
         if not now and self._clock.monotonic() < self._progress_at:
             return
         self._progress_at = self._clock.monotonic() + PROGRESS_INTERVAL_S
-        for index, partition in enumerate(self._task.partitions):
-            records, size = self._records[index], self._bytes[index]
-            before_records, before_size = self._reported[index]
-            if records == before_records:
-                continue
-            self._reported[index] = (records, size)
-            self._context.emit(
-                ProgressEvent(
-                    topic=partition.source.topic,
-                    partition=partition.source.partition,
-                    records=records - before_records,
-                    raw_bytes=size - before_size,
-                    stored_bytes=0,
-                    position=0,
-                )
-            )
+        for topic, (records, size) in self._unreported.items():
+            self._context.emit(ProgressEvent(topic=topic, records=records, raw_bytes=size))
+        self._unreported.clear()

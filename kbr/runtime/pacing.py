@@ -82,6 +82,8 @@ class Pacer:
         self.path = path
         self._clock = clock
         self._thread_lock = threading.Lock()
+        #: Up to then (monotonic s) nobody looks whether there is a limit: there was none.
+        self._unlimited_until = 0.0
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             self._page = mmap.mmap(self._fd, _SIZE)
@@ -131,6 +133,7 @@ class Pacer:
 
     def change(self, limit: RateLimit) -> None:
         """Another limit, from now on; what was passed too much under the old one is paid at the new one."""
+        self._unlimited_until = 0.0
         with self._locked() as page:
             now = self._clock.monotonic()
             for index, new in enumerate((limit.bytes_per_s, limit.records_per_s)):
@@ -140,9 +143,16 @@ class Pacer:
                 page[index + 2] = now + (debt / new if new > 0 else 0.0)
 
     def ask(self) -> Allowance:
-        """What may pass now. It is taken already: settle() puts right what was used of it."""
+        """What may pass now. It is taken already: settle() puts right what was used of it.
+
+        Where there is no limit, a new one is seen CHECK_S later.
+        """
+        now = self._clock.monotonic()
+        if now < self._unlimited_until:
+            return UNLIMITED
         with self._locked() as page:
             if page[0] <= 0 and page[1] <= 0:
+                self._unlimited_until = now + CHECK_S
                 return UNLIMITED
             now = self._clock.monotonic()
             waits = 0.0

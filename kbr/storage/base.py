@@ -7,15 +7,17 @@ errors until the store's deadline; none is tried again after an error that can't
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from kbr.errors import UsageError
+from kbr.errors import KbrError, UsageError
 
 __all__ = [
     "NO_METADATA",
+    "CommitsTogether",
     "ObjectInfo",
     "ObjectStore",
     "StoreProperties",
@@ -29,6 +31,10 @@ __all__ = [
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 #: S3's limit on a key, bytes; filesystems' paths are longer.
 MAX_KEY_BYTES = 1024
+#: A backslash or a control character.
+_BAD_CHARACTER = re.compile(r"[\\\x00-\x1f\x7f]")
+#: A part that is empty, ``.`` or ``..``.
+_BAD_PART = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,11 +169,21 @@ class ObjectStore(Protocol):
         """Let connections go; again is fine."""
 
 
+@runtime_checkable
+class CommitsTogether(Protocol):
+    """A store that makes many uploads durable at less cost than one after the other."""
+
+    def commit_together(self, uploads: Sequence[Upload]) -> Sequence[ObjectInfo | KbrError]:
+        """Commit uploads of this store, each as its own commit() would: one that fails leaves the others alone.
+
+        Returns:
+            For each, what commit() would have returned or raised.
+        """
+
+
 def is_key(key: str) -> bool:
     """Whether it is a name that an object can have, and that can't leave the root."""
-    if not key or any(part in ("", ".", "..") for part in key.split("/")):
-        return False
-    return _is_text(key)
+    return _BAD_PART.search(key) is None and _is_text(key)
 
 
 def check_key(key: str) -> str:
@@ -201,7 +217,7 @@ def check_range(key: str, start: int, length: int) -> None:
 
 
 def _is_text(text: str) -> bool:
-    if any(character == "\\" or ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+    if _BAD_CHARACTER.search(text) is not None:
         return False
     try:
         return len(text.encode()) <= MAX_KEY_BYTES

@@ -11,7 +11,6 @@ from kbr.model import SegmentRef
 __all__ = [
     "ClientMessage",
     "LogLine",
-    "PartitionDone",
     "PartitionFailed",
     "ProgressEvent",
     "SegmentCommitted",
@@ -21,20 +20,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressEvent:
-    """What came since the partition's last such event.
-
-    Attributes:
-        records, raw_bytes: fetched or acknowledged.
-        stored_bytes: written to or read from the store.
-        position: first offset that has not been seen.
-    """
+    """What a worker fetched of a topic, or had acknowledged, since its last such event."""
 
     topic: str
-    partition: int
     records: int
     raw_bytes: int
-    stored_bytes: int
-    position: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +34,6 @@ class SegmentCommitted:
     topic: str
     partition: int
     ref: SegmentRef
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionDone:
-    """A partition has come to its end."""
-
-    topic: str
-    partition: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

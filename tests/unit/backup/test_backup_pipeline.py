@@ -38,6 +38,7 @@ def _pipeline(
     pipeline = SegmentPipeline(
         PipelineOptions(segment_max_bytes=1000, in_flight_bytes=in_flight_bytes, lanes=1),
         compressor,
+        store=store,
         on_segment=lambda _index, ref: segments.append(ref),
     )
 
@@ -138,6 +139,7 @@ def test_what_a_store_holds_of_many_open_segments_is_bounded_and_none_is_lost() 
             segment_max_bytes=1 << 30, in_flight_bytes=1 << 20, lanes=40, upload_bytes=1 << 20, held_bytes=6 * stored
         ),
         BlockCompressor(Compression.ZSTD, 3),
+        store=store,
         on_segment=lambda index, ref: segments.setdefault(index, []).append(ref),
     )
     most = 0

@@ -8,7 +8,7 @@ from tests.support.clocks import FakeClock
 
 
 def _event(topic: str, records: int, raw_bytes: int) -> ProgressEvent:
-    return ProgressEvent(topic=topic, partition=0, records=records, raw_bytes=raw_bytes, stored_bytes=0, position=0)
+    return ProgressEvent(topic=topic, records=records, raw_bytes=raw_bytes)
 
 
 def test_there_is_no_eta_before_there_is_a_rate() -> None:

@@ -39,8 +39,7 @@ sink.start(model)
 for step in range(20):
     clock.advance(1)
     for n in range(15):
-        model.add(ProgressEvent(topic=f"topic-{{n:02}}", partition=0, records=n, raw_bytes=n * 1000, stored_bytes=0,
-                                position=0))
+        model.add(ProgressEvent(topic=f"topic-{{n:02}}", records=n, raw_bytes=n * 1000))
     sink.update(model.snapshot())
     if step == 10:
         logs.get_logger("kbr.test").warning("a line in between \\x1b[2J of topic-14")
@@ -125,7 +124,7 @@ def _model(clock: FakeClock, **totals: int) -> ProgressModel:
 
 def _add(model: ProgressModel, records: int) -> None:
     model.add(
-        ProgressEvent(topic="a", partition=0, records=records, raw_bytes=records * 1000, stored_bytes=0, position=0)
+        ProgressEvent(topic="a", records=records, raw_bytes=records * 1000)
     )
 
 

@@ -10,7 +10,7 @@ from tests.support.clocks import FakeClock
 
 
 def _event(topic: str, records: int, raw_bytes: int = 0) -> ProgressEvent:
-    return ProgressEvent(topic=topic, partition=0, records=records, raw_bytes=raw_bytes, stored_bytes=0, position=0)
+    return ProgressEvent(topic=topic, records=records, raw_bytes=raw_bytes)
 
 
 def _model(**totals: int) -> tuple[ProgressModel, FakeClock]:
