@@ -30,8 +30,11 @@ def dump_msgpack(value: Any) -> bytes:
     return packed
 
 
-def load_msgpack(data: bytes | memoryview) -> Any:
+def load_msgpack(data: bytes | memoryview, *, unique_keys: bool = False) -> Any:
     """Parse exactly one msgpack value; every declared length is bounded by the input's size.
+
+    Args:
+        unique_keys: a key that stands twice in a map is an error; else the last one counts.
 
     Raises:
         ValueError: not msgpack, trailing bytes, or a length that the input can't hold.
@@ -47,8 +50,16 @@ def load_msgpack(data: bytes | memoryview) -> Any:
             max_array_len=size,
             max_map_len=size,
             max_ext_len=size,
+            object_pairs_hook=_unique if unique_keys else None,
         )
     except ValueError:
         raise
     except (msgpack.UnpackException, RecursionError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in a map")
+    return found

@@ -91,6 +91,13 @@ class BlockSink:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def connect(self, timeout_ms: int) -> bool:
+        """Wait until a broker answers, at most so long; whether one did.
+
+        Not needed, but the first record of a client that has not done it waits for half a second.
+        """
+        return self._sink.connect(timeout_ms)
+
     def send(
         self,
         target: TopicPartition,

@@ -35,6 +35,8 @@ MAX_BRIDGE_BYTES = 256 * 1024
 MAX_RANGE_BYTES = 16 * 1024 * 1024
 #: Tail that is read first where the number of blocks is not known: an index of some 1,500 blocks.
 _FIRST_TAIL_BYTES = 64 * 1024
+#: A segment up to this size is read whole, index and blocks, by one request, bytes.
+SMALL_SEGMENT_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,12 @@ class SegmentReader:
         for entry in entries:
             self._check_sizes(entry)
         for one in _coalesce(entries):
-            with self._reading():
-                data = memoryview(self._store.read_range(self._key, one.start, one.end - one.start))
+            before_tail = self._size() - len(self._tail)
+            if one.start >= before_tail:  # a small segment came whole with its index
+                data = memoryview(self._tail)[one.start - before_tail : one.end - before_tail]
+            else:
+                with self._reading():
+                    data = memoryview(self._store.read_range(self._key, one.start, one.end - one.start))
             for entry in one.entries:
                 start = entry.position - one.start
                 yield entry, data[start : start + entry.stored_bytes]
@@ -178,6 +184,8 @@ class SegmentReader:
             wanted = index_bytes_bound(min(self._reference.block_count, size))
             # A manifest may claim anything; what a tail has to be is known when its end is read.
             wanted = min(wanted, 16 * _FIRST_TAIL_BYTES)
+            if size <= SMALL_SEGMENT_BYTES:
+                wanted = size
         while True:
             wanted = min(wanted, size)
             self._tail = self._store.read_range(self._key, size - wanted, wanted)
@@ -208,6 +216,8 @@ class SegmentReader:
         if reference is None:
             return
         actual = index.segment_ref(key=reference.key, stored_bytes=reference.stored_bytes, sha256=reference.sha256)
+        if actual == reference:
+            return
         for field in fields(SegmentRef):
             said, is_now = getattr(reference, field.name), getattr(actual, field.name)
             if said != is_now:

@@ -175,7 +175,7 @@ class SegmentWriter:
         the restore (restic does the same with its packs).
         """
         assembler = self._assembler
-        index = parse_index(index_frame, object_bytes=assembler.stored_bytes, name=self._key, own=True)
+        index = parse_index(index_frame, object_bytes=assembler.stored_bytes, name=self._key)
         if index.identity != self._identity or index.blocks != assembler.blocks or index.next_offset != next_offset:
             raise IntegrityError(
                 f"{self._key}: the index reads otherwise than it was written",

@@ -2,7 +2,7 @@
 """librdkafka's public C API as far as kbr drives it, resolved once into one table.
 
 Types and signatures: rdkafka.h and rdkafka_mock.h of librdkafka 2.10 and newer. Only documented
-structures are laid out here (rd_kafka_message_t, rd_kafka_vu_t); the others stay opaque.
+structures are laid out here (rd_kafka_message_t, rd_kafka_vu_t, rd_kafka_metadata_t); the others stay opaque.
 """
 
 from libc.stdint cimport int32_t, int64_t
@@ -32,6 +32,9 @@ cdef extern from *:
             void *headers; void *ptr; char _pad[64];
         } u;
     } kbr_rdk_vu;
+    typedef struct {
+        int broker_cnt; void *brokers; int topic_cnt; void *topics; int32_t orig_broker_id; char *orig_broker_name;
+    } kbr_rdk_metadata;
     static inline void kbr_vu_ptr(kbr_rdk_vu *v, int t, void *p) { v->vtype = t; v->u.ptr = p; }
     static inline void kbr_vu_i32(kbr_rdk_vu *v, int t, int32_t i) { v->vtype = t; v->u.i32 = i; }
     static inline void kbr_vu_i64(kbr_rdk_vu *v, int t, int64_t i) { v->vtype = t; v->u.i64 = i; }
@@ -51,6 +54,8 @@ cdef extern from *:
         void *_private
     ctypedef struct vu "kbr_rdk_vu":
         pass
+    ctypedef struct metadata_answer "kbr_rdk_metadata":
+        int32_t orig_broker_id
     void vu_ptr "kbr_vu_ptr"(vu *v, int vtype, void *p) noexcept nogil
     void vu_i32 "kbr_vu_i32"(vu *v, int vtype, int32_t i) noexcept nogil
     void vu_i64 "kbr_vu_i64"(vu *v, int vtype, int64_t i) noexcept nogil
@@ -135,6 +140,9 @@ ctypedef struct rdkafka_table:
     int (*header_add)(
         void *hdrs, const char *name, ssize_t name_size, const void *value, ssize_t value_size) noexcept nogil
     int (*outq_len)(void *rk) noexcept nogil
+    int (*metadata)(
+        void *rk, int all_topics, void *only_rkt, const metadata_answer **found, int timeout_ms) noexcept nogil
+    void (*metadata_destroy)(const metadata_answer *found) noexcept nogil
     int (*purge)(void *rk, int flags) noexcept nogil
     # the mock cluster
     void *(*mock_cluster_new)(void *rk, int broker_count) noexcept nogil

@@ -108,6 +108,8 @@ def load(path: str) -> str:
     resolve(library, b"rd_kafka_headers_destroy", <void **>&rd.headers_destroy)
     resolve(library, b"rd_kafka_header_add", <void **>&rd.header_add)
     resolve(library, b"rd_kafka_outq_len", <void **>&rd.outq_len)
+    resolve(library, b"rd_kafka_metadata", <void **>&rd.metadata)
+    resolve(library, b"rd_kafka_metadata_destroy", <void **>&rd.metadata_destroy)
     resolve(library, b"rd_kafka_purge", <void **>&rd.purge)
     resolve(library, b"rd_kafka_mock_cluster_new", <void **>&rd.mock_cluster_new)
     resolve(library, b"rd_kafka_mock_cluster_destroy", <void **>&rd.mock_cluster_destroy)

@@ -14,7 +14,8 @@ from libc.string cimport strlen
 from .._view cimport view, view_error_kind, view_header, view_next, view_open, view_record, view_record_bytes
 from ._api cimport (
     ERR_QUEUE_FULL, EVENT_DR, EVENT_ERROR, EVENT_LOG, PURGE_INFLIGHT, PURGE_QUEUE, TYPE_PRODUCER, VTYPE_HEADERS,
-    VTYPE_KEY, VTYPE_OPAQUE, VTYPE_PARTITION, VTYPE_RKT, VTYPE_TIMESTAMP, VTYPE_VALUE, message, monotonic_ms,
+    VTYPE_KEY, VTYPE_OPAQUE, VTYPE_PARTITION, VTYPE_RKT, VTYPE_TIMESTAMP, VTYPE_VALUE, message, metadata_answer,
+    monotonic_ms,
     new_handle, rd,
     require_loaded, vu, vu_i32, vu_i64, vu_mem, vu_ptr,
 )
@@ -136,6 +137,34 @@ cdef class Sink:
     def close(self):
         """Drop what is not yet sent and free everything; again is fine."""
         self.release()
+
+    def connect(self, timeout_ms: int) -> bool:
+        """Wait until a broker has answered, before the first record; without it that record waits for half a second.
+
+        librdkafka asks for an idempotent producer's id with every answer to a metadata request, if a broker is
+        connected then, and else each 500 ms. The first answer comes through the bootstrap connection, which it
+        closes; the next one asks.  (rdkafka_idempotence.c, rd_kafka_idemp_pid_fsm; rdkafka_metadata.c)
+
+        Args:
+            timeout_ms: how long at most.
+
+        Returns:
+            Whether a broker answered. What stands against it, records that are sent will tell.
+        """
+        cdef const metadata_answer *found
+        cdef int64_t until = monotonic_ms() + <int64_t>timeout_ms
+        cdef int64_t left
+        cdef int32_t broker = -1
+        if self.rk == NULL:
+            raise RuntimeError("the sink is closed")
+        with nogil:
+            while broker < 0:
+                left = until - monotonic_ms()
+                if left <= 0 or rd.metadata(self.rk, 0, NULL, &found, <int>left) != 0:
+                    break
+                broker = found.orig_broker_id      # -1 for the bootstrap connection
+                rd.metadata_destroy(found)
+        return broker >= 0
 
     def open_topic(self, topic: str) -> int:
         """A handle for produce()."""

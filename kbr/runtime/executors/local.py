@@ -106,7 +106,12 @@ def _launch(path: Any, args: Any, passfds: Any) -> int:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED_SIGNALS)
     try:
         process = subprocess.Popen(  # noqa: S603  (this interpreter, with multiprocessing's own arguments)
-            [*options, dash_c, f"import sys; sys.path[:] = {search!r}; {command}"],
+            # the collector as kbr/__main__.py sets it: imports make objects that stay
+            [
+                *options,
+                dash_c,
+                f"import sys, gc; gc.set_threshold(50_000, 20, 100); sys.path[:] = {search!r}; {command}",
+            ],
             executable=path,
             pass_fds=passfds,
             env=worker_environment(dict(os.environ)),

@@ -20,7 +20,7 @@ from kbr.errors import (
 )
 from kbr.format.segment import BlockEntry
 from kbr.model import Compression, SegmentRef
-from kbr.repository.segment_reader import MAX_BRIDGE_BYTES, MAX_RANGE_BYTES, SegmentReader
+from kbr.repository.segment_reader import MAX_BRIDGE_BYTES, MAX_RANGE_BYTES, SMALL_SEGMENT_BYTES, SegmentReader
 from kbr_codec import Record, decode_block, encode_block
 from tests.support.backups import RecordingStore, block_of, identity_of, write_segment
 
@@ -48,7 +48,17 @@ def test_a_segment_can_be_read_by_its_key_alone() -> None:
     reference, blocks = stored(store)
     reader = SegmentReader(store, "nightly", reference.key)
     assert [block for _, block in reader.read_blocks(reader.index().blocks)] == blocks
-    assert [operation for operation, _ in store.calls] == ["head", "read_range", "read_range"]
+    assert [operation for operation, _ in store.calls] == ["head", "read_range"]
+
+
+def test_a_small_segment_is_read_whole_by_one_request() -> None:
+    store = RecordingStore()
+    reference, blocks = stored(store)
+    reader = SegmentReader(store, "nightly", reference)
+    entries = reader.index().blocks
+    assert [block for _, block in reader.read_blocks(entries)] == blocks
+    assert [block for _, block in reader.read_blocks(entries[3:4])] == blocks[3:4]
+    assert store.ranges == [(0, reference.stored_bytes)]
 
 
 def test_the_index_is_read_once_and_without_a_head_when_the_size_is_known() -> None:
@@ -98,7 +108,7 @@ def large(store: RecordingStore, count: int, size: int) -> SegmentReader:
 
 def test_neighbours_come_by_one_request() -> None:
     store = RecordingStore()
-    reader = large(store, 10, 1000)
+    reader = large(store, 10, 2 * SMALL_SEGMENT_BYTES)
     entries = reader.index().blocks
     assert len(list(reader.read_blocks(entries[2:7]))) == 5
     start, end = entries[2].position, entries[7].position
@@ -216,10 +226,9 @@ def test_a_truncated_segment_is_said_to_be_so(cut: int) -> None:
 
 def test_a_segment_that_shrinks_between_two_reads_is_said_to_be_so() -> None:
     store = RecordingStore()
-    reference, _ = stored(store)
-    reader = SegmentReader(store, "nightly", reference)
+    reader = large(store, 2, SMALL_SEGMENT_BYTES)
     entries = reader.index().blocks
-    store.put(KEY, b"")
+    store.put(reader.key, b"")
     with pytest.raises(CorruptSegment, match="0 bytes instead of"):
         list(reader.read_blocks(entries))
 
