@@ -1,7 +1,7 @@
 """``python -m benchmarks simulate``: kbr's own schedule (kbr.runtime.schedule) on more cores than this machine has.
 
 Partition sizes come from backups' manifests, or are made; a worker takes the next bundle when it is idle. Prints the
-makespan beside the ideal one: the mean load, or the largest partition, which can't be divided.
+makespan beside the ideal one: what no schedule can be below, as a partition can't be divided.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kbr.runtime.schedule import make_bundles
 
-__all__ = ["made_sizes", "makespan", "simulate_command"]
+__all__ = ["least_makespan", "made_sizes", "makespan", "simulate_command"]
 
 #: What a bundle costs beside its records (a client's start), as so many bytes of work: 40 ms at 250 MB/s.
 BUNDLE_BYTES = 10_000_000
@@ -24,7 +24,7 @@ PARTITION_BYTES = 250_000
 
 
 def makespan(sizes: Sequence[int], workers: int, *, leaders: int, misjudged: float = 0.0) -> tuple[float, float]:
-    """(what the schedule takes, the ideal), in bytes of one worker's work.
+    """(what the schedule takes, what none can be below), in bytes of one worker's work.
 
     Args:
         misjudged: the schedule sees sizes that are wrong by up to this factor (0.5: half to one and a half times), as
@@ -40,7 +40,20 @@ def makespan(sizes: Sequence[int], workers: int, *, leaders: int, misjudged: flo
         cost = BUNDLE_BYTES + sum(size + PARTITION_BYTES for size, _, _ in bundle)
         heapq.heappush(free, heapq.heappop(free) + cost)
     costs = [size + PARTITION_BYTES for size in sizes]
-    return max(free), max(sum(costs) / workers, max(costs) + BUNDLE_BYTES)
+    return max(free), least_makespan(costs, workers) + BUNDLE_BYTES
+
+
+def least_makespan(costs: Sequence[int], workers: int) -> float:
+    """A bound that no schedule of undivided pieces is below.
+
+    The mean load; and of the ``k * workers + 1`` largest pieces some worker has at least ``k + 1``, which are at least
+    as large as the ``k + 1`` smallest of those (k = 0 is the largest piece).
+    """
+    ordered = sorted(costs, reverse=True)
+    bound = sum(ordered) / workers
+    for taken in range(1, len(ordered) + 1, workers):
+        bound = max(bound, sum(ordered[taken - 1 - (taken - 1) // workers : taken]))
+    return bound
 
 
 def made_sizes(kind: str, count: int) -> list[int]:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbr.errors import CorruptSegment, IntegrityError, UnsupportedFormat
+from kbr.format import segment_parser
 from kbr.format.packed import PackedError, PackedReader
 from kbr.format.segment import FOOTER_BYTES, NeedMoreTail, parse_index
 from kbr.maintain.verify import verify
@@ -201,3 +202,30 @@ def test_a_reference_with_other_numbers_is_refused(changes: dict[str, int]) -> N
     else:
         with pytest.raises(IntegrityError):
             reader.index()
+
+
+@given(st.data())
+def test_the_fast_parser_of_an_index_takes_nothing_that_the_careful_one_refuses(data: st.DataObject) -> None:
+    """Bytes of a good index changed, cut out or put in; or one of its values replaced by anything."""
+    store, _manifest, key, _blocks = backup(Compression.ZSTD)
+    reader = SegmentReader(store, "nightly", key.removeprefix("nightly/"))
+    frame = reader.index_frame()
+    packed = bytearray(frame[8 : len(frame) - FOOTER_BYTES])
+    if data.draw(st.booleans()):
+        for _ in range(data.draw(st.integers(0, 3))):
+            at = data.draw(st.integers(0, len(packed) - 1))
+            packed[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    else:
+        document = msgpack.unpackb(bytes(packed))
+        anything = st.recursive(
+            st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=3) | st.binary(max_size=33),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.binary(max_size=3), inner, max_size=3),
+            max_leaves=6,
+        )
+        where = document if data.draw(st.booleans()) else document["blocks"]
+        where[data.draw(st.sampled_from([*where, "new", b"bytes"]))] = data.draw(anything)
+        packed = bytearray(msgpack.packb(document))
+    found = segment_parser._read_at_once(bytes(packed))
+    if found is not None:
+        careful = segment_parser._IndexParser(b"", 0, "x")._read_map(PackedReader(bytes(packed)))
+        assert found == careful

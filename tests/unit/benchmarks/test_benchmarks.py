@@ -23,7 +23,7 @@ from benchmarks.measure import Command, MeasureError, measure
 from benchmarks.plots import plot_results
 from benchmarks.results import figures_of, markdown, targets
 from benchmarks.scenarios import SCENARIOS, chosen
-from benchmarks.simulate import made_sizes, makespan
+from benchmarks.simulate import least_makespan, made_sizes, makespan
 from benchmarks.throttle import Sample, figures
 from kbr.config.model import BackupConfig, RestoreConfig
 from kbr.format.compression import DEFAULT_ZSTD_LEVEL
@@ -314,11 +314,18 @@ def test_rates_are_measured_over_any_window() -> None:
 
 
 @pytest.mark.parametrize("kind", ["equal", "lognormal", "zipf"])
-@pytest.mark.parametrize("count", [2000, 20_000])
+@pytest.mark.parametrize("count", [200, 2000, 20_000])
 def test_64_workers_come_within_5_percent_of_the_ideal(kind: str, count: int) -> None:
     for misjudged in (0.0, 0.5):
         taken, ideal = makespan(made_sizes(kind, count), 64, leaders=6, misjudged=misjudged)
         assert taken <= 1.05 * ideal
+
+
+def test_what_no_schedule_can_be_below_knows_that_partitions_are_not_divided() -> None:
+    assert least_makespan([5] * 200, 64) == 20  # four rounds
+    assert least_makespan([9, 1, 1], 2) == 9
+    assert least_makespan([3, 3, 2, 2, 2], 2) == 6  # 3 + 3 and 2 + 2 + 2
+    assert least_makespan([4, 4, 4, 1], 2) == 8
 
 
 # -- pictures -------------------------------------------------------------------------------------

@@ -302,3 +302,23 @@ def test_a_poll_takes_no_more_than_it_is_allowed(cluster: MockCluster) -> None:
     assert found == wanted
     assert max(count for count, kind in steps if kind == ("max_records",)) == 3
     assert max(count for count, kind in steps if kind == ("max_bytes",)) == 8
+
+
+def test_a_sink_that_has_connected_has_its_id_and_one_without_a_broker_says_so_in_time(cluster: MockCluster) -> None:
+    cluster.create_topic("connected", partitions=1)
+    idempotent = [("bootstrap.servers", cluster.bootstrap_servers), ("enable.idempotence", "true"), ("debug", "eos")]
+    sink = Sink(idempotent)
+    assert sink.connect(10_000)
+    seen: list[str] = []
+    for _ in range(400):  # its answer to the id is a request of its own
+        sink.poll(25)
+        seen += [event.text for event in sink.client_events()]
+        if any("Acquired PID" in text for text in seen):
+            break
+    assert sum("Acquiring ProducerId" in text for text in seen) == 1
+    sink.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        sink.connect(1)
+    alone = Sink([("bootstrap.servers", "127.0.0.1:1"), ("enable.idempotence", "true")])
+    assert not alone.connect(200)
+    alone.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from kbr.errors import AccessDenied, ConfigError, KbrError, StorageError, StoreFull, UsageError
 from kbr.storage import StorageOptions, open_store
+from kbr.storage.base import ObjectInfo, Upload
 from kbr.storage.local import LocalStore
+from kbr.storage.local_upload import FileUpload, WholeSync
 
 
 def _files(folder: Path) -> list[str]:
@@ -253,3 +256,151 @@ def test_a_url_that_is_no_folder_of_this_machine_is_refused(url: str) -> None:
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
     open_store(StorageOptions(url=f"file://{tmp_path}/x")).put("m", b"x")
     assert _files(tmp_path / "x") == ["m"]
+
+
+# -- many at once -------------------------------------------------------------------------
+
+
+def _uploads(store: LocalStore, count: int) -> list[Upload]:
+    uploads = []
+    for number in range(count):
+        upload = store.open_upload(f"b/topics/t/partition={number}/segment")
+        upload.write(b"%d" % number)
+        uploads.append(upload)
+    return uploads
+
+
+def _synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    synced: list[str] = []
+    real = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return synced
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_uploads_committed_together_are_all_there_and_no_temp_file_is_left(tmp_path: Path, count: int) -> None:
+    store = LocalStore(str(tmp_path / "root"))
+    infos = store.commit_together(_uploads(store, count))
+    assert [info.key for info in infos if isinstance(info, ObjectInfo)] == [
+        f"b/topics/t/partition={number}/segment" for number in range(count)
+    ]
+    assert [store.get(f"b/topics/t/partition={number}/segment", max_bytes=9) for number in range(count)] == [
+        b"%d" % number for number in range(count)
+    ]
+    assert len(_files(tmp_path)) == count
+
+
+def test_one_upload_that_fails_leaves_those_committed_with_it_alone(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    uploads = _uploads(store, 20)
+    uploads[3].abort()
+    (tmp_path / "b/topics/t").mkdir(parents=True)
+    (tmp_path / "b/topics/t/partition=5").write_bytes(b"in its way")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "b/topics/t/partition=7").symlink_to(outside)
+    results = store.commit_together(uploads)
+    assert [number for number, result in enumerate(results) if not isinstance(result, ObjectInfo)] == [3, 5, 7]
+    assert "over" in str(results[3])
+    assert "symbolic link" in str(results[7])
+    assert _files(outside) == []
+    assert len(list(store.list("b/"))) == 18  # 17, and what is in the way
+    assert not list(tmp_path.rglob(".kbr-tmp-*"))
+
+
+def test_a_file_of_another_size_is_not_committed_with_the_others(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    uploads = _uploads(store, 10)
+    one = uploads[4]
+    assert isinstance(one, FileUpload)
+    os.truncate(f"/proc/self/fd/{one._descriptor}", 7)
+    results = store.commit_together(uploads)
+    assert [number for number, result in enumerate(results) if not isinstance(result, ObjectInfo)] == [4]
+    assert "7 bytes, 1 were written" in str(results[4])
+
+
+def test_where_a_sync_of_the_whole_filesystem_fails_each_file_and_folder_is_synced_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(str(tmp_path))
+    uploads = _uploads(store, 10)
+    calls: list[bool] = []
+
+    def refuse(self: WholeSync) -> bool:
+        calls.append(True)
+        self._trusted = False
+        return False
+
+    monkeypatch.setattr(WholeSync, "sync", refuse)
+    synced = _synced(monkeypatch)
+    assert all(isinstance(result, ObjectInfo) for result in store.commit_together(uploads))
+    assert calls
+    folders = [str(tmp_path / f"b/topics/t/partition={number}") for number in range(10)]
+    assert set(folders) <= set(synced)
+    # new folders' own names too, and each after what it holds
+    assert synced.index(str(tmp_path / "b/topics/t")) > max(map(synced.index, folders))
+    assert str(tmp_path / "b/topics") in synced
+    assert str(tmp_path / "b") in synced
+    assert sum(".kbr-tmp-" in name for name in synced) == 10
+
+
+def test_a_failed_fsync_of_one_file_fails_only_that_one_and_a_failed_fsync_of_a_folder_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(str(tmp_path))
+    monkeypatch.setattr(WholeSync, "sync", lambda _self: False)
+    real = os.fsync
+    broken = [".kbr-tmp-"]
+
+    def fail(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if broken and broken[0] in name:
+            broken.clear()
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    results = store.commit_together(_uploads(store, 10))
+    assert [isinstance(result, ObjectInfo) for result in results] == [False] + [True] * 9
+    broken.append("partition=3")
+    results = store.commit_together(_uploads(store, 10))
+    assert not any(isinstance(result, ObjectInfo) for result in results)
+    assert not list(tmp_path.rglob(".kbr-tmp-*"))
+
+
+def test_a_sync_that_failed_is_never_trusted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = WholeSync(str(tmp_path))
+    assert whole.sync()  # the tests' own filesystem is one of those that are known
+
+    class Library:
+        calls = 0
+
+        def syncfs(self, _descriptor: int) -> int:
+            Library.calls += 1
+            return -1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda *_arguments, **_named: Library())
+    assert not whole.sync()
+    assert not whole.sync()
+    assert Library.calls == 1
+
+
+def test_committing_together_leaks_no_descriptor(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+
+    def use() -> None:
+        uploads = _uploads(store, 20)
+        uploads[1].abort()
+        store.commit_together(uploads)
+
+    use()
+    gc.collect()  # what earlier tests left open would be closed in between
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        use()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,44 @@
+"""Workers' modules are guessed before the configuration is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kbr.app import prestart
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "is_s3"),
+    [
+        ("storage: {path: /backups}", [], False),
+        ("storage: {backend: S3, bucket: b}", [], True),
+        ("storage: {backend: ceph, bucket: b}", [], True),
+        (None, ["./backups", None], False),
+        (None, ["s3://bucket/prefix"], True),
+        (None, [None, "storage.url=s3://bucket"], True),
+    ],
+)
+def test_s3_is_guessed_from_whatever_may_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, settings: list[str | None], is_s3: bool
+) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(prestart, "prestart", lambda modules: started.append(tuple(modules)))
+    path = tmp_path / "kbr.yaml"
+    if text is not None:
+        path.write_text(text)
+    prestart.prestart_workers("backup", config_path=None if text is None else path, settings=settings)
+    (modules,) = started
+    assert modules[0] == "kbr.backup.task"
+    assert ("kbr.storage.s3" in modules) is is_s3
+
+
+def test_a_configuration_that_can_be_read_only_once_or_not_at_all_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prestart, "prestart", lambda _modules: None)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "absent", "."):
+        prestart.prestart_workers("restore", config_path=tmp_path / name, settings=[])
