@@ -44,9 +44,10 @@ def prestart_workers(verb: str, *, config_path: Path | None, settings: Iterable[
         settings: what else may name the storage: flags, variables.
     """
     texts = [setting.encode("utf-8", "replace") for setting in settings if setting]
-    if config_path is not None and config_path.is_file():  # a pipe can be read once only
-        with suppress(OSError), config_path.open("rb") as file:  # who reads it for good tells what is wrong with it
-            texts.append(file.read(_LOOK_BYTES))
+    with suppress(OSError):  # who reads it for good tells what is wrong with it
+        if config_path is not None and config_path.is_file():  # a pipe can be read once only
+            with config_path.open("rb") as file:
+                texts.append(file.read(_LOOK_BYTES))
     is_s3 = any(word in text.lower() for text in texts for word in _S3_WORDS)
     prestart(_modules(verb, "s3://" if is_s3 else ""))
 

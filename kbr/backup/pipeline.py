@@ -66,7 +66,7 @@ class _Append:
     next_offset: int
     #: Once it is compressed, or could not be.
     frame: bytes | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -194,7 +194,7 @@ class SegmentPipeline:
         def compress() -> None:
             try:
                 item.frame = self._compressor.compress(memoryview(block))
-            except Exception as error:  # it is the partition's end, which the fetching thread hears of
+            except BaseException as error:  # it is the partition's end, which the fetching thread hears of
                 item.error = error
             self._go_on(lane, index)
 
@@ -224,6 +224,8 @@ class SegmentPipeline:
         if self._writers is not None:
             self._writers.shutdown(wait=True)
         for index, lane in enumerate(self._lanes):
+            if lane.items or lane.is_drained:
+                self._guarded(lane, index, self._unfinished)
             self._guarded(lane, index, self._settle)
 
     def close(self) -> None:
@@ -247,10 +249,13 @@ class SegmentPipeline:
             if lane.is_drained or not lane.items or not lane.items[0].is_ready:
                 return
             lane.is_drained = True
-        if self._writers is None:
-            self._drain(lane, index)
-        else:
-            self._writers.submit(self._drain, lane, index)
+        if self._writers is not None:
+            try:
+                self._writers.submit(self._drain, lane, index)
+                return
+            except RuntimeError:  # no thread can be started: this one does it
+                pass
+        self._drain(lane, index)
 
     def _drain(self, lane: _Lane, index: int) -> None:
         """Do what is next of a partition until that is not ready: in order, and by one thread at a time."""
@@ -287,7 +292,10 @@ class SegmentPipeline:
         if lane.failed:
             return
         if item.frame is None:
-            raise item.error or AssertionError("not compressed")
+            error = item.error
+            raise StorageError(
+                f"a block could not be compressed: {type(error).__name__}: {error}", hint="this is a bug in kbr"
+            ) from error
         if lane.writer is None:
             lane.writer = lane.new_writer(lane.sequence)
             lane.opened_at = self._clock.monotonic()
@@ -329,6 +337,13 @@ class SegmentPipeline:
         lane.committing = self._commits.submit(writer, next_offset, committed)
 
     @staticmethod
+    def _unfinished(lane: _Lane) -> None:
+        """A thread died with it, or never came: what it did not write must not be taken for written."""
+        lane.items.clear()
+        lane.is_drained = False
+        raise StorageError("a partition's blocks were not all written", hint="this is a bug in kbr")
+
+    @staticmethod
     def _settle(lane: _Lane) -> None:
         """Wait for the lane's commit under way; its error is raised here."""
         committing, lane.committing = lane.committing, None
@@ -337,10 +352,10 @@ class SegmentPipeline:
 
     def _fail(self, lane: _Lane, index: int, error: KbrError) -> None:
         lane.failed = True
+        self._failures.append(LaneFailure(index, error))
         if self._options.upload_bytes:
             self._hold(lane, 0)
         if lane.writer is not None:
             lane.writer.abort()
             lane.writer = None
             lane.opened_at = None
-        self._failures.append(LaneFailure(index, error))

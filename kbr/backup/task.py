@@ -207,7 +207,10 @@ class _BackupWorker:
                         return
                     jobs, self._jobs = self._jobs, []
                 for compress in jobs:
-                    compress()
+                    try:
+                        compress()
+                    except BaseException as error:  # the other blocks are other partitions'
+                        errors.append(error)
 
         helpers = [
             threading.Thread(target=work, name=f"compress-{number}", daemon=True)

@@ -52,8 +52,10 @@ _INTEGER_FIELDS = (
 )
 
 
-#: A general parser makes at most 64 bytes of a byte: up to here that is 4 MiB, and it is five times as fast.
+#: A general parser makes up to a hundred bytes of a byte: up to here that is 7 MiB, and it is three times as fast.
 _SMALL_INDEX_BYTES = 64 * 1024
+#: What kbr's own index has: its fields and "blocks", and the columns.
+_PAIRS = len(_INTEGER_FIELDS) + len(_TEXT_FIELDS) + 2 + len(COLUMNS)
 
 
 class NeedMoreTail(Exception):
@@ -287,8 +289,15 @@ class _IndexParser:
 
 
 def _read_at_once(packed: bytes) -> tuple[dict[str, object], dict[str, list[int]]] | None:
-    """What _read_map() gives, for a small index without a fault; None leaves it to that to say what is wrong."""
+    """What _read_map() gives, for a small index without a fault; None leaves it to that to say what is wrong.
+
+    Only what has kbr's own number of keys, and whose declared lengths all fit: a parser may make room for what is
+    declared, and keeps the keys of maps for the process's life (CPython 3.12).
+    """
     try:
+        reader = PackedReader(packed)
+        if reader.skip() != _PAIRS or reader.remaining:
+            return None
         found = load_msgpack(packed, unique_keys=True)
     except ValueError:
         return None

@@ -203,6 +203,17 @@ def commit_segments(
     """
     if len(jobs) == 1 or not isinstance(store, CommitsTogether):
         return [_outcome(writer.commit, next_offset) for writer, next_offset in jobs]
+    try:
+        return _commit_together(store, jobs)
+    except BaseException:
+        for writer, _next_offset in jobs:
+            writer.abort()
+        raise
+
+
+def _commit_together(
+    store: CommitsTogether, jobs: Sequence[tuple[SegmentWriter, int]]
+) -> list[SegmentRef | KbrError | ValueError]:
     whole: list[tuple[SegmentWriter, Upload, SegmentRef]] = []
     results: list[SegmentRef | KbrError | ValueError] = []
     places: list[int] = []

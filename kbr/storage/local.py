@@ -42,6 +42,8 @@ _TEMPORARY = ".kbr-tmp-"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 #: NONBLOCK: opening a pipe that somebody put there would wait for ever.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: Folders that are remembered to be durable, at most.
+_DURABLE_KNOWN = 20_000
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -52,6 +54,9 @@ class LocalStore:
         self._root = os.path.abspath(os.path.expanduser(root))
         self._whole: WholeSync | None = None
         self._whole_lock = threading.Lock()
+        #: Folders whose names this process has seen made durable; one that is just there may be another's, who has
+        #: not synced it yet.
+        self._durable: set[tuple[str, ...]] = set()
 
     @property
     def url(self) -> str:
@@ -155,6 +160,12 @@ class LocalStore:
             return ObjectMissing(f"{self.path(key)} is not there", object=key)
         if error.errno == errno.ELOOP:
             return StorageError(f"{operation} of {self.path(key)}: a symbolic link is in its way", object=key)
+        if error.errno == errno.EXDEV:
+            return StorageError(
+                words,
+                hint="a filesystem is mounted below the backup's folder: mount it at the backup's folder, or above",
+                object=key,
+            )
         if error.errno == errno.ENAMETOOLONG:
             return StorageError(words, hint="use a shorter path or a store without such a limit", object=key)
         return StorageError(words, hint="check the disk", object=key)
@@ -174,7 +185,7 @@ class LocalStore:
     @contextmanager
     def open_folders(self) -> Iterator[_OpenFolders]:
         """Folders for one batch."""
-        folders = _OpenFolders(self._root)
+        folders = _OpenFolders(self._root, self._durable)
         try:
             yield folders
         finally:
@@ -199,10 +210,15 @@ class LocalStore:
             _make_root(self._root)
         descriptor = os.open(self._root, _FOLDER)  # the root itself may be a link: the user's choice
         try:
-            for part in parts:
-                below = _open_below(descriptor, part, make=make)
-                os.close(descriptor)
-                descriptor = below
+            for depth, part in enumerate(parts, 1):
+                below, made = _open_or_make(descriptor, part) if make else (_open_existing(descriptor, part), False)
+                above, descriptor = descriptor, below
+                try:
+                    if make and (made or tuple(parts[:depth]) not in self._durable):
+                        os.fsync(above)
+                        _note_durable(self._durable, tuple(parts[:depth]))
+                finally:
+                    os.close(above)
             yield descriptor
         finally:
             os.close(descriptor)
@@ -266,7 +282,7 @@ class LocalStore:
         for key, file in sorted(found, key=lambda one: one[0]):
             with suppress(FileNotFoundError):  # deleted meanwhile
                 if file is None:
-                    below = _open_below(descriptor, key[len(above) : -1])
+                    below = _open_existing(descriptor, key[len(above) : -1])
                     try:
                         yield from self._walk(below, key, prefix)
                     finally:
@@ -279,8 +295,9 @@ class LocalStore:
 class _OpenFolders:
     """See kbr.storage.local_upload.OpenFolders."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, durable: set[tuple[str, ...]]) -> None:
         _make_root(root)
+        self._durable = durable
         self.changed: set[tuple[str, ...]] = set()
         self._opened: dict[tuple[str, ...], int] = {(): os.open(root, _FOLDER)}
 
@@ -290,9 +307,13 @@ class _OpenFolders:
             above = self.get(parts[:-1])
             found, made = _open_or_make(above, parts[-1])
             self._opened[parts] = found
-            if made:
+            if made or parts not in self._durable:
                 self.changed.add(parts[:-1])
         return found
+
+    def are_durable(self) -> None:
+        for parts in self._opened:
+            _note_durable(self._durable, parts)
 
     def opened(self) -> Iterator[tuple[tuple[str, ...], int]]:
         # the deepest first: a folder's own name is durable after what it holds
@@ -304,23 +325,15 @@ class _OpenFolders:
             os.close(descriptor)
 
 
+def _note_durable(known: set[tuple[str, ...]], parts: tuple[str, ...]) -> None:
+    if len(known) >= _DURABLE_KNOWN:
+        known.clear()  # each costs one more fsync, once
+    known.add(parts)
+
+
 def _split(key: str) -> tuple[list[str], str]:
     *folder, name = check_key(key).split("/")
     return folder, name
-
-
-def _open_below(descriptor: int, name: str, *, make: bool = False) -> int:
-    """Open a folder in an open one, made durable if it was not there; see _open_existing()."""
-    if not make:
-        return _open_existing(descriptor, name)
-    found, made = _open_or_make(descriptor, name)
-    if made:
-        try:
-            os.fsync(descriptor)
-        except OSError:
-            os.close(found)
-            raise
-    return found
 
 
 def _open_existing(descriptor: int, name: str) -> int:

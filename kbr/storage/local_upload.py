@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -30,8 +31,9 @@ _TOGETHER_MIN = 8
 _TOO_SLOW_S = 1.0
 #: Filesystems (statfs(2), f_type) whose syncfs() is known to write everything and to say what failed.
 _SYNCFS_KNOWN = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994})  # ext4, XFS, Btrfs, tmpfs
-#: Since Linux 5.8 syncfs() reports what could not be written (syncfs(2)).
-_SYNCFS_SINCE = (5, 8)
+#: syncfs() reports data that could not be written since Linux 5.8 (syncfs(2)), and a journal that could not be since
+#: 5.17 (commit 5679897eb104, "vfs: make sync_filesystem return errors from ->sync_fs").
+_SYNCFS_SINCE = (5, 17)
 
 
 class OpenFolders(Protocol):
@@ -45,6 +47,9 @@ class OpenFolders(Protocol):
 
     def opened(self) -> Iterator[tuple[tuple[str, ...], int]]:
         """Those that were changed, opened."""
+
+    def are_durable(self) -> None:
+        """All that were changed have been synced."""
 
 
 class Folders(Protocol):
@@ -75,7 +80,9 @@ class WholeSync:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._device = os.fstat(self._fd).st_dev
         self._trusted = _syncfs_is_known(self._fd)
+        self._lock = threading.Lock()
 
     def __del__(self) -> None:
         if (fd := getattr(self, "_fd", -1)) >= 0:
@@ -86,12 +93,18 @@ class WholeSync:
 
         Once it has failed it is never used again: the error is told once only, and may have been another file's.
         """
-        if not self._trusted:
-            return False
-        begun = time.monotonic()
-        done = bool(ctypes.CDLL(None, use_errno=True).syncfs(self._fd) == 0)
-        self._trusted = done and time.monotonic() - begun < _TOO_SLOW_S
-        return done
+        with self._lock:
+            if not self._trusted:
+                return False
+            begun = time.monotonic()
+            done = bool(ctypes.CDLL(None, use_errno=True).syncfs(self._fd) == 0)
+            if not done or time.monotonic() - begun > _TOO_SLOW_S:
+                self._trusted = False
+            return done
+
+    def covers(self, status: os.stat_result) -> bool:
+        """Whether a file or folder is on that filesystem, and not on one that is mounted below."""
+        return status.st_dev == self._device
 
 
 def _syncfs_is_known(fd: int) -> bool:
@@ -257,6 +270,11 @@ def _commit_alone(upload: Upload) -> ObjectInfo | KbrError:
         return upload.commit()
     except KbrError as error:
         return error
+    except Exception as error:  # the others' commits are not its business
+        upload.abort()
+        return StorageError(
+            f"write of {getattr(upload, 'key', '?')}: {type(error).__name__}: {error}", hint="this is a bug in kbr"
+        )
 
 
 def _unfinished(upload: Upload) -> KbrError:
@@ -282,15 +300,27 @@ class _Batch:
         for index, upload in list(self._open.items()):
             try:
                 upload.require_open()
-                if not synced:
+                status = upload.checked()
+                if not (synced and whole.covers(status)):
                     upload.sync()
-                self._infos[index] = object_info(upload.key, upload.checked())
+                    status = upload.checked()
+                self._infos[index] = object_info(upload.key, status)
             except (OSError, KbrError) as error:
                 self._failed(index, error)
 
     def name_all(self, whole: WholeSync) -> None:
         """Every file's name."""
         placed: list[int] = []
+        try:
+            self._name_all(whole, placed)
+        except OSError as error:  # whose name it was can't be told: none may count on its own
+            for index in [*placed, *(one for one in self._open if one not in placed)]:
+                self._failed(index, error)
+            return
+        for index in placed:
+            self.results[index] = self._infos[index]
+
+    def _name_all(self, whole: WholeSync, placed: list[int]) -> None:
         with self._store.open_folders() as folders:
             for index, upload in list(self._open.items()):
                 parts = upload.key.split("/")
@@ -302,16 +332,11 @@ class _Batch:
                     continue
                 folders.changed.add(tuple(parts[:-1]))
                 placed.append(index)
-            try:
-                if not whole.sync():
-                    for _parts, descriptor in folders.opened():
-                        os.fsync(descriptor)
-            except OSError as error:  # whose name it was can't be told: none may count on its own
-                for index in placed:
-                    self._failed(index, error)
-                return
-        for index in placed:
-            self.results[index] = self._infos[index]
+            synced = whole.sync()
+            for _parts, descriptor in folders.opened():
+                if not (synced and whole.covers(os.fstat(descriptor))):
+                    os.fsync(descriptor)
+            folders.are_durable()
 
     def _failed(self, index: int, error: OSError | KbrError) -> None:
         upload = self._open.pop(index)

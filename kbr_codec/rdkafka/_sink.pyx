@@ -10,6 +10,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
+from posix.unistd cimport usleep
 
 from .._view cimport view, view_error_kind, view_header, view_next, view_open, view_record, view_record_bytes
 from ._api cimport (
@@ -164,6 +165,8 @@ cdef class Sink:
                     break
                 broker = found.orig_broker_id      # -1 for the bootstrap connection
                 rd.metadata_destroy(found)
+                if broker < 0:
+                    usleep(5000)
         return broker >= 0
 
     def open_topic(self, topic: str) -> int:

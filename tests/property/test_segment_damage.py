@@ -204,6 +204,19 @@ def test_a_reference_with_other_numbers_is_refused(changes: dict[str, int]) -> N
             reader.index()
 
 
+def test_an_index_as_kbr_writes_it_goes_by_the_fast_parser() -> None:
+    store, _manifest, key, _blocks = backup(Compression.ZSTD)
+    frame = SegmentReader(store, "nightly", key.removeprefix("nightly/")).index_frame()
+    assert segment_parser._read_at_once(frame[8 : len(frame) - FOOTER_BYTES]) is not None
+
+
+def test_an_index_that_claims_more_than_it_holds_is_not_given_to_the_fast_parser() -> None:
+    nested = b"\xdd\x00\x00\xff\xf0" * 1000
+    assert segment_parser._read_at_once(nested + b"\xc0" * (65_536 - len(nested))) is None
+    keys = msgpack.packb({f"{n}": n for n in range(3000)})
+    assert segment_parser._read_at_once(keys) is None
+
+
 @given(st.data())
 def test_the_fast_parser_of_an_index_takes_nothing_that_the_careful_one_refuses(data: st.DataObject) -> None:
     """Bytes of a good index changed, cut out or put in; or one of its values replaced by anything."""

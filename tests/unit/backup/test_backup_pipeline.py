@@ -129,6 +129,37 @@ def test_a_block_that_cannot_be_compressed_fails_its_partition_and_commits_nothi
     assert segments == []
 
 
+def test_a_block_that_nobody_compressed_is_never_taken_for_written() -> None:
+    segments: list[SegmentRef] = []
+    with _pipeline(
+        MemoryStore("memory://pipeline-unfinished"), BlockCompressor(Compression.ZSTD, 3), segments
+    ) as pipeline:
+        pipeline.submit(0, _block(0), PER_BLOCK)  # its thread died
+        pipeline.submit(0, _block(1), 2 * PER_BLOCK)()
+        pipeline.cut(0, 2 * PER_BLOCK)
+        pipeline.finish()
+        (failure,) = pipeline.take_failures()
+        assert "not all written" in str(failure.error)
+    assert segments == []
+
+
+def test_where_no_thread_can_be_started_the_one_that_compressed_appends(monkeypatch: pytest.MonkeyPatch) -> None:
+    segments: list[SegmentRef] = []
+    with _pipeline(
+        MemoryStore("memory://pipeline-threads"), BlockCompressor(Compression.ZSTD, 3), segments
+    ) as pipeline:
+
+        def refuse(*_arguments: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(pipeline._writers, "submit", refuse)
+        pipeline.submit(0, _block(0), PER_BLOCK)()
+        pipeline.cut(0, PER_BLOCK)
+        pipeline.finish()
+        assert pipeline.take_failures() == []
+        assert pipeline.committed_offset(0) == PER_BLOCK
+
+
 def test_what_a_store_holds_of_many_open_segments_is_bounded_and_none_is_lost() -> None:
     """Forty partitions in turns, each with a segment open; the store may hold about six blocks of all."""
     store = MemoryStore("memory://pipeline-held")

@@ -40,5 +40,5 @@ def test_a_configuration_that_can_be_read_only_once_or_not_at_all_is_left_alone(
 ) -> None:
     monkeypatch.setattr(prestart, "prestart", lambda _modules: None)
     os.mkfifo(tmp_path / "pipe")
-    for name in ("pipe", "absent", "."):
+    for name in ("pipe", "absent", ".", "x" * 5000):
         prestart.prestart_workers("restore", config_path=tmp_path / name, settings=[])

@@ -349,6 +349,48 @@ def test_where_a_sync_of_the_whole_filesystem_fails_each_file_and_folder_is_sync
     assert sum(".kbr-tmp-" in name for name in synced) == 10
 
 
+def test_what_lies_on_a_filesystem_mounted_below_is_synced_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(str(tmp_path))
+    uploads = _uploads(store, 10)
+    monkeypatch.setattr(WholeSync, "covers", lambda _self, _status: False)
+    synced = _synced(monkeypatch)
+    assert all(isinstance(result, ObjectInfo) for result in store.commit_together(uploads))
+    assert sum(".kbr-tmp-" in name for name in synced) == 10
+    assert {str(tmp_path / f"b/topics/t/partition={number}") for number in range(10)} <= set(synced)
+    assert str(tmp_path / "b/topics/t") in synced
+
+
+def test_a_folder_that_somebody_else_has_just_made_is_made_durable_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    store = LocalStore(str(tmp_path))
+    synced = _synced(monkeypatch)
+    store.put("a/b/c", b"x")
+    assert str(tmp_path) in synced
+    assert str(tmp_path / "a") in synced
+    synced.clear()
+    store.put("a/b/d", b"x")
+    assert [name for name in synced if ".kbr-tmp-" not in name] == [str(tmp_path / "a/b")]
+
+
+def test_a_folder_that_can_not_be_opened_for_a_batch_is_each_ones_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(str(tmp_path))
+    uploads = _uploads(store, 10)
+
+    def fail() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(store, "open_folders", fail)
+    results = store.commit_together(uploads)
+    assert all(isinstance(result, StorageError) and "Too many open files" in str(result) for result in results)
+    assert not list(tmp_path.rglob(".kbr-tmp-*"))
+
+
 def test_a_failed_fsync_of_one_file_fails_only_that_one_and_a_failed_fsync_of_a_folder_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
