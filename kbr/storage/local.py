@@ -316,8 +316,7 @@ class _OpenFolders:
             _note_durable(self._durable, parts)
 
     def opened(self) -> Iterator[tuple[tuple[str, ...], int]]:
-        # the deepest first: a folder's own name is durable after what it holds
-        for parts in sorted(self.changed, key=len, reverse=True):
+        for parts in self.changed:
             yield parts, self._opened[parts]
 
     def close(self) -> None:
