@@ -23,6 +23,7 @@ import kbr
 from benchmarks.data import MissingData
 from benchmarks.engines import ENGINES, Engine, parse_peer
 from benchmarks.flame import flame_command
+from benchmarks.page import page_command, results_of
 from benchmarks.plots import plot_results, plot_throttle
 from benchmarks.results import markdown, targets
 from benchmarks.run import DEADLINE_S, Bench
@@ -129,23 +130,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _results(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        document = json.loads(path.read_text())
-        if document.get("benchmark") != "run":
-            raise SystemExit(f"{path} is no result of `benchmarks run`")
-        # of a scenario that is in several files, the last one counts
-        found.update({result["scenario"]: result for result in document["results"]})
-    return list(found.values())
-
-
 def _plot(arguments: argparse.Namespace) -> int:
     throttles = [path for path in arguments.result if json.loads(path.read_text())["benchmark"] == "throttle"]
     written = [file for path in throttles for file in plot_throttle(json.loads(path.read_text()), arguments.output_dir)]
     rest = [path for path in arguments.result if path not in throttles]
     if rest:
-        written += plot_results(_results(rest), arguments.output_dir)
+        written += plot_results(results_of(rest), arguments.output_dir)
     print("\n".join(map(str, written)))
     return 0
 
@@ -201,8 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON there")
     run.set_defaults(function=_run)
     for name, function, text in (
-        ("table", lambda a: print(markdown(_results(a.result))) or 0, "print results as Markdown tables"),
-        ("targets", lambda a: print(targets(_results(a.result))) or 0, "print the project's targets beside results"),
+        ("table", lambda a: print(markdown(results_of(a.result))) or 0, "print results as Markdown tables"),
+        ("targets", lambda a: print(targets(results_of(a.result))) or 0, "print the project's targets beside results"),
     ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("result", nargs="+", type=Path)
@@ -214,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     throttle_command(verbs.add_parser("throttle", help="asked against measured rates, while a limit changes"), cluster)
     simulate_command(verbs.add_parser("simulate", help="how long kbr's schedule takes on more cores than there are"))
     flame_command(verbs.add_parser("flame", help="where a command's CPU seconds go, as SVG (needs perf)"))
+    page_command(verbs.add_parser("page", help="write the tables of docs/performance.md from the committed results"))
     verbs.add_parser("list", help="scenarios and engines").set_defaults(function=_list)
     return parser
 

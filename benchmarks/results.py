@@ -158,6 +158,9 @@ TARGETS = (
     Target("k1", "restore", "peak_pss_mb", 300),
     Target("k4", "restore", "peak_pss_mb", 600),
     Target("m1000", "restore", "peak_pss_mb", 400),
+    # its memory_limit of 192 MiB
+    Target("limit", "backup", "peak_pss_mb", 201.3),
+    Target("limit", "restore", "peak_pss_mb", 201.3),
 )
 
 

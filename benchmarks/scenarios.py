@@ -107,7 +107,12 @@ _ALL = (
         data=replace(_K1, partitions=4),
         backup={"backup.workers": "2", "backup.compress_threads": "1", "backup.compression_level": "9"},
     ),
-    _k1("limit", "1 M x 1 KiB under memory_limit 192 MiB", backup={"backup.memory_limit": "192MiB"}),
+    _k1(
+        "limit",
+        "1 M x 1 KiB under memory_limit 192 MiB",
+        backup={"backup.memory_limit": "192MiB"},
+        restore={"restore.memory_limit": "192MiB"},
+    ),
     Scenario(
         name="ten", title="10 M x 1 KiB, 1 partition", data=replace(_K1, records=10_000_000), peers=False, floor=False
     ),

@@ -21,6 +21,7 @@ from benchmarks.engines import ENGINES, Job, Place, parse_peer
 from benchmarks.flame import fold, render
 from benchmarks.measure import Command, MeasureError, measure
 from benchmarks.plots import plot_results
+from benchmarks.page import rendered
 from benchmarks.results import figures_of, markdown, targets
 from benchmarks.scenarios import SCENARIOS, chosen
 from benchmarks.simulate import least_makespan, made_sizes, makespan
@@ -326,6 +327,26 @@ def test_what_no_schedule_can_be_below_knows_that_partitions_are_not_divided() -
     assert least_makespan([9, 1, 1], 2) == 9
     assert least_makespan([3, 3, 2, 2, 2], 2) == 6  # 3 + 3 and 2 + 2 + 2
     assert least_makespan([4, 4, 4, 1], 2) == 8
+
+
+# -- the page -------------------------------------------------------------------------------------
+
+
+def test_every_table_of_the_performance_page_is_what_its_results_say() -> None:
+    page = (REPOSITORY / "docs/performance.md").read_text()
+    assert page.count("<!-- end -->") >= 5
+    assert rendered(page) == page
+
+
+def test_a_figure_of_the_page_that_was_changed_by_hand_is_found(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"benchmark": "run", "results": [_result()]}))
+    page = rendered("# a\n<!-- targets r.json -->\n<!-- end -->\nmore\n", tmp_path)
+    assert "| k1 | restore | wall_ratio | ≤ 1.25 | 0.50 | yes |" in page
+    assert rendered(page, tmp_path) == page
+    assert rendered(page.replace("0.50", "0.40"), tmp_path) == page
+    for wrong in ("<!-- graph r.json -->\n<!-- end -->", "<!-- table none.json -->\n<!-- end -->"):
+        with pytest.raises(SystemExit):
+            rendered(wrong, tmp_path)
 
 
 # -- pictures -------------------------------------------------------------------------------------

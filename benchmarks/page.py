@@ -1,0 +1,109 @@
+"""``python -m benchmarks page``: the tables of docs/performance.md, from the committed result files.
+
+A table stands between ``<!-- KIND FILE … -->`` and ``<!-- end -->``; KIND is ``table``, ``targets``, ``throttle`` or
+``simulate``, and the files lie in benchmarks/results. ``--check`` changes nothing and fails where a table is another
+than its results say, so that no figure of the page can drift from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import markdown, targets
+
+__all__ = ["page_command", "rendered", "results_of"]
+
+_RESULTS = Path(__file__).parent / "results"
+_PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+_TABLE = re.compile(r"(?P<head><!-- (?P<kind>[a-z]+) (?P<files>[\w. -]+\.json) -->\n).*?(?P<tail><!-- end -->)", re.DOTALL)
+
+
+def results_of(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The scenarios of some results of ``run``; of one that is in several files, the last one counts.
+
+    Raises:
+        SystemExit: a file is none.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        document = json.loads(path.read_text())
+        if document.get("benchmark") != "run":
+            raise SystemExit(f"{path} is no result of `benchmarks run`")
+        found.update({result["scenario"]: result for result in document["results"]})
+    return list(found.values())
+
+
+def _throttle(paths: Sequence[Path]) -> str:
+    lines = [
+        "| direction | measured by | asked MB/s | measured MB/s | any 10 s, least-most | any second, least-most |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    (document,) = (json.loads(path.read_text()) for path in paths)
+    for direction in ("backup", "restore"):
+        for by, measured in document[direction].items():
+            for one in measured["figures"]:
+                lines.append(
+                    f"| {direction} | {by.replace('_', ' ')} | {one['asked_mb_s']:g} | {one['measured_mb_s']:.2f} "
+                    f"| {one['ten_seconds_min']:.3f}-{one['ten_seconds_max']:.3f} "
+                    f"| {one['second_min']:.2f}-{one['second_max']:.2f} |"
+                )
+    return "\n".join(lines)
+
+
+def _simulate(paths: Sequence[Path]) -> str:
+    lines = ["| load | sizes right | wrong by half |", "|---|---:|---:|"]
+    (document,) = (json.loads(path.read_text()) for path in paths)
+    loads: dict[str, dict[float, float]] = {}
+    for one in document["results"]:
+        loads.setdefault(one["load"], {})[one["sizes_wrong_by"]] = one["ratio"]
+    lines += [f"| {load} | {ratios[0.0]:.3f} | {ratios[0.5]:.3f} |" for load, ratios in loads.items()]
+    return "\n".join(lines)
+
+
+_KINDS: Mapping[str, Callable[[Sequence[Path]], str]] = {
+    "table": lambda paths: markdown(results_of(paths)).strip(),
+    "targets": lambda paths: targets(results_of(paths)),
+    "throttle": _throttle,
+    "simulate": _simulate,
+}
+
+
+def rendered(page: str, results: Path = _RESULTS) -> str:
+    """The page with every table as its results are.
+
+    Raises:
+        SystemExit: a table of a kind that there is not, or without its results.
+    """
+
+    def fill(found: re.Match[str]) -> str:
+        if found["kind"] not in _KINDS:
+            raise SystemExit(f"no table {found['kind']}: there are {', '.join(_KINDS)}")
+        paths = [results / name for name in found["files"].split()]
+        if missing := [path.name for path in paths if not path.exists()]:
+            raise SystemExit(f"no result {', '.join(missing)} in {results}")
+        return f"{found['head']}{_KINDS[found['kind']](paths)}\n{found['tail']}"
+
+    return _TABLE.sub(fill, page)
+
+
+def _page(arguments: argparse.Namespace) -> int:
+    page = _PAGE.read_text()
+    filled = rendered(page)
+    if arguments.check:
+        if filled != page:
+            print(f"{_PAGE} is not what its results say: run `python -m benchmarks page`", file=sys.stderr)
+        return int(filled != page)
+    _PAGE.write_text(filled)
+    return 0
+
+
+def page_command(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where it would")
+    parser.set_defaults(function=_page)
