@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import subprocess
@@ -20,8 +21,8 @@ from benchmarks.digest import Columns, Digester
 from benchmarks.engines import ENGINES, Job, Place, parse_peer
 from benchmarks.flame import fold, render
 from benchmarks.measure import Command, MeasureError, measure
-from benchmarks.plots import plot_results
 from benchmarks.page import rendered
+from benchmarks.plots import plot_results
 from benchmarks.results import figures_of, markdown, targets
 from benchmarks.scenarios import SCENARIOS, chosen
 from benchmarks.simulate import least_makespan, made_sizes, makespan
