@@ -21,6 +21,19 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
+def _synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of all that is synced from now on."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return synced
+
+
 def test_objects_and_folders_are_private(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path / "root"))
     store.put("a/b", b"x")
@@ -100,14 +113,7 @@ def test_a_file_where_the_root_should_be_is_told(tmp_path: Path) -> None:
 
 
 def test_every_new_folder_is_synced_into_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
-    real = os.fsync
-
-    def record(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", record)
+    synced = _synced(monkeypatch)
     LocalStore(str(tmp_path / "root")).put("a/b/c", b"x")
     for folder in (tmp_path, tmp_path / "root", tmp_path / "root/a", tmp_path / "root/a/b"):
         assert str(folder) in synced
@@ -268,18 +274,6 @@ def _uploads(store: LocalStore, count: int) -> list[Upload]:
         upload.write(b"%d" % number)
         uploads.append(upload)
     return uploads
-
-
-def _synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    synced: list[str] = []
-    real = os.fsync
-
-    def record(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", record)
-    return synced
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
