@@ -20,12 +20,14 @@ import zstandard
 from confluent_kafka import libversion
 
 import kbr
+from benchmarks.checkpoint import checkpoint_command
 from benchmarks.data import MissingData
 from benchmarks.engines import ENGINES, Engine, parse_peer
 from benchmarks.flame import flame_command
-from benchmarks.page import page_command, results_of
+from benchmarks.offsets import offsets_command
+from benchmarks.page import document_of, page_command, results_of
 from benchmarks.plots import plot_results, plot_throttle
-from benchmarks.results import markdown, targets
+from benchmarks.results import failures, markdown, targets
 from benchmarks.run import DEADLINE_S, Bench
 from benchmarks.scenarios import SCENARIOS, chosen
 from benchmarks.simulate import simulate_command
@@ -124,15 +126,19 @@ def _run(arguments: argparse.Namespace) -> int:
                 # after each scenario, so that a run that is cut short keeps what it has
                 arguments.output.parent.mkdir(parents=True, exist_ok=True)
                 arguments.output.write_text(json.dumps(document, indent=1) + "\n")
-    print(markdown(document["results"]))
+    results = [{**one, "scale": arguments.scale} for one in document["results"]]
+    print(markdown(results))
     for name, why in absent.items():
         print(f"not measured: {name}: {why}")
-    return 0
+    failed = failures(results)
+    for line in failed:
+        print(f"failed: {line}")
+    return 1 if failed else 0
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    throttles = [path for path in arguments.result if json.loads(path.read_text())["benchmark"] == "throttle"]
-    written = [file for path in throttles for file in plot_throttle(json.loads(path.read_text()), arguments.output_dir)]
+    throttles = [path for path in arguments.result if document_of(path)["benchmark"] == "throttle"]
+    written = [file for path in throttles for file in plot_throttle(document_of(path), arguments.output_dir)]
     rest = [path for path in arguments.result if path not in throttles]
     if rest:
         written += plot_results(results_of(rest), arguments.output_dir)
@@ -203,6 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     plot.set_defaults(function=_plot)
     throttle_command(verbs.add_parser("throttle", help="asked against measured rates, while a limit changes"), cluster)
     simulate_command(verbs.add_parser("simulate", help="how long kbr's schedule takes on more cores than there are"))
+    checkpoint_command(verbs.add_parser("checkpoint", help="what a checkpoint costs as a backup grows old"))
+    offsets_command(verbs.add_parser("offsets", help="what it takes to map the offsets of many records"))
     flame_command(verbs.add_parser("flame", help="where a command's CPU seconds go, as SVG (needs perf)"))
     page_command(verbs.add_parser("page", help="write the tables of docs/performance.md from the committed results"))
     verbs.add_parser("list", help="scenarios and engines").set_defaults(function=_list)

@@ -194,7 +194,7 @@ def produce(
         begun, cpu_begun = time.monotonic(), time.process_time()
         sent = 0
         for partition, block in blocks:
-            sent += sink.send(KbrPartition(target, partition), block, window).record_count
+            sent += sink.send_whole(KbrPartition(target, partition), block, window)
             sink.poll(0)
         while sink.open_count:
             sink.poll(100)

@@ -1,8 +1,8 @@
 """``python -m benchmarks page``: the tables of docs/performance.md, from the committed result files.
 
-A table stands between ``<!-- KIND FILE … -->`` and ``<!-- end -->``; KIND is ``table``, ``targets``, ``throttle`` or
-``simulate``, and the files lie in benchmarks/results. ``--check`` changes nothing and fails where a table is another
-than its results say, so that no figure of the page can drift from them.
+A table stands between ``<!-- KIND FILE … -->`` and ``<!-- end -->``; KIND is ``table``, ``targets``, ``scenarios``,
+``throttle``, ``simulate``, ``checkpoint`` or ``offsets``, and the files lie in benchmarks/results. ``--check`` changes nothing and fails where a table is
+another than its results say, so that no figure of the page can drift from them.
 """
 
 from __future__ import annotations
@@ -17,25 +17,43 @@ from typing import Any
 
 from benchmarks.results import markdown, targets
 
-__all__ = ["page_command", "rendered", "results_of"]
+__all__ = ["document_of", "page_command", "rendered", "results_of"]
 
 _RESULTS = Path(__file__).parent / "results"
 _PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 _TABLE = re.compile(r"(?P<head><!-- (?P<kind>[a-z]+) (?P<files>[\w. -]+\.json) -->\n).*?(?P<tail><!-- end -->)", re.DOTALL)
 
 
+def document_of(path: Path) -> dict[str, Any]:
+    """A result file's document.
+
+    Raises:
+        SystemExit: it can't be read, or is none.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SystemExit(f"{path} can't be read: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise SystemExit(f"{path} is no JSON: {error}") from error
+    if not isinstance(document, dict) or "benchmark" not in document:
+        raise SystemExit(f"{path} is no result of a benchmark")
+    return document
+
+
 def results_of(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The scenarios of some results of ``run``; of one that is in several files, the last one counts.
+    """The scenarios of some results of ``run``, with the scale they were run at; of one in several files the last counts.
 
     Raises:
         SystemExit: a file is none.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in paths:
-        document = json.loads(path.read_text())
-        if document.get("benchmark") != "run":
+        document = document_of(path)
+        if document["benchmark"] != "run":
             raise SystemExit(f"{path} is no result of `benchmarks run`")
-        found.update({result["scenario"]: result for result in document["results"]})
+        scale = document.get("scale", 1.0)
+        found.update({result["scenario"]: {**result, "scale": scale} for result in document["results"]})
     return list(found.values())
 
 
@@ -44,7 +62,7 @@ def _throttle(paths: Sequence[Path]) -> str:
         "| direction | measured by | asked MB/s | measured MB/s | any 10 s, least-most | any second, least-most |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    (document,) = (json.loads(path.read_text()) for path in paths)
+    (document,) = (document_of(path) for path in paths)
     for direction in ("backup", "restore"):
         for by, measured in document[direction].items():
             for one in measured["figures"]:
@@ -58,7 +76,7 @@ def _throttle(paths: Sequence[Path]) -> str:
 
 def _simulate(paths: Sequence[Path]) -> str:
     lines = ["| load | sizes right | wrong by half |", "|---|---:|---:|"]
-    (document,) = (json.loads(path.read_text()) for path in paths)
+    (document,) = (document_of(path) for path in paths)
     loads: dict[str, dict[float, float]] = {}
     for one in document["results"]:
         loads.setdefault(one["load"], {})[one["sizes_wrong_by"]] = one["ratio"]
@@ -66,11 +84,47 @@ def _simulate(paths: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
+def _checkpoint(paths: Sequence[Path]) -> str:
+    lines = [
+        "| segments | manifest MB | first of a run s | median s | most s | share of the time |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    (document,) = (document_of(path) for path in paths)
+    lines += [
+        f"| {one['segments']:,} | {one['manifest_bytes'] / 1e6:.1f} | {one['first_s']:.2f} | {one['median_s']:.3f} "
+        f"| {one['most_s']:.3f} | {one['share_of_time']:.2%} |"
+        for one in document["results"]
+    ]
+    return "\n".join(lines)
+
+
+def _scenarios(paths: Sequence[Path]) -> str:
+    lines = ["| scenario | what |", "|---|---|", *(f"| {one['scenario']} | {one['title']} |" for one in results_of(paths))]
+    return "\n".join(lines)
+
+
+def _offsets(paths: Sequence[Path]) -> str:
+    lines = [
+        "| 100 M records with | ranges | file MB | mapped in s | memory grown by MB | whole process MB | a lookup ms |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    (document,) = (json.loads(path.read_text()) for path in paths)
+    lines += [
+        f"| {one['layout']} | {one['ranges']:,} | {one['map_bytes'] / 1e6:.1f} | {one['map_s']:.1f} | {one['grown_mb']:.0f} "
+        f"| {one['process_peak_mb']:.0f} | {one['lookup_ms']:.0f} |"
+        for one in document["results"]
+    ]
+    return "\n".join(lines)
+
+
 _KINDS: Mapping[str, Callable[[Sequence[Path]], str]] = {
     "table": lambda paths: markdown(results_of(paths)).strip(),
     "targets": lambda paths: targets(results_of(paths)),
+    "scenarios": _scenarios,
     "throttle": _throttle,
     "simulate": _simulate,
+    "checkpoint": _checkpoint,
+    "offsets": _offsets,
 }
 
 

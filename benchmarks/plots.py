@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import figures_of
+from benchmarks.results import figures_of, label
 
 __all__ = ["plot_results", "plot_throttle"]
 
@@ -40,7 +40,7 @@ def plot_results(results: Sequence[Mapping[str, Any]], folder: Path) -> list[Pat
     written = []
     for verb in ("backup", "restore"):
         bars = [
-            (result["scenario"], engine, figures_of(result, engine, verb))
+            (label(result), engine, figures_of(result, engine, verb))
             for result in results
             for engine in result["engines"]
         ]

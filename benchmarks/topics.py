@@ -73,7 +73,7 @@ class Topics:
             for partition, columns in columns_of(spec):
                 block = pack_block(columns, offsets[partition])
                 offsets[partition] += len(columns.timestamps)
-                sink.send(TopicPartition(name, partition), block, RecordWindow())
+                sink.send_whole(TopicPartition(name, partition), block, RecordWindow())
                 digester.add(partition, columns)
                 sink.poll(0)
                 while sink.open_count > 64:

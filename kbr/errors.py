@@ -19,22 +19,30 @@ __all__ = [
     "ConfigError",
     "CorruptSegment",
     "FetchFailed",
+    "GroupActive",
+    "GroupsMissing",
+    "GroupsUnreadable",
     "Incomplete",
     "IntegrityError",
     "Interrupted",
     "KbrError",
     "Locked",
+    "LogReplaced",
     "ManifestUnreadable",
     "ObjectMissing",
+    "OffsetMapMissing",
+    "OffsetMapUnreadable",
     "OffsetOutOfRange",
     "PreconditionFailed",
     "PreflightRefused",
     "ProduceFailed",
     "RepositoryError",
+    "RestoreStateUnreadable",
     "RunMissing",
     "StorageError",
     "StoreFull",
     "StoreUnavailable",
+    "TargetChanged",
     "TopicMissing",
     "TopicNotEmpty",
     "UnsupportedFormat",
@@ -127,6 +135,10 @@ class PreflightRefused(KbrError):
     exit_code = 13
 
 
+class GroupActive(PreflightRefused):
+    """A consumer group has members: its offsets are not changed; context: groups."""
+
+
 # -- repository ---------------------------------------------------------------------------
 
 
@@ -154,6 +166,36 @@ class Locked(RepositoryError):
 
 class ManifestUnreadable(RepositoryError):
     """A manifest exists but can't be read: never the same as no backup."""
+
+    exit_code = 4
+
+
+class RestoreStateUnreadable(RepositoryError):
+    """What an earlier run of the same restore noted exists but can't be read: never the same as a first run."""
+
+    exit_code = 4
+
+
+class OffsetMapMissing(RepositoryError):
+    """A restore has no offset mapping, or a backup no restore."""
+
+    exit_code = 10
+
+
+class OffsetMapUnreadable(RepositoryError):
+    """A restore's offset mapping exists but can't be read: never the same as none."""
+
+    exit_code = 4
+
+
+class GroupsMissing(RepositoryError):
+    """The backup holds no consumer group offsets, or there is nothing to roll back to."""
+
+    exit_code = 10
+
+
+class GroupsUnreadable(RepositoryError):
+    """Consumer group offsets are there but can't be read: never the same as none."""
 
     exit_code = 4
 
@@ -189,11 +231,24 @@ class TopicMissing(ClusterError):
 
 
 class TopicNotEmpty(PreflightRefused):
-    """A restore target holds records and appending was not asked for."""
+    """A restore target holds records that are not this restore's, and appending was not asked for.
+
+    Context: topic, partition, and where they are known target_offset and source_offset of the first difference.
+    """
+
+
+class TargetChanged(ClusterError):
+    """Another producer writes into a restore's target; context: topic, partition, offset (the target's)."""
+
+    exit_code = 13
 
 
 class OffsetOutOfRange(ClusterError):
     """A position is not (or no longer) in the partition's log."""
+
+
+class LogReplaced(ClusterError):
+    """A log holds another record at an offset than the one that was read there; context: topic, partition, offset."""
 
 
 class FetchFailed(ClusterError):
@@ -248,4 +303,4 @@ class WorkerCrashed(WorkerError):
 
 
 class WorkerBootFailed(WorkerError):
-    """A worker process failed before it could take a task: never respawned."""
+    """A worker process failed before it could take a task."""

@@ -14,9 +14,13 @@ from typing import NamedTuple
 from kbr_codec import Record
 
 __all__ = [
+    "Anchor",
+    "CommittedOffset",
     "Compression",
+    "FailureKind",
     "Gap",
     "GapReason",
+    "GroupOffsets",
     "OffsetRange",
     "PartitionStatus",
     "Record",
@@ -78,6 +82,17 @@ class PartitionStatus(str, Enum):
     FAILED = "failed"
 
 
+class FailureKind(str, Enum):
+    """What a partition's failure means for later runs."""
+
+    #: They go on with it.
+    PASSING = "passing"
+    #: They read no more of it: what the log holds now does not follow what is in the backup.
+    LASTING = "lasting"
+    #: The cluster has never told its offsets, so that it begins where its log does when it is first seen.
+    UNSEEN = "unseen"
+
+
 class GapReason(str, Enum):
     """Why offsets that should be in a backup are not."""
 
@@ -113,6 +128,15 @@ class Gap:
     detail: str = ""
 
 
+class Anchor(NamedTuple):
+    """By what a record is known again: a log that holds another one at that offset was cut, and has grown since."""
+
+    offset: int
+    timestamp: int
+    #: -1 where it is not known.
+    leader_epoch: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRef:
     """What the manifest says of one segment object."""
@@ -140,6 +164,14 @@ class SegmentRef:
     max_record_bytes: int
     #: SHA-256 of the whole object, lower-case hex.
     sha256: str
+    #: Leader epoch of the last record (KIP-101); -1 where it is not known. A manifest keeps that of a partition's last
+    #: segment only: it tells nothing else of a segment.
+    leader_epoch: int = field(default=-1, compare=False)
+
+    @property
+    def anchor(self) -> Anchor:
+        """The last record."""
+        return Anchor(self.end_offset, self.end_timestamp, self.leader_epoch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,3 +188,27 @@ class TopicSpec:
     topic_id: str = ""
     configs: Mapping[str, str] | None = field(default_factory=dict)
     is_internal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedOffset:
+    """What a consumer group has committed for one partition."""
+
+    #: Of the next record that the group wants, at least 0.
+    offset: int
+    #: Of the record before it, as the group knew it; -1 where it did not say. It means nothing in another cluster.
+    leader_epoch: int = -1
+    #: What the group's clients keep beside it (Kafka Streams does).
+    metadata: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupOffsets:
+    """A consumer group's committed offsets at one moment."""
+
+    group: str
+    #: ``classic``, ``consumer`` (KIP-848) or ``unknown``.
+    kind: str
+    #: In Kafka's words: Empty, Stable, Dead, ...
+    state: str
+    offsets: Mapping[TopicPartition, CommittedOffset]

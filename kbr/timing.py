@@ -1,4 +1,4 @@
-"""Clocks, deadlines and back-off. Pure and injectable; nothing else in kbr calls ``time``."""
+"""Clocks, deadlines, back-off, and how a moment is written. Pure and injectable; nothing else in kbr calls ``time``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,30 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Backoff", "Clock", "Deadline", "SystemClock"]
+__all__ = ["SYSTEM_CLOCK", "Backoff", "Clock", "Deadline", "SystemClock", "utc_text"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def utc_text(milliseconds: int) -> str | None:
+    """A moment as ISO 8601 (RFC 3339) in UTC with milliseconds: the one way that kbr writes times in results and messages.
+
+    Args:
+        milliseconds: since the epoch.
+
+    Returns:
+        None for what no calendar has (beyond the year 9999), and below 0: Kafka's -1 is no time.
+    """
+    if milliseconds < 0:
+        return None
+    try:
+        moment = _EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Clock(Protocol):
@@ -16,6 +37,12 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds on a clock that never goes back: for deadlines and durations."""
+
+    def boot_ns(self) -> int:
+        """Nanoseconds on a clock that never goes back and counts the time that the machine was suspended.
+
+        The same for all processes of one machine: for what others elsewhere rely on, such as a lock's life.
+        """
 
     def now_ms(self) -> int:
         """Wall clock, milliseconds since the epoch: for stamps only, never for durations."""
@@ -29,6 +56,10 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def boot_ns(self) -> int:
+        # systems without it have a monotonic clock that goes on while they are suspended, or are no place for backups
+        return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000

@@ -4,7 +4,7 @@ Stands alone: never imports kbr. ``kbr_codec.pure`` says the same in plain Pytho
 when asked for by name; ``kbr_codec.rdkafka`` drives librdkafka's C API on top of the same encoder.
 """
 
-from ._block import RawBlock, decode_block, encode_block, scan_block
+from ._block import RawBlock, decode_block, encode_block, offset_ranges, scan_block
 from .errors import CodecError, Corrupt, Truncated
 from .protocols import BlockCodec, BlockStats, Record
 
@@ -18,5 +18,6 @@ __all__ = [
     "Truncated",
     "decode_block",
     "encode_block",
+    "offset_ranges",
     "scan_block",
 ]

@@ -3,7 +3,7 @@ from typing import final
 
 from .protocols import BlockStats, Record
 
-__all__ = ["RawBlock", "decode_block", "encode_block", "scan_block"]
+__all__ = ["RawBlock", "decode_block", "encode_block", "offset_ranges", "scan_block"]
 
 @final
 class RawBlock:
@@ -17,3 +17,6 @@ class RawBlock:
 def encode_block(records: Iterable[Record]) -> bytes: ...
 def decode_block(data: bytes | bytearray | memoryview) -> list[Record]: ...
 def scan_block(data: bytes | bytearray | memoryview) -> BlockStats: ...
+def offset_ranges(
+    data: bytes | bytearray | memoryview, *, timestamp_from: int, timestamp_to: int
+) -> tuple[bytes, bytes]: ...

@@ -12,19 +12,21 @@ module gives it to Python. kbr_codec.pure says the same in plain Python.
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release
 from cpython.buffer cimport PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from ._builder cimport (
     BUILD_NO_MEMORY, BUILD_OK, block_stats, builder, builder_add, builder_add_header, builder_begin_headers,
     builder_free, builder_init, builder_seal,
 )
+from ._cursor cimport writer, writer_bytes, writer_free, writer_reserve
+from ._msgpack cimport get_int
 from ._view cimport view, view_error_kind, view_header, view_next, view_open, view_record, view_record_bytes
 
 from .errors import Corrupt, Truncated
 from .protocols import BlockStats, Record
 
-__all__ = ["RawBlock", "decode_block", "encode_block", "scan_block"]
+__all__ = ["RawBlock", "decode_block", "encode_block", "offset_ranges", "scan_block"]
 
 cdef char *UNSIGNED_BYTES = b"B"
 
@@ -243,4 +245,68 @@ def scan_block(data):
             raise view_error(&v)
         return stats_tuple(&s)
     finally:
+        PyBuffer_Release(&buffer)
+
+
+cdef int find_ranges(
+    view *v, int64_t timestamp_from, int64_t timestamp_to, writer *starts, writer *counts,
+) noexcept nogil:
+    """Walks the two columns that matter of a block that view_open has checked; -1 when there is no memory."""
+    cdef int64_t number = 0
+    cdef int64_t start = 0
+    cdef int64_t count = 0
+    cdef uint32_t _i
+    for _i in range(v.count):
+        get_int(&v.offsets, &number)
+        v.offset += number
+        get_int(&v.timestamps, &number)
+        v.timestamp = <int64_t>(<uint64_t>v.timestamp + <uint64_t>number)
+        if not timestamp_from <= v.timestamp <= timestamp_to:
+            continue
+        if count and v.offset - start == count:
+            count += 1
+            continue
+        if count and put_range(starts, counts, start, count) != 0:
+            return -1
+        start = v.offset
+        count = 1
+    return put_range(starts, counts, start, count) if count else 0
+
+
+cdef inline int put_range(writer *starts, writer *counts, int64_t start, int64_t count) noexcept nogil:
+    if writer_reserve(starts, sizeof(int64_t)) != 0 or writer_reserve(counts, sizeof(int64_t)) != 0:
+        return -1
+    writer_bytes(starts, &start, sizeof(int64_t))
+    writer_bytes(counts, &count, sizeof(int64_t))
+    return 0
+
+
+def offset_ranges(data, *, int64_t timestamp_from, int64_t timestamp_to) -> tuple:
+    """The offsets of a block's records, as ranges; see kbr_codec.protocols.BlockCodec."""
+    cdef Py_buffer buffer
+    cdef view v
+    cdef writer starts
+    cdef writer counts
+    cdef int failed
+    cdef int full = 0
+    starts.data = counts.data = NULL
+    starts.size = counts.size = 0
+    starts.capacity = counts.capacity = 0
+    PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
+    try:
+        with nogil:
+            failed = view_open(&v, <const uint8_t *>buffer.buf, <size_t>buffer.len)
+            if not failed:
+                full = find_ranges(&v, timestamp_from, timestamp_to, &starts, &counts)
+        if failed:
+            raise view_error(&v)
+        if full:
+            raise MemoryError("no memory for a block's ranges")
+        return (
+            PyBytes_FromStringAndSize(<const char *>starts.data, <Py_ssize_t>starts.size),
+            PyBytes_FromStringAndSize(<const char *>counts.data, <Py_ssize_t>counts.size),
+        )
+    finally:
+        writer_free(&starts)
+        writer_free(&counts)
         PyBuffer_Release(&buffer)

@@ -63,3 +63,19 @@ class BlockCodec(Protocol):
             Truncated: the data ends too early.
             Corrupt: the data is no block of this version.
         """
+
+    def offset_ranges(
+        self, data: bytes | bytearray | memoryview, *, timestamp_from: int, timestamp_to: int
+    ) -> tuple[bytes, bytes]:
+        """The offsets of the records whose timestamps lie in a window (ms, both ends included), as ranges.
+
+        The block is checked as strictly as decode_block does.
+
+        Returns:
+            The first offset of each range, and how many offsets follow each other from there: as many signed 64-bit
+            integers in this machine's byte order.
+
+        Raises:
+            Truncated: the data ends too early.
+            Corrupt: the data is no block of this version.
+        """

@@ -18,7 +18,7 @@ from itertools import pairwise
 from kbr_codec.errors import CodecError, Corrupt, Truncated
 from kbr_codec.protocols import BlockStats, Record
 
-__all__ = ["CodecError", "Corrupt", "Truncated", "decode_block", "encode_block", "scan_block"]
+__all__ = ["CodecError", "Corrupt", "Truncated", "decode_block", "encode_block", "offset_ranges", "scan_block"]
 
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
@@ -257,6 +257,33 @@ def scan_block(data: bytes | bytearray | memoryview) -> BlockStats:
         min_timestamp=min(timestamps),
         max_timestamp=max(timestamps),
         max_record_bytes=max(_record_bytes(record) for record in records),
+    )
+
+
+def offset_ranges(
+    data: bytes | bytearray | memoryview, *, timestamp_from: int, timestamp_to: int
+) -> tuple[bytes, bytes]:
+    """The offsets of the records whose timestamps lie in a window (ms, both ends included), as ranges.
+
+    Returns:
+        The first offset of each range, and how many offsets follow each other from there: as many signed 64-bit
+        integers in this machine's byte order.
+
+    Raises:
+        Truncated: the data ends too early.
+        Corrupt: the data is no block of this version.
+    """
+    ranges: list[list[int]] = []
+    for record in decode_block(data):
+        if not timestamp_from <= record.timestamp <= timestamp_to:
+            continue
+        if ranges and sum(ranges[-1]) == record.offset:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([record.offset, 1])
+    return (
+        b"".join(struct.pack("=q", start) for start, _ in ranges),
+        b"".join(struct.pack("=q", count) for _, count in ranges),
     )
 
 

@@ -18,7 +18,11 @@ from hypothesis import HealthCheck, settings
 import kbr_codec
 from kbr_codec import _block
 from tests.support.kafka import KafkaHarness
+from tests.support.proxy import FaultProxy
+from tests.support.s3_proxy import S3Proxy
 from tests.support.servers import KafkaServer, S3Server, free_port
+
+pytest_plugins = ["tests.support.fault_table"]
 
 settings.register_profile(
     "kbr", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -33,6 +37,11 @@ _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 _buckets = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--long``: the tests marked ``long`` as well."""
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
+
+
 def pytest_configure() -> None:
     """A run that is told to end (a CI job beyond its time) stops its servers, as after Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -45,11 +54,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         session.shouldfail = "the compiled codec is not the one that is loaded"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, so that ``-m "not servers"`` leaves it out."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a server, so that ``-m "not servers"`` leaves it out; leave out what is long unless asked for."""
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -78,6 +91,7 @@ class S3Place:
 
     def __init__(self, server: S3Server) -> None:
         self.endpoint_url = server.endpoint_url
+        self.port = server.port
         self.access_key = server.access_key
         self.secret_key = server.secret_key
         self._server = server
@@ -92,11 +106,19 @@ class S3Place:
         """What kbr calls a place in one of its buckets."""
         return f"s3://{bucket}/{prefix}".rstrip("/")
 
+    def folder(self, bucket: str) -> Path:
+        """Where the server keeps a bucket's objects, as files."""
+        return self._server.folder / "buckets" / bucket
+
     @property
     def env(self) -> dict[str, str]:
         """KBR_ variables that lead to it."""
+        return self.env_through(self.endpoint_url)
+
+    def env_through(self, endpoint_url: str) -> dict[str, str]:
+        """KBR_ variables that lead to it by another address, a proxy's."""
         return {
-            "KBR_STORAGE_ENDPOINT": self.endpoint_url,
+            "KBR_STORAGE_ENDPOINT": endpoint_url,
             "KBR_STORAGE_ACCESS_KEY": self.access_key,
             "KBR_STORAGE_SECRET_KEY": self.secret_key,
             "KBR_STORAGE_REGION": "us-east-1",
@@ -112,23 +134,44 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
     """A real Kafka, one broker."""
-    server = KafkaServer(servers_folder / "kafka", brokers=1, port=free_port(2))
+    server = KafkaServer(servers_folder / "kafka", brokers=1, port=free_port(4), proxied=True)
     try:
         server.start()
         yield KafkaHarness(server)
     finally:
         server.stop()
+
+
+@pytest.fixture
+def network(kafka: KafkaHarness) -> Iterator[FaultProxy]:
+    """The network between ``kafka`` and those who use ``kafka.proxied_bootstrap``."""
+    with FaultProxy(kafka.server.proxy_routes) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")
 def three_kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
     """A real Kafka, three brokers."""
-    server = KafkaServer(servers_folder / "kafka3", brokers=3, port=free_port(6))
+    server = KafkaServer(servers_folder / "kafka3", brokers=3, port=free_port(12), proxied=True)
     try:
         server.start()
         yield KafkaHarness(server)
     finally:
         server.stop()
+
+
+@pytest.fixture
+def three_network(three_kafka: KafkaHarness) -> Iterator[FaultProxy]:
+    """The same for ``three_kafka``: one network for all of its brokers."""
+    with FaultProxy(three_kafka.server.proxy_routes) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3_network(s3: S3Place) -> Iterator[S3Proxy]:
+    """Between ``s3`` and those who use its ``endpoint_url``."""
+    with S3Proxy(s3.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

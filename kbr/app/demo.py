@@ -218,7 +218,7 @@ def _produce(settings: ClientSettings, records: Records) -> None:
     )
     with BlockSink(settings, options, on_client_message=lambda _message: None) as sink:
         for partition, some in records.items():
-            sink.send(partition, encode_block(some), RecordWindow())
+            sink.send_whole(partition, encode_block(some), RecordWindow())
         while sink.open_count:
             sink.poll(100)
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kbr.app.wiring import storage_options
 from kbr.config import Config
+from kbr.errors import AccessDenied
+from kbr.format.documents import Manifest
 from kbr.maintain.describe import BackupDescription, describe, list_document
 from kbr.maintain.verify import VerifyReport, verify
-from kbr.repository.catalog import BackupSummary, Catalog
+from kbr.model import RunStatus
+from kbr.repository.catalog import BackupSummary, Catalog, summarise
+from kbr.repository.lock_look import is_lock_held
+from kbr.repository.restore_states import list_restores
 from kbr.storage import ObjectStore, open_store
 
-__all__ = ["BackupList", "describe_backup", "list_backups", "verify_backup"]
+__all__ = ["BackupList", "describe_backup", "list_backups", "opened_store", "verify_backup"]
 
 
 @contextmanager
-def _opened(config: Config) -> Iterator[ObjectStore]:
+def opened_store(config: Config) -> Iterator[ObjectStore]:
+    """The configured store, while it is needed."""
     store = open_store(storage_options(config.storage))
     try:
         store.check()
@@ -45,19 +51,44 @@ class BackupList:
 
 def list_backups(config: Config) -> BackupList:
     """All backups at the configured place; unreadable ones are among them, marked so."""
-    with _opened(config) as store:
-        return BackupList(summaries=tuple(Catalog(store).summaries()))
+    with opened_store(config) as store:
+        return BackupList(summaries=tuple(_with_lock(store, one) for one in Catalog(store).summaries()))
 
 
 def describe_backup(config: Config, backup_id: str) -> BackupDescription:
-    """One backup's topics, partitions, gaps and sums.
+    """One backup's topics, partitions, gaps and sums, and its restores.
 
     Raises:
         BackupMissing: there is none of that id.
         ManifestUnreadable: its manifest is damaged.
     """
-    with _opened(config) as store:
-        return describe(Catalog(store).load(backup_id))
+    with opened_store(config) as store:
+        manifest, held = _looked_at(store, backup_id)
+        try:
+            restores = list_restores(store, backup_id)
+        except AccessDenied:  # who may read a backup may lack the right to list
+            restores = None
+        return describe(manifest, lock_held=held, restores=restores)
+
+
+def _with_lock(store: ObjectStore, summary: BackupSummary) -> BackupSummary:
+    """With a look at the lock of one that says it is running: only of those, as each look is some requests."""
+    if summary.status != RunStatus.RUNNING.value:
+        return summary
+    manifest, held = _looked_at(store, summary.backup_id)
+    return replace(summarise(manifest), lock_held=held)
+
+
+def _looked_at(store: ObjectStore, backup_id: str) -> tuple[Manifest, bool | None]:
+    """A manifest, and of one that says it is running whether a run holds the lock."""
+    manifest = Catalog(store).load(backup_id)
+    if manifest.status is not RunStatus.RUNNING:
+        return manifest, None
+    held = is_lock_held(store, backup_id)
+    if held is False:
+        # the run may have ended between the two looks: then it has said so before it gave its lock up
+        manifest = Catalog(store).load(backup_id)
+    return manifest, held if manifest.status is RunStatus.RUNNING else None
 
 
 def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport:
@@ -70,6 +101,6 @@ def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport
         BackupMissing: there is none of that id.
         ManifestUnreadable: its manifest is damaged.
     """
-    with _opened(config) as store:
+    with opened_store(config) as store:
         manifest = Catalog(store).load(backup_id)
         return verify(store, manifest, deep=deep, max_block_bytes=config.limits.max_block_bytes)

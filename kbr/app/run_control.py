@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from kbr.app.worker_events import RunDisplay
+from kbr.backup.watching import BackupNow
 from kbr.errors import UsageError
 from kbr.runtime.control import ControlServer
 from kbr.runtime.pacing import Pacer, RateLimit
@@ -18,6 +19,9 @@ from kbr.timing import SYSTEM_CLOCK, Clock
 __all__ = ["RunControl"]
 
 _log = get_logger("kbr.run")
+
+#: Topics that an answer tells of, those that are furthest behind: 1000 of the longest names are 400 kB.
+MAX_TOPICS = 1000
 
 
 class RunControl:
@@ -40,6 +44,7 @@ class RunControl:
         self._begun = clock.monotonic()
         self.pacer = Pacer.create(limit)
         self._server = ControlServer(self._answer)
+        self._backup: Callable[[], BackupNow] | None = None
 
     def __enter__(self) -> RunControl:
         self._server.start()
@@ -51,6 +56,10 @@ class RunControl:
         self._server.close()
         self.pacer.remove()
         self.pacer.close()
+
+    def tell_of(self, backup: Callable[[], BackupNow]) -> None:
+        """There is more to tell from now on."""
+        self._backup = backup
 
     def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         limit = request.get("rate_limit")
@@ -89,7 +98,30 @@ class RunControl:
             "rate_limit": _rate_document(self.pacer.limit),
             "limited_bytes": passed_bytes,
             "limited_records": passed_records,
+            **_backup_document(None if self._backup is None else self._backup()),
         }
+
+
+def _backup_document(now: BackupNow | None) -> dict[str, Any]:
+    """What a backup is doing and how far behind it is, JSON-ready; nulls for a restore."""
+    if now is None:
+        return {"doing": None, "lag_records": None, "topic_count": None, "topics": []}
+    behind = sorted(now.topics, key=lambda one: (-one.lag, one.topic))
+    return {
+        "doing": now.doing.value,
+        "lag_records": sum(one.lag for one in now.topics),
+        "topic_count": len(now.topics),
+        "topics": [
+            {
+                "topic": one.topic,
+                "partitions": one.partitions,
+                "next_offset": one.next_offset,
+                "high_watermark": one.high_watermark,
+                "lag_records": one.lag,
+            }
+            for one in behind[:MAX_TOPICS]
+        ],
+    }
 
 
 def _rate_document(limit: RateLimit) -> dict[str, float | None]:

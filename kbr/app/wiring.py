@@ -37,6 +37,9 @@ class StopSource(Protocol):
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` at every wish from now on; it returns at once."""
 
+    def on_hangup(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` at every wish to read the configuration again from now on; it returns at once."""
+
 
 def client_settings(config: ClusterConfig) -> ClientSettings:
     """How to reach a cluster."""
@@ -108,6 +111,9 @@ def backup_options(config: Config) -> BackupOptions:
         compress_threads=backup.compress_threads,
         memory_limit=backup.memory_limit,
         checkpoint_interval_s=backup.checkpoint_interval_ms / 1000,
+        continuous=backup.continuous,
+        on_missing_topic=backup.on_missing_topic,
+        consumer_groups=backup.consumer_groups,
     )
 
 
@@ -124,6 +130,9 @@ def restore_options(config: Config) -> RestoreOptions:
         partition_mapping={topic: dict(moves) for topic, moves in restore.partition_mapping.items()},
         include_original_offset_header=restore.include_original_offset_header,
         append=restore.append,
+        accept_cleanup=restore.accept_cleanup,
+        allow_incomplete=restore.allow_incomplete,
+        offset_map=restore.offset_map,
         create_topics=restore.create_topics,
         replication_factor=restore.replication_factor,
         topic_configs=dict(restore.topic_configs),
@@ -137,11 +146,11 @@ def restore_options(config: Config) -> RestoreOptions:
     )
 
 
-def supervisor_factory(stop: StopSource, *, preload: tuple[str, ...]) -> Callable[[int, str], Supervisor]:
+def supervisor_factory(stop: StopSource | None, *, preload: tuple[str, ...]) -> Callable[[int, str], Supervisor]:
     """Makes supervisors that end when ``stop`` says so.
 
     Args:
-        stop: where the wish comes from.
+        stop: where the wish comes from; None if the caller passes it on.
         preload: modules that workers need, imported once for all of them.
     """
 
@@ -149,7 +158,8 @@ def supervisor_factory(stop: StopSource, *, preload: tuple[str, ...]) -> Callabl
         supervisor = Supervisor(
             entry=entry, worker_count=worker_count, preload=preload, stop_timeout_s=STOP_TIMEOUT_S
         )
-        stop.on_stop(supervisor.stop)
+        if stop is not None:
+            stop.on_stop(supervisor.stop)
         return supervisor
 
     return new_supervisor

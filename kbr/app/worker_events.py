@@ -26,9 +26,14 @@ class RunDisplay:
         self._clock = clock
         self._model: ProgressModel | None = None
         self._folder = RepeatFolder(clock=clock)
+        #: By partition, what was last told: a continuous backup tries again for months.
+        self._failed: dict[tuple[str, int], str] = {}
 
     def start(self, verb: str, totals: Mapping[str, int]) -> None:
-        """The plan is known: records per topic, at most."""
+        """The plan, or another pass's, is known: records per topic, at most."""
+        if self._model is not None:
+            self._model.expect(totals)
+            return
         self._model = ProgressModel(verb=verb, totals=totals, clock=self._clock)
         if self._sink is not None:
             self._sink.start(self._model)
@@ -42,7 +47,16 @@ class RunDisplay:
             for line in self._folder.take(event):
                 _log.log(line.level, line.text)
         elif isinstance(event, PartitionFailed):
-            _log.error("%s[%s] failed: %s", event.topic, event.partition, event.error)
+            self._tell_failure(event)
+
+    def _tell_failure(self, event: PartitionFailed) -> None:
+        """Not again what was told of the partition before: a try that gets it no further is no news."""
+        place, text = (event.topic, event.partition), str(event.error)
+        if self._failed.get(place) == text:
+            return
+        self._failed[place] = text
+        hint = f" ({event.error.hint})" if event.error.hint else ""
+        _log.error("%s[%s] failed: %s%s", event.topic, event.partition, text, hint)
 
     def tick(self) -> None:
         """Now and then: show."""

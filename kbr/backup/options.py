@@ -26,6 +26,9 @@ class BackupOptions:
         compress_threads: of each worker; 0 is as many as there are cores for.
         memory_limit: of all processes together, bytes; None is 128 MiB for each worker's records.
         checkpoint_interval_s: how often the manifest is written while the run goes on.
+        continuous: go on until stopped, with new records, partitions and topics.
+        consumer_groups: names and globs of consumer groups whose committed offsets are kept; none without any.
+        on_missing_topic: what a topic that is named and not there, or gone, means: ``fail`` or ``continue``.
     """
 
     backup_id: str
@@ -43,3 +46,6 @@ class BackupOptions:
     compress_threads: int = 0
     memory_limit: int | None = None
     checkpoint_interval_s: float = 30.0
+    continuous: bool = False
+    on_missing_topic: str = "fail"
+    consumer_groups: tuple[str, ...] = ()

@@ -64,6 +64,7 @@ class _Append:
     stats: BlockStats
     raw_bytes: int
     next_offset: int
+    leader_epoch: int
     #: Once it is compressed, or could not be.
     frame: bytes | None = None
     error: BaseException | None = None
@@ -177,8 +178,12 @@ class SegmentPipeline:
         """Wait while ``in_flight_bytes`` are under way."""
         self._budget.wait()
 
-    def submit(self, index: int, block: RawBlock, next_offset: int) -> Callable[[], None]:
+    def submit(self, index: int, block: RawBlock, next_offset: int, leader_epoch: int = -1) -> Callable[[], None]:
         """Take a partition's next block over; does not wait.
+
+        Args:
+            next_offset: first offset behind it that has not been seen.
+            leader_epoch: of its last record; -1 for unknown.
 
         Returns:
             The block's compression, which the caller has to run, in any thread, and soon: what follows of the
@@ -186,7 +191,7 @@ class SegmentPipeline:
             returns need not be.
         """
         lane = self._lanes[index]
-        item = _Append(block.stats, len(block), next_offset)
+        item = _Append(block.stats, len(block), next_offset, leader_epoch)
         self._budget.add(item.raw_bytes)
         with lane.lock:
             lane.items.append(item)
@@ -299,7 +304,7 @@ class SegmentPipeline:
         if lane.writer is None:
             lane.writer = lane.new_writer(lane.sequence)
             lane.opened_at = self._clock.monotonic()
-        lane.writer.append(item.frame, item.raw_bytes, item.stats)
+        lane.writer.append(item.frame, item.raw_bytes, item.stats, item.leader_epoch)
         lane.appended_offset = item.next_offset
         if lane.writer.is_full or lane.writer.stored_bytes >= self._options.segment_max_bytes:
             self._commit(lane, index, item.next_offset)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
 from kbr.backup.pipeline import PipelineOptions, SegmentPipeline
-from kbr.backup.plan import BackupTask, PartitionTask
-from kbr.errors import ClusterUnavailable, KbrError
+from kbr.backup.plan import BackupTask, PartitionTask, replaced_error
+from kbr.errors import ClusterUnavailable, KbrError, LogReplaced
 from kbr.format.compression import BlockCompressor
 from kbr.format.segment import SegmentIdentity
 from kbr.kafka.source import FetchedBlock, PartitionEnded, PartitionSource, PartitionStopped, SourceOptions
-from kbr.model import PartitionStatus, SegmentRef, TopicPartition
+from kbr.model import PartitionStatus, SegmentRef
+from kbr.repository.adopt import unlisted_segments
 from kbr.repository.segment_writer import SegmentWriter
+from kbr.runtime.lease import Lease, shared_lease
 from kbr.runtime.pacing import CHECK_S, Allowance, Pacer, shared_pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.telemetry.events import (
@@ -38,8 +40,9 @@ __all__ = ["PartitionOutcome", "TaskContext", "run"]
 BLOCK_BYTES = 1024 * 1024
 #: Progress goes to the supervisor at most this often, seconds.
 PROGRESS_INTERVAL_S = 0.2
-#: How long all brokers may be out of reach before a partition is given up, seconds.
-BROKERS_DOWN_DEADLINE_S = 300.0
+#: How long a log may end before the end that was fixed, until it counts as cut, seconds. A new leader's high watermark
+#: may stay behind the old one's for a moment.
+SHORT_OF_END_S = 30.0
 #: A limit that has risen this much needs a client that fetches further ahead.
 REOPEN_FACTOR = 4
 
@@ -74,7 +77,8 @@ def _store(options: StorageOptions) -> ObjectStore:
 
 def run(task: BackupTask, context: TaskContext) -> tuple[PartitionOutcome, ...]:
     """Fetch, encode and store a task's partitions; see the module."""
-    return _BackupWorker(task, context, _store(task.storage), shared_pacer(task.pace_path), SYSTEM_CLOCK).run()
+    pacer, lease = shared_pacer(task.pace_path), shared_lease(task.lease_path)
+    return _BackupWorker(task, context, _store(task.storage), pacer, lease, SYSTEM_CLOCK).run()
 
 
 class _Progress:
@@ -103,11 +107,20 @@ class _Progress:
 class _BackupWorker:
     """One run of one task."""
 
-    def __init__(self, task: BackupTask, context: TaskContext, store: ObjectStore, pacer: Pacer, clock: Clock) -> None:
+    def __init__(
+        self,
+        task: BackupTask,
+        context: TaskContext,
+        store: ObjectStore,
+        pacer: Pacer,
+        lease: Lease,
+        clock: Clock,
+    ) -> None:
         self._task = task
         self._context = context
         self._store = store
         self._pacer = pacer
+        self._lease = lease
         #: What the client was opened for.
         self._limit = pacer.limit
         self._waited_for_storage_s = 0.0
@@ -116,11 +129,15 @@ class _BackupWorker:
         self._outcomes: dict[int, PartitionOutcome] = {}
         self._progress = _Progress(context, clock)
         self._brokers_down_since: float | None = None
+        #: Since when nothing has come, though it was waited for.
+        self._quiet_since: float | None = None
         self._interval_checked_at = clock.monotonic()
         #: Compressions that the turn under way leaves to its thread.
         self._jobs: list[Callable[[], None]] = []
 
     def run(self) -> tuple[PartitionOutcome, ...]:
+        if any(partition.adopts for partition in self._task.partitions):
+            self._adopt()
         task = self._task
         pipeline_options = PipelineOptions(
             segment_max_bytes=task.segment_max_bytes,
@@ -136,10 +153,13 @@ class _BackupWorker:
             ) as pipeline,
             PartitionSource(task.client, self._source_options(), on_client_message=self._client_message) as source,
         ):
-            for partition in task.partitions:
-                pipeline.add_lane(self._writer_factory(partition), partition.offsets.start_offset)
+            for index, partition in enumerate(task.partitions):
+                pipeline.add_lane(self._writer_factory(partition), partition.sequence)
+                if partition.offsets.is_empty:  # what was found in the store has reached its end
+                    self._end(index, PartitionStatus.COMPLETE, partition.offsets.end_offset_exclusive)
             source.start(
-                [(TopicPartition(partition.topic, partition.partition), partition.offsets) for partition in task.partitions]
+                [(partition.key, partition.offsets) for partition in task.partitions],
+                {partition.key: partition.anchor for partition in task.partitions if partition.anchor is not None},
             )
             self._fetch_by_turns(source, pipeline)
             pipeline.finish()
@@ -156,6 +176,32 @@ class _BackupWorker:
                 )
             )
             return self._results()
+
+    def _adopt(self) -> None:
+        """Go on behind what a worker committed that died before it could say so."""
+        unlisted = unlisted_segments(
+            self._store,
+            self._task.backup_id,
+            {partition.key: partition.sequence for partition in self._task.partitions if partition.adopts},
+            {partition.topic: partition.topic_id for partition in self._task.partitions},
+        )
+        partitions = []
+        for partition in self._task.partitions:
+            sequence, anchor = partition.sequence, partition.anchor
+            for reference in unlisted.segments.get(partition.key, ()):
+                if reference.sequence == sequence:
+                    self._context.emit(
+                        SegmentCommitted(topic=partition.topic, partition=partition.partition, ref=reference)
+                    )
+                    sequence = reference.next_offset
+                    anchor = reference.anchor
+            if sequence != partition.sequence:
+                start = max(sequence, partition.offsets.start_offset)
+                offsets = replace(partition.offsets, start_offset=start)
+                partitions.append(replace(partition, offsets=offsets, sequence=sequence, anchor=anchor))
+            else:
+                partitions.append(partition)
+        self._task = replace(self._task, partitions=tuple(partitions))
 
     def _source_options(self) -> SourceOptions:
         memory = self._task.memory_bytes
@@ -182,6 +228,7 @@ class _BackupWorker:
                     writer=self._task.writer,
                     created_at_ms=self._clock.now_ms(),
                 ),
+                before_commit=self._lease.check,
             )
 
         return new_writer
@@ -242,16 +289,24 @@ class _BackupWorker:
         if allowance.wait_s:
             self._clock.sleep(min(allowance.wait_s, CHECK_S))
             self._waited_for_limit_s += min(allowance.wait_s, CHECK_S)
+            self._quiet_since = None
         else:
-            for event in self._poll(source, allowance):
+            before = source.totals, source.advances
+            events = self._poll(source, allowance)
+            for event in events:
                 self._take(event, source, pipeline)
+            if events or (source.totals, source.advances) != before:
+                self._quiet_since = None
+            elif self._quiet_since is None:
+                self._quiet_since = begun
         self._take_failures(source, pipeline)
         self._progress.send()
         now = self._clock.monotonic()
         if now - self._interval_checked_at >= min(1.0, self._task.segment_max_interval_s):
             self._interval_checked_at = now
             self._cut_old_segments(now, source, pipeline)
-        self._give_up_if_brokers_stay_down(now, source, pipeline)
+            self._end_cut_logs(source, pipeline)
+        self._give_up_if_nothing_comes(now, source, pipeline)
         return True
 
     def _poll(
@@ -292,13 +347,13 @@ class _BackupWorker:
             self._end(event.index, PartitionStatus.COMPLETE, event.next_offset)
         else:
             pipeline.cut(event.index, source.position(event.index))
-            self._end(event.index, PartitionStatus.FAILED, source.position(event.index), event.error)
+            self._end(event.index, PartitionStatus.FAILED, source.position(event.index), _lasting(event.error))
 
     def _submit(self, event: FetchedBlock, pipeline: SegmentPipeline) -> None:
         raw_bytes = len(event.block)
         topic = self._task.partitions[event.index].topic
         self._progress.fetched(topic, event.block.stats.record_count, raw_bytes)
-        self._jobs.append(pipeline.submit(event.index, event.block, event.next_offset))
+        self._jobs.append(pipeline.submit(event.index, event.block, event.next_offset, event.leader_epoch))
 
     def _end(self, index: int, status: PartitionStatus, next_offset: int, error: KbrError | None = None) -> None:
         partition = self._task.partitions[index]
@@ -322,6 +377,14 @@ class _BackupWorker:
                 continue
             self._flush(index, source, pipeline)
 
+    def _end_cut_logs(self, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        for stopped in source.short_of_end(SHORT_OF_END_S):
+            if stopped.index not in self._outcomes:
+                position = source.position(stopped.index)
+                self._flush(stopped.index, source, pipeline)
+                source.stop(stopped.index)
+                self._end(stopped.index, PartitionStatus.FAILED, position, stopped.error)
+
     def _flush(self, index: int, source: PartitionSource, pipeline: SegmentPipeline) -> None:
         event = source.flush(index)
         if event is not None:
@@ -335,13 +398,21 @@ class _BackupWorker:
                 self._flush(index, source, pipeline)
                 self._end(index, PartitionStatus.PARTIAL, source.position(index))
 
-    def _give_up_if_brokers_stay_down(self, now: float, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+    def _give_up_if_nothing_comes(self, now: float, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        """No broker can be reached, or no leader gives anything of what is left: whoever planned this decides anew.
+
+        Not a word about one partition among others that do come: a quota may starve it for long.
+        """
         if not source.brokers_down:
             self._brokers_down_since = None
-            return
-        if self._brokers_down_since is None:
+        elif self._brokers_down_since is None:
             self._brokers_down_since = now
-        if now - self._brokers_down_since < BROKERS_DOWN_DEADLINE_S:
+        patience_s = self._task.patience_s
+        if self._brokers_down_since is not None and now - self._brokers_down_since >= patience_s:
+            why = f"no broker could be reached for {patience_s:.0f} s"
+        elif self._quiet_since is not None and now - self._quiet_since >= patience_s:
+            why = f"neither records nor the end of the log came for {patience_s:.0f} s"
+        else:
             return
         for index, partition in enumerate(self._task.partitions):
             if index not in self._outcomes:
@@ -353,9 +424,8 @@ class _BackupWorker:
                     PartitionStatus.FAILED,
                     position,
                     ClusterUnavailable(
-                        f"{partition.topic}[{partition.partition}] at offset {position}: no broker could be reached "
-                        f"for {BROKERS_DOWN_DEADLINE_S:.0f} s",
-                        hint="check the brokers and the network, then run the same command again",
+                        f"{partition.topic}[{partition.partition}] at offset {position}: {why}",
+                        hint="check the brokers, the partition's leader and the network, then run the same command again",
                         topic=partition.topic,
                         partition=partition.partition,
                         offset=position,
@@ -371,6 +441,14 @@ class _BackupWorker:
 
     def _results(self) -> tuple[PartitionOutcome, ...]:
         return tuple(self._outcomes[index] for index in range(len(self._task.partitions)))
+
+
+def _lasting(error: KbrError) -> KbrError:
+    """The same, with a word on what it means for the backup where that is more than for this run."""
+    if not isinstance(error, LogReplaced):
+        return error
+    offset = error.context["offset"]
+    return LogReplaced(replaced_error(int(str(offset))), hint=error.hint, **error.context)
 
 
 def _much_higher(before: float, now: float) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-from kbr.cli.documents import BackupDocument, BackupTopic
+from kbr.cli.documents import BackupDocument, BackupTopic, BackupTotals
 from kbr.cli.live import live
 from kbr.cli.options import (
     Invocation,
     client_sets,
     config_options,
     filter_options,
+    group_options,
+    groups_of,
     rates_of,
     split_commas,
     storage_option,
@@ -30,6 +33,8 @@ __all__ = ["backup_blocks", "command"]
 @config_options
 @filter_options
 @storage_option
+@click.option("--continuous", is_flag=True, default=None, help="Go on until stopped (SIGTERM, Ctrl-C).")
+@group_options("Keep what all consumer groups have committed.", "Keep it of this group, by name or glob; repeatable.")
 @verb
 def command(
     *,
@@ -43,14 +48,18 @@ def command(
     storage: str | None,
     rate_limits: tuple[str, ...],
     workers: int | None,
+    continuous: bool | None,
+    all_groups: bool,
+    groups: tuple[str, ...],
     properties: tuple[str, ...],
     dry_run: bool,
     stats: float,
 ) -> int:
     """Back up topics of a Kafka cluster.
 
-    Takes every record that is committed when the command starts, and ends. What a flag does not say comes from the
-    KBR_ environment variables, then from the file.
+    Takes every record that is committed when the command starts, and ends; with --continuous it goes on until it is
+    stopped. The same backup_id again goes on with that backup. What a flag does not say comes from the KBR_
+    environment variables, then from the file.
 
     \b
     kbr backup -c kbr.yaml
@@ -60,7 +69,8 @@ def command(
         from kbr.app.prestart import prestart_workers
 
         prestart_workers("backup", config_path=config_path, settings=storage_words(storage, sets))
-    config = invocation.load(
+    load = partial(
+        invocation.load,
         config_path,
         sets=[*sets, *client_sets(properties, "source")],
         overrides={
@@ -70,14 +80,17 @@ def command(
             "source.topics.exclude": split_commas(excluded),
             "storage.url": storage,
             "backup.workers": workers,
+            "backup.continuous": continuous,
+            "backup.consumer_groups": groups_of(all_groups, groups),
             **{f"backup.{name}": value for name, value in rates_of(rate_limits).items()},
         },
         mode="backup",
     )
+    config = load()
     from kbr.app.backup_run import run_backup
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):
-        report = run_backup(config, dry_run=dry_run, progress=progress, stop=stop)
+        report = run_backup(config, dry_run=dry_run, progress=progress, stop=stop, load=load)
     return invocation.finish(report, backup_blocks)
 
 
@@ -86,22 +99,20 @@ def backup_blocks(document: BackupDocument) -> list[Block]:
     totals = document["totals"]
     blocks: list[Block] = []
     if document["dry_run"]:
-        blocks.append(f"Would back up to {document['backup_id']} at {document['storage']}:")
+        place = f"{document['backup_id']} at {document['storage']}"
+        blocks.append(f"Would go on with backup {place}:" if document["resumed"] else f"Would back up to {place}:")
         blocks.append("")
         blocks.append(
             table(
-                [text("TOPIC"), number("PARTITIONS"), number("OFFSETS"), text("PROBLEMS")],
-                [
-                    [one["topic"], count_text(one["partitions"]), count_text(one["offsets"]), _problems(one)]
-                    for one in document["topics"]
-                ],
-                ["total", count_text(totals["partitions"]), count_text(totals["offsets"]), ""],
+                [text("TOPIC"), number("PARTITIONS"), number("OFFSETS"), number("LEFT TO READ"), text("PROBLEMS")],
+                [[one["topic"], *_offsets(one), _problems(one)] for one in document["topics"]],
+                ["total", *_offsets(totals), ""],
             )
         )
     else:
         blocks.append(f"Backup {document['backup_id']} at {document['storage']}: {document['status']}")
         blocks.append("")
-        columns = [text("TOPIC"), number("PARTITIONS"), number("RECORDS"), number("SIZE"), number("STORED")]
+        columns = [text("TOPIC"), number("PARTITIONS"), number("RECORDS"), number("ENCODED"), number("STORED")]
         blocks.append(
             table(
                 [*columns, number("SEGMENTS"), text("PROBLEMS")],
@@ -119,8 +130,21 @@ def backup_blocks(document: BackupDocument) -> list[Block]:
         )
         blocks.append("")
         seconds = document["duration_s"]
-        blocks.append(f"Took {duration_text(seconds)} ({mean_rate_text(totals['raw_bytes'], seconds)}).")
+        added = document["added"]
+        if document["resumed"]:
+            what = "Nothing was new."
+            if added["segments"]:
+                what = f"New: {count_text(added['records'])} records ({bytes_text(added['raw_bytes'])} encoded)."
+            blocks.append(f"Went on with what was there. {what}")
+        blocks.append(f"Took {duration_text(seconds)} ({mean_rate_text(added['raw_bytes'], seconds)} encoded).")
+    groups = document["groups"]
+    if groups is not None:
+        blocks.append(f"Kept {count_text(groups['offsets'])} offsets of {count_text(groups['groups'])} consumer groups.")
     return [*blocks, *warning_lines(document["warnings"])]
+
+
+def _offsets(some: BackupTopic | BackupTotals) -> list[str]:
+    return [count_text(some["partitions"]), count_text(some["offsets"]), count_text(some["offsets_left"])]
 
 
 def _row(topic: BackupTopic) -> list[str]:

@@ -69,7 +69,7 @@ def demo_blocks(document: DemoDocument) -> list[Block]:
         ),
         "",
         f"The window was {window}.",
-        f"{bytes_text(document['raw_bytes'])} of records are {bytes_text(document['stored_bytes'])} in the backup. "
+        f"{bytes_text(document['raw_bytes'])} of encoded records are {bytes_text(document['stored_bytes'])} in the backup. "
         f"Took {duration_text(document['duration_s'])}.",
     ]
     if document["directory"]:

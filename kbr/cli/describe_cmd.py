@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from kbr.cli.documents import DescribeDocument, DescribedTotals
+from kbr.cli.offsets_cmd import restores_blocks
 from kbr.cli.options import Invocation, chosen_backup, config_options, storage_option, verb
 from kbr.cli.render import Block
-from kbr.cli.tables import listed, number, table, text
+from kbr.cli.tables import LEFT_RUNNING, listed, number, table, text
 from kbr.cli.units import bytes_text, count_text, instant_text
 
 __all__ = ["command", "describe_blocks"]
@@ -30,7 +31,7 @@ def command(
 ) -> int:
     """Show what a backup holds.
 
-    Topics, partitions, sizes, times, and what is missing. Without BACKUP_ID it is the configuration's backup_id.
+    Topics, partitions, sizes, times, what is missing, and the restores that were made of it. Without BACKUP_ID it is the configuration's backup_id.
 
     \b
     kbr describe --storage s3://backups/kafka nightly-1
@@ -47,7 +48,7 @@ def describe_blocks(document: DescribeDocument) -> list[Block]:
     source, totals = document["source"], document["totals"]
     facts = [
         ("Backup", document["backup_id"]),
-        ("Status", document["status"]),
+        ("Status", LEFT_RUNNING if document["lock_held"] is False else document["status"]),
         ("Created", instant_text(document["created_at_ms"])),
         ("Finished", instant_text(document["finished_at_ms"])),
         (
@@ -58,11 +59,13 @@ def describe_blocks(document: DescribeDocument) -> list[Block]:
     ]
     width = max(len(name) for name, _ in facts) + 2
     blocks: list[Block] = [f"{name + ':':<{width}}{value}" for name, value in facts]
-    columns = [text("TOPIC"), number("PARTITIONS"), number("RECORDS"), number("SIZE"), number("STORED")]
+    columns = [text("TOPIC"), number("PARTITIONS"), number("RECORDS"), number("ENCODED"), number("STORED")]
     rest = [number("SEGMENTS"), text("FIRST RECORD"), text("LAST RECORD"), text("PROBLEMS")]
     rows = [_row(one["topic"], one["totals"]) for one in document["topics"]]
     blocks += ["", table([*columns, *rest], rows, _row("total", totals))]
-    return [*blocks, *_problem_lines(document)]
+    restores = document["restores"]
+    listed_restores = ["", *restores_blocks(restores)] if restores else []
+    return [*blocks, *_problem_lines(document), *listed_restores]
 
 
 def _row(name: str, totals: DescribedTotals) -> list[str]:

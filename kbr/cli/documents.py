@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from kbr.cli.group_documents import GroupsDocument
+
 __all__ = [
     "BackupDocument",
     "CheckDocument",
@@ -44,6 +46,7 @@ class BackupTopic(TypedDict):
     topic: str
     partitions: int
     offsets: int
+    offsets_left: int
     records: int
     raw_bytes: int
     stored_bytes: int
@@ -58,6 +61,7 @@ class BackupTotals(TypedDict):
     topics: int
     partitions: int
     offsets: int
+    offsets_left: int
     records: int
     record_bytes: int
     raw_bytes: int
@@ -65,13 +69,39 @@ class BackupTotals(TypedDict):
     segments: int
 
 
+class BackupAdded(TypedDict):
+    """What one run has added to a backup."""
+
+    records: int
+    segments: int
+    raw_bytes: int
+    stored_bytes: int
+    gaps: int
+
+
+class BackupGroups(TypedDict):
+    """Consumer groups that a run has captured; ``other_offsets`` are of topics that are not in the backup."""
+
+    captured_at_ms: int | None
+    groups: int
+    offsets: int
+    other_offsets: int
+    failed: int
+
+
 class BackupDocument(TypedDict):
-    """``kbr backup``; status is planned, complete, incomplete or interrupted."""
+    """``kbr backup``; status is planned, complete, incomplete or interrupted. Totals and topics are of the whole backup.
+
+    Of its ``offsets``, ``offsets_left`` are those that are not read yet: with ``--dry-run`` what a run would read.
+    """
 
     backup_id: str
     storage: str
     status: str
     dry_run: bool
+    continuous: bool
+    resumed: bool
+    added: BackupAdded
     created_at_ms: int
     finished_at_ms: int | None
     duration_s: float
@@ -81,6 +111,7 @@ class BackupDocument(TypedDict):
     worker_cpu_s: float
     totals: BackupTotals
     topics: list[BackupTopic]
+    groups: BackupGroups | None
     warnings: list[str]
 
 
@@ -116,6 +147,8 @@ class RestoreTopic(TypedDict):
     segments: int
     stored_bytes: int
     records: int
+    already_there: int
+    gone: int
     bytes: int
     failed: list[str]
 
@@ -126,14 +159,24 @@ class RestoreTotals(TypedDict):
     topics: int
     partitions: int
     records: int
+    records_exact: bool
+    already_there: int
+    gone: int
     bytes: int
     changed_timestamps: int
 
 
 class RestoreDocument(TypedDict):
-    """``kbr restore``; status is planned, complete, incomplete, failed or interrupted."""
+    """``kbr restore``; status is planned, complete, incomplete or interrupted.
+
+    ``records`` are those that this run sent (at least so many, where ``totals.records_exact`` is false: partitions have
+    failed with records under way), ``already_there`` those that were in the target before, ``gone`` those that were
+    restored, and are no longer there. ``retries`` are rounds in which partitions that had failed were tried again.
+    ``offset_map`` is the key of the offset mapping in the store, None where there is none (yet).
+    """
 
     backup_id: str
+    restore_id: str
     storage: str
     status: str
     dry_run: bool
@@ -145,15 +188,22 @@ class RestoreDocument(TypedDict):
     plan: RestorePlanEntry
     topics: list[RestoreTopic]
     totals: RestoreTotals
+    offset_map: str | None
     warnings: list[str]
+    retries: int
     failures: dict[str, str]
+    groups: GroupsDocument | None
 
 
 class ListedBackup(TypedDict):
-    """One backup at a place; the numbers are None, and ``error`` says why, where its manifest can't be read."""
+    """One backup at a place; the numbers are None, and ``error`` says why, where its manifest can't be read.
+
+    ``lock_held`` is None unless the status is ``running``: false says that the run has ended without saying so.
+    """
 
     backup_id: str
     status: str
+    lock_held: bool | None
     error: str | None
     created_at_ms: int | None
     topics: int | None
@@ -230,11 +280,26 @@ class DescribedFailure(TypedDict):
     error: str | None
 
 
+class ListedRestore(TypedDict):
+    """One restore of a backup; status is running (or it ended before its end), complete or unreadable."""
+
+    restore_id: str
+    status: str
+    error: str | None
+    cluster_id: str
+    created_at_ms: int | None
+    updated_at_ms: int | None
+    target_topics: list[str]
+    has_offset_map: bool
+
+
 class DescribeDocument(TypedDict):
-    """``kbr describe``."""
+    """``kbr describe``; ``lock_held`` as in ``kbr list``."""
+    """``kbr describe``; restores are None where the store would not list them."""
 
     backup_id: str
     status: str
+    lock_held: bool | None
     created_at_ms: int | None
     finished_at_ms: int | None
     format_version: int
@@ -244,6 +309,74 @@ class DescribeDocument(TypedDict):
     totals: DescribedTotals
     failures: list[DescribedFailure]
     topics: list[DescribedTopic]
+    restores: list[ListedRestore] | None
+
+
+class MappedPartitionEntry(TypedDict):
+    """What of a source partition lies in one target partition."""
+
+    source_topic: str
+    source_partition: int
+    target_topic: str
+    target_partition: int
+    ranges: int
+    records: int
+    source_start_offset: int
+    source_end_offset_exclusive: int
+    target_start_offset: int
+    target_end_offset_exclusive: int
+
+
+class MappedRange(TypedDict):
+    """Records one behind the other: as the columns of the mapping's file."""
+
+    source_topic: str
+    source_partition: int
+    source_start: int
+    target_topic: str
+    target_partition: int
+    target_start: int
+    count: int
+
+
+class MappedPlace(TypedDict):
+    """An offset of the target."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class OffsetLookup(TypedDict):
+    """One offset: where exactly that record is (None: not restored), and where a consumer would go on."""
+
+    source_offset: int
+    target: MappedPlace | None
+    first_at_or_after: list[MappedPlace]
+
+
+class OffsetsDocument(TypedDict):
+    """``kbr offsets show``; without a mapping where several restores could be meant, and none was named.
+
+    ``shown`` are the first ranges of a partition that was asked for, and ``lookup`` is there for ``--offset``.
+    """
+
+    backup_id: str
+    restores: list[ListedRestore]
+    mapping: OffsetsMapping | None
+
+
+class OffsetsMapping(TypedDict):
+    """One restore's mapping."""
+
+    restore_id: str
+    cluster_id: str
+    created_at_ms: int
+    ranges: int
+    records: int
+    partitions: list[MappedPartitionEntry]
+    shown: list[MappedRange]
+    lookup: OffsetLookup | None
 
 
 class VerifyError(TypedDict):
@@ -284,10 +417,26 @@ class RateLimitEntry(TypedDict):
     records_per_s: float | None
 
 
+class RunTopic(TypedDict):
+    """A topic of a running backup; offsets are sums over its partitions.
+
+    ``next_offset`` is where what is in the store ends, ``high_watermark`` the log's end as last seen, ``lag_records`` what lies
+    between, partition by partition: at most so many records.
+    """
+
+    topic: str
+    partitions: int
+    next_offset: int
+    high_watermark: int
+    lag_records: int
+
+
 class RunEntry(TypedDict):
     """A backup or restore at work; rates are over the last ten seconds.
 
-    ``limited_bytes`` and ``limited_records`` are those that have passed while there was a rate limit.
+    ``limited_bytes`` and ``limited_records`` are those that have passed while there was a rate limit. Of a backup ``doing`` is
+    what it is at (fetching, waiting for the next pass, for Kafka, for the store, ...), and ``topics`` are the 1000 of its
+    ``topic_count`` that are furthest behind; of a restore they are None and empty.
     """
 
     pid: int
@@ -304,6 +453,10 @@ class RunEntry(TypedDict):
     rate_limit: RateLimitEntry
     limited_bytes: int
     limited_records: int
+    doing: str | None
+    lag_records: int | None
+    topic_count: int | None
+    topics: list[RunTopic]
 
 
 class StatusDocument(TypedDict):

@@ -9,7 +9,7 @@ import click
 from kbr.cli.documents import ListDocument
 from kbr.cli.options import Invocation, config_options, storage_option, verb
 from kbr.cli.render import Block
-from kbr.cli.tables import number, table, text
+from kbr.cli.tables import LEFT_RUNNING, number, table, text
 from kbr.cli.units import bytes_text, count_text, instant_text
 
 __all__ = ["command", "list_blocks"]
@@ -54,7 +54,8 @@ def list_blocks(document: ListDocument) -> list[Block]:
     ]
     rest = [number("RECORDS"), number("STORED"), text("FIRST RECORD"), text("LAST RECORD")]
     errors = [f"{one['backup_id']}: {one['error']}" for one in document["backups"] if one["error"]]
-    return [table([*columns, *rest], rows), *errors]
+    left = [f"{one['backup_id']}: {LEFT_RUNNING}" for one in document["backups"] if one["lock_held"] is False]
+    return [table([*columns, *rest], rows), *errors, *left]
 
 
 def _count(value: int | None) -> str:

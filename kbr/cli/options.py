@@ -22,7 +22,10 @@ __all__ = [
     "chosen_backup",
     "client_sets",
     "config_options",
+    "exporting_verb",
     "filter_options",
+    "group_options",
+    "groups_of",
     "rates_of",
     "read_mapping",
     "split_commas",
@@ -99,7 +102,15 @@ def _read_seconds(ctx: click.Context, parameter: click.Parameter, value: str) ->
 
 def verb(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the flags of every verb; the function gets them as one ``invocation``."""
+    return _with_session(function, ("table", "json", "yaml"))
 
+
+def exporting_verb(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a verb whose result may be large: it writes it itself, piece by piece."""
+    return _with_session(function, ("csv", "json", "table"))
+
+
+def _with_session(function: Callable[..., Any], outputs: Sequence[str]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_invocation(**values: Any) -> Any:
         session = {name: values.pop(name) for name in _SESSION_NAMES}
@@ -115,8 +126,8 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "-o",
             "--output",
-            type=click.Choice(["table", "json", "yaml"]),
-            default="table",
+            type=click.Choice(outputs),
+            default=outputs[0],
             show_default=True,
             help="Form of the result on standard output; logs and progress go to standard error.",
         ),
@@ -205,6 +216,24 @@ def filter_options(function: _Function) -> _Function:
     for decorate in reversed(decorators):
         function = decorate(function)
     return function
+
+
+def group_options(all_help: str, some_help: str) -> Callable[[_Function], _Function]:
+    """Add --groups and --group."""
+
+    def decorate(function: _Function) -> _Function:
+        decorate_all = click.option("--groups", "all_groups", is_flag=True, help=all_help)
+        decorate_some = click.option("-g", "--group", "groups", multiple=True, metavar="GLOB", help=some_help)
+        return decorate_all(decorate_some(function))
+
+    return decorate
+
+
+def groups_of(all_groups: bool, groups: Sequence[str]) -> object:
+    """What the flags say of groups, as a key's value; None if they say nothing."""
+    if all_groups and groups:
+        raise click.UsageError("--groups and --group exclude each other")
+    return True if all_groups else list(groups) or None
 
 
 def client_sets(properties: Sequence[str], side: Literal["source", "target"]) -> list[str]:

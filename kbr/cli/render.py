@@ -20,12 +20,13 @@ from kbr.cli.text import neutralise, neutralise_lines
 from kbr.cli.units import instant_text
 from kbr.errors import KbrError
 
-__all__ = ["SCHEMA_VERSION", "Block", "Column", "Output", "Table", "emit", "emit_text", "with_envelope"]
+__all__ = ["SCHEMA_VERSION", "Block", "Column", "Output", "Table", "emit", "emit_blocks", "emit_text", "with_envelope"]
 
 #: Raised when a field changes its meaning or goes away; new fields don't change it.
 SCHEMA_VERSION = 1
 
-Output = Literal["table", "json", "yaml"]
+#: ``csv`` only of verbs that export.
+Output = Literal["table", "json", "yaml", "csv"]
 #: Names of ints that are instants; durations and intervals end in _ms too and have no twin.
 _INSTANT = re.compile(r"(?:.*_at|.*timestamp|time_window_(?:start|end))_ms")
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
@@ -73,7 +74,7 @@ def emit(document: Mapping[str, Any], output: Output, table: Callable[[Any], Ite
         KbrError: standard output can't be written; a reader that has gone away is not an error.
     """
     if output == "table":
-        emit_text(_render_blocks(table(document)))
+        emit_blocks(table(document))
     elif output == "json":
         _write(_json(with_envelope(document)).encode("ascii", "backslashreplace"))
     else:
@@ -83,10 +84,15 @@ def emit(document: Mapping[str, Any], output: Output, table: Callable[[Any], Ite
         _write(text.encode("ascii", "backslashreplace"))
 
 
-def emit_text(text: str) -> None:
-    """Write a text whose pieces are neutralised already."""
+def emit_text(text: str) -> bool:
+    """Write a text whose pieces are neutralised already; False when nobody reads any more."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    _write(text.encode(encoding, "backslashreplace"))
+    return _write(text.encode(encoding, "backslashreplace"))
+
+
+def emit_blocks(blocks: Iterable[Block]) -> bool:
+    """Write a part of what people see; False when nobody reads any more."""
+    return emit_text(_render_blocks(blocks))
 
 
 def with_envelope(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +185,7 @@ def _is_terminal() -> bool:
         return False
 
 
-def _write(data: bytes) -> None:
+def _write(data: bytes) -> bool:
     try:
         sys.stdout.flush()
         stream = getattr(sys.stdout, "buffer", None)
@@ -191,11 +197,13 @@ def _write(data: bytes) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _silence()  # the reader had enough; the command's own exit code stands
+        return False
     except OSError as error:
         _silence()
         if error.errno == errno.EPIPE:
-            return
+            return False
         raise KbrError(f"can't write the result to standard output: {error.strerror}") from error
+    return True
 
 
 def _silence() -> None:

@@ -13,6 +13,8 @@ from kbr.cli.options import (
     client_sets,
     config_options,
     filter_options,
+    group_options,
+    groups_of,
     rates_of,
     read_mapping,
     split_commas,
@@ -43,7 +45,30 @@ __all__ = ["command", "restore_blocks"]
     metavar="TOPIC:0=3",
     help="Restore partition 0 of TOPIC to partition 3; repeatable.",
 )
-@click.option("--append", is_flag=True, default=None, help="Write into topics that hold records already.")
+@group_options(
+    "When all records are there, put the backup's consumer groups where they had read to.",
+    "The same for this group, by name or glob; repeatable.",
+)
+@click.option(
+    "--group-map",
+    "group_map",
+    multiple=True,
+    metavar="SRC=DST",
+    help="Commit for group DST what SRC had committed; repeatable.",
+)
+@click.option(
+    "--rollback-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep what the groups have committed before in this new file, instead of in the backup.",
+)
+@click.option("--append", is_flag=True, default=None, help="Write into topics that hold other records already.")
+@click.option(
+    "--allow-incomplete",
+    is_flag=True,
+    default=None,
+    help="Restore what there is, although some segments are missing or archived.",
+)
 @verb
 def command(
     *,
@@ -65,11 +90,19 @@ def command(
     topic_map: tuple[str, ...],
     partition_map: tuple[str, ...],
     append: bool | None,
+    allow_incomplete: bool | None,
+    all_groups: bool,
+    groups: tuple[str, ...],
+    group_map: tuple[str, ...],
+    rollback_file: Path | None,
 ) -> int:
     """Restore topics into a Kafka cluster.
 
     Makes missing topics as they were and puts every record back to its partition, in order, with its timestamp. Topics
     are named as they are in the backup. Both ends of a time window are included.
+
+    One that was interrupted goes on when it is run again with the same flags: what is in the target is compared with the
+    backup, and only the rest is sent.
 
     \b
     kbr restore -c kbr.yaml --dry-run
@@ -95,13 +128,18 @@ def command(
             "restore.topic_mapping": read_mapping(topic_map, "--topic-map", "SRC=DST"),
             "restore.partition_mapping": _partition_mapping(partition_map),
             "restore.append": append,
+            "restore.allow_incomplete": allow_incomplete,
+            "restore.consumer_groups": groups_of(all_groups, groups),
+            "restore.group_mapping": read_mapping(group_map, "--group-map", "SRC=DST"),
         },
         mode="restore",
     )
     from kbr.app.restore_run import run_restore
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):
-        report = run_restore(config, dry_run=dry_run, progress=progress, stop=stop)
+        report = run_restore(
+            config, dry_run=dry_run, progress=progress, stop=stop, rollback_file=rollback_file
+        )
     return invocation.finish(report, restore_blocks)
 
 
@@ -119,7 +157,15 @@ def restore_blocks(document: RestoreDocument) -> list[Block]:
     """What people see of a restore run, or of its plan."""
     blocks = _plan_blocks(document) if document["dry_run"] else _result_blocks(document)
     failures = [f"Failed: {partition}: {error}" for partition, error in document["failures"].items()]
+    groups = document["groups"]
+    if groups is not None:
+        from kbr.cli.groups_cmd import groups_blocks
+
+        return [*blocks, *failures, *warning_lines(document["warnings"]), "", *groups_blocks(groups)]
     return [*blocks, *failures, *warning_lines(document["warnings"])]
+
+
+_AT_LEAST = "Of partitions that failed, at least so many records are in the target; the same command finds out how many."
 
 
 def _plan_blocks(document: RestoreDocument) -> list[Block]:
@@ -152,7 +198,8 @@ def _plan_blocks(document: RestoreDocument) -> list[Block]:
         "",
         f"Reads {count_text(plan['segments'])} segments, {count_text(plan['blocks'])} blocks "
         f"({bytes_text(plan['stored_bytes'])} stored); restores {bound}{count_text(plan['records'])} records "
-        f"({bytes_text(plan['raw_bytes'])}).",
+        f"({bytes_text(plan['raw_bytes'])} encoded).",
+        *_already_there(document),
     ]
     if plan["topics_to_create"]:
         blocks += [
@@ -181,7 +228,7 @@ def _result_blocks(document: RestoreDocument) -> list[Block]:
         *_window_lines(document),
         "",
         table(
-            [text("TOPIC"), text("TARGET"), number("PARTITIONS"), number("RECORDS"), number("SIZE"), text("PROBLEMS")],
+            [text("TOPIC"), text("TARGET"), number("PARTITIONS"), number("RECORDS"), number("RECORD BYTES"), text("PROBLEMS")],
             [
                 [
                     one["topic"],
@@ -203,8 +250,20 @@ def _result_blocks(document: RestoreDocument) -> list[Block]:
             ],
         ),
         "",
-        f"Took {duration_text(seconds)} ({mean_rate_text(totals['bytes'], seconds)}).",
+        f"Took {duration_text(seconds)} ({mean_rate_text(totals['bytes'], seconds)} of record bytes).",
+        *([] if totals["records_exact"] else [_AT_LEAST]),
+        *_already_there(document),
     ]
+
+
+def _already_there(document: RestoreDocument) -> list[Block]:
+    count, gone = document["totals"]["already_there"], document["totals"]["gone"]
+    lines: list[Block] = []
+    if count:
+        lines.append(f"{count_text(count)} records were in the target already; they are the backup's.")
+    if gone:
+        lines.append(f"{count_text(gone)} records that were restored are no longer in the target.")
+    return lines
 
 
 def _window_lines(document: RestoreDocument) -> list[str]:

@@ -12,6 +12,9 @@ from kbr.cli.units import bytes_text, count_text, duration_text, rate_text
 
 __all__ = ["command", "status_blocks"]
 
+#: Topics of a run that the table shows; JSON has more.
+MAX_TOPICS = 20
+
 
 @click.command("status")
 @click.argument("run", required=False)
@@ -27,7 +30,8 @@ __all__ = ["command", "status_blocks"]
 def command(*, invocation: Invocation, run: str | None, rate_limits: tuple[str, ...]) -> int:
     """Show running backups and restores, or change a rate limit.
 
-    Those of this user. RUN is a process id or a backup_id. A rate that is not named stays as it is; `none` takes both limits off.
+    Those of this user. RUN is a process id or a backup_id. Of a backup it says what it is doing, and by topic to which
+    offset it is in the store, where the log ended when it was last looked at, and how far behind that is (sums over partitions). A rate that is not named stays as it is; `none` takes both limits off.
 
     \b
     kbr status
@@ -62,7 +66,37 @@ def status_blocks(document: StatusDocument) -> list[Block]:
         return ["Nothing runs."]
     columns = [number("PID"), text("VERB"), text("BACKUP"), number("RECORDS"), number("OF"), number("SIZE")]
     rest = [number("RATE"), text("LIMIT"), number("ELAPSED"), number("ETA")]
-    return [table([*columns, *rest], [_row(one) for one in document["runs"]])]
+    blocks: list[Block] = [table([*columns, *rest], [_row(one) for one in document["runs"]])]
+    for run in document["runs"]:
+        blocks += _topic_blocks(run)
+    return blocks
+
+
+def _topic_blocks(run: RunEntry) -> list[Block]:
+    """What a backup is doing, and its topics, those furthest behind first."""
+    if run["doing"] is None:
+        return []
+    behind = run["lag_records"] or 0
+    lag = f"at most {count_text(behind)} records behind" if behind else "up to date"
+    known = f"; {lag} at the last look" if run["topics"] else ""
+    blocks: list[Block] = ["", f"Backup {run['backup_id']} (pid {run['pid']}): {run['doing']}{known}"]
+    shown = run["topics"][:MAX_TOPICS]
+    if not shown:
+        return blocks
+    columns = [text("TOPIC"), number("PARTITIONS"), number("ARCHIVED TO"), number("LOG END SEEN"), number("LAG")]
+    rows = [
+        [
+            one["topic"],
+            count_text(one["partitions"]),
+            count_text(one["next_offset"]),
+            count_text(one["high_watermark"]),
+            count_text(one["lag_records"]),
+        ]
+        for one in shown
+    ]
+    blocks.append(table(columns, rows))
+    left = (run["topic_count"] or 0) - len(shown)
+    return [*blocks, f"and {count_text(left)} more topics, none of them further behind"] if left > 0 else blocks
 
 
 def _row(run: RunEntry) -> list[str]:

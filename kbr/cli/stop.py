@@ -1,4 +1,4 @@
-"""Signals as a question and a callback: the command line's side of a clean stop. Knows no work."""
+"""Signals as a question and a callback: the command line's side of a clean stop, and of SIGHUP. Knows no work."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class StopSignals:
         self._callbacks.append(callback)
         if self.requested:
             callback()
+
+    def on_hangup(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` at every SIGHUP from now on, which otherwise ends the process."""
+        self._previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda _number, _frame: callback())
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGINT, signal.SIGTERM):

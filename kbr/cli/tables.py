@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from kbr.cli.render import Block, Column, Table
 
-__all__ = ["listed", "number", "table", "text", "warning_lines"]
+__all__ = ["LEFT_RUNNING", "listed", "number", "table", "text", "warning_lines"]
 
+#: Of a backup whose manifest says that it is running, and whose lock nobody holds.
+LEFT_RUNNING = "running, but nobody holds its lock: it ended without saying so; run it again to go on"
 #: Warnings that a table shows; JSON has all of them.
 _MAX_WARNINGS = 20
 

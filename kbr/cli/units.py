@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
+from kbr.timing import utc_text
+
 __all__ = [
     "bytes_text",
     "count_text",
@@ -62,10 +64,9 @@ def duration_text(seconds: float) -> str:
 
 def instant_text(milliseconds: int | None) -> str:
     """RFC 3339 in UTC with milliseconds; a dash for none, the number for what no calendar has."""
-    instant = _instant(milliseconds)
-    if instant is None:
-        return "-" if milliseconds is None or milliseconds < 0 else str(milliseconds)
-    return instant.strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
+    if milliseconds is None or milliseconds < 0:
+        return "-"
+    return utc_text(milliseconds) or str(milliseconds)
 
 
 def local_instant_text(milliseconds: int | None) -> str:

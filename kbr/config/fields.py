@@ -22,6 +22,8 @@ __all__ = [
     "EntryError",
     "FilePath",
     "Globs",
+    "GroupMapping",
+    "Groups",
     "IncludeGlobs",
     "Instant",
     "Number",
@@ -177,6 +179,18 @@ def _each(check: Callable[[object], str], *, least_one: str = "") -> Callable[[o
     return parse
 
 
+def _groups(value: object) -> tuple[str, ...]:
+    """All groups, none, or those of some names and globs."""
+    if value == "" or value is None:
+        return ()
+    try:
+        return ("*",) if values.parse_bool(value) else ()
+    except ValueError:
+        if not isinstance(value, (str, list, tuple)):
+            raise ValueError("must be true, false, or a list of consumer groups' names and globs") from None
+        return _each(names.check_group)(value)
+
+
 def _pairs(
     check_key: Callable[[object], Any], check_value: Callable[[object], Any], what: str
 ) -> Callable[[object], Mapping[Any, Any]]:
@@ -294,6 +308,12 @@ TopicConfigs = Annotated[
 TopicMapping = Annotated[
     Mapping[str, str],
     BeforeValidator(_pairs(names.check_topic, names.check_topic, "source topic: target topic")),
+    AfterValidator(_freeze),
+]
+Groups = Annotated[tuple[str, ...], BeforeValidator(_groups)]
+GroupMapping = Annotated[
+    Mapping[str, str],
+    BeforeValidator(_pairs(names.check_group, names.check_group, "group of the backup: group of the target")),
     AfterValidator(_freeze),
 ]
 PartitionMapping = Annotated[

@@ -29,8 +29,10 @@ __all__ = [
 ]
 
 #: Keys that later versions have; a file made for one gets a fitting answer.
-_LATER = frozenset({"continuous", "consumer_groups", "index"})
-_MAP_KINDS = frozenset({"properties", "topic configs", "mapping of topics", "mapping of partitions"})
+_LATER = frozenset({"index"})
+_MAP_KINDS = frozenset(
+    {"properties", "topic configs", "mapping of topics", "mapping of partitions", "mapping of groups"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 WireCompression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 IsolationLevel = Literal["read_committed", "read_uncommitted"]
+OnMissingTopic = Literal["fail", "continue"]
 LogFormat = Literal["plain", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Backend = Literal["s3", "ceph", "filesystem"]
@@ -265,6 +266,28 @@ def _workers(done: str) -> Any:
     )
 
 
+def _lock_life(what: str) -> Any:
+    return key(
+        60_000,
+        f"A run that has not renewed its lock on the {what} for so long counts as dead; it is renewed six times as often.",
+        kind="number",
+        unit="milliseconds",
+        minimum=3_000,
+        maximum=3_600_000,
+    )
+
+
+def _lock_wait(what: str) -> Any:
+    return key(
+        0,
+        f"How long to wait for {what}, before giving up with exit code 11.",
+        kind="number",
+        unit="milliseconds",
+        minimum=0,
+        maximum=86_400_000,
+    )
+
+
 def _memory_limit() -> Any:
     return key(
         None,
@@ -282,10 +305,33 @@ def _memory_limit() -> Any:
 class BackupConfig(Section):
     """How a backup is taken and stored."""
 
+    continuous: fields.Switch = key(
+        False,
+        "Go on until stopped: new records, and new partitions and topics that match. Else end with what is committed at "
+        "the start.",
+        kind="true or false",
+    )
+    on_missing_topic: Annotated[OnMissingTopic, choice(*get_args(OnMissingTopic))] = key(
+        "fail",
+        "What it means that a topic is not there: one that is named without wildcards, or one of the backup that was "
+        "deleted since. `fail`: the run, or for one that a glob found its partitions, fail; `continue`: a warning.",
+        kind="word",
+    )
+    lock_life_ms: fields.Number = _lock_life("backup")
+    lock_wait_ms: fields.Number = _lock_wait("a backup that another run has locked")
+
     include_internal_topics: fields.Switch = key(
         False,
         "Take internal topics (such as `__consumer_offsets`) that a glob matches; named exactly, they always are.",
         kind="true or false",
+    )
+    consumer_groups: fields.Groups = key(
+        (),
+        "Keep what consumer groups have committed for the backup's topics: `true` for all groups, or names and globs. It is "
+        "read before the ends of the topics are fixed; of a continuous backup before each pass.",
+        kind="list of groups, or true or false",
+        shown_default="`false`",
+        example="true",
     )
     isolation_level: Annotated[IsolationLevel, choice(*get_args(IsolationLevel))] = key(
         "read_committed",
@@ -312,7 +358,8 @@ class BackupConfig(Section):
     )
     segment_max_interval_ms: fields.Number = key(
         60_000,
-        "A segment is closed this long after it was begun, so that what was read becomes durable.",
+        "A segment is closed this long after it was begun, so that what was read becomes durable. A continuous backup "
+        "writes at most one segment of a partition in this time, unless it is full before.",
         kind="number",
         unit="milliseconds",
         minimum=1,
@@ -375,7 +422,42 @@ class RestoreConfig(Section):
         False, "Add a header with the source's offset to each record.", kind="true or false"
     )
     append: fields.Switch = key(
-        False, "Write into target topics that hold records already; otherwise that is refused.", kind="true or false"
+        False,
+        "Write into target topics that hold other records already; otherwise that is refused. An interrupted restore "
+        "goes on without it.",
+        kind="true or false",
+    )
+    accept_cleanup: fields.Switch = key(
+        False,
+        "Restore although the target's retention or compaction will remove some of the restored records; otherwise that "
+        "is refused.",
+        kind="true or false",
+    )
+    allow_incomplete: fields.Switch = key(
+        False,
+        "Restore although some segments are missing, of another size or archived: their partitions end before the first "
+        "such one (exit code 3). Otherwise that is refused before anything is sent (exit code 4).",
+        kind="true or false",
+    )
+    consumer_groups: fields.Groups = key(
+        (),
+        "When all records are there, commit for the backup's consumer groups the first restored record at or after what "
+        "they had committed: `true` for all groups, or names and globs. Refused while one of them has members.",
+        kind="list of groups, or true or false",
+        shown_default="`false`",
+        example="true",
+    )
+    group_mapping: fields.GroupMapping = key(
+        {},
+        "Consumer groups that get another name: name in the backup to name in the target.",
+        kind="mapping of groups",
+        example="{billing: billing-restored}",
+    )
+    offset_map: fields.Switch = key(
+        True,
+        "Write which offset of the source became which offset of the target, for every record, into the backup's folder "
+        "(kbr offsets).",
+        kind="true or false",
     )
     create_topics: fields.Switch = key(True, "Create target topics that don't exist.", kind="true or false")
     replication_factor: fields.OptionalNumber = key(
@@ -407,6 +489,8 @@ class RestoreConfig(Section):
         minimum=0,
         maximum=253_402_300_799_999,
     )
+    lock_life_ms: fields.Number = _lock_life("restore")
+    lock_wait_ms: fields.Number = _lock_wait("another run of the same restore")
     rate_limit: fields.Rate = _rate_limit("Send")
     rate_limit_records: fields.RecordRate = _rate_limit_records("Send")
     workers: fields.Number = _workers("write")

@@ -16,6 +16,7 @@ __all__ = [
     "check_bucket",
     "check_endpoint",
     "check_glob",
+    "check_group",
     "check_path",
     "check_prefix",
     "check_property_name",
@@ -56,6 +57,14 @@ def check_glob(value: object) -> str:
             "and the wildcards * ? [abc] [!abc]"
         )
     return pattern
+
+
+def check_group(value: object) -> str:
+    """A consumer group's name, or a pattern: Kafka allows any text up to 32,767 bytes."""
+    name = parse_text(value)
+    if not 0 < len(name.encode("utf-8", "surrogatepass")) < 2**15:
+        raise ValueError(f"{shown(name)} is no consumer group: 1 to 32,767 bytes")
+    return name
 
 
 def check_backup_id(value: object) -> str:

@@ -69,6 +69,8 @@ def _type(key: Key) -> dict[str, Any]:
         return {"type": ["integer", "string"]}
     if key.kind == "list of texts":
         return {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    if key.kind == "list of groups, or true or false":
+        return {"anyOf": [{"type": "boolean"}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     if key.is_list:
         return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     if key.kind == "mapping of partitions":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -20,6 +21,7 @@ from kbr.format.manifest_values import (
     SourceInfo,
     TopicEntry,
 )
+from kbr.model import SegmentRef
 from kbr.wire import dump_json, load_json
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MAX_MANIFEST_BYTES",
     "Manifest",
+    "ManifestRenderer",
     "PartitionEntry",
     "SourceInfo",
     "TopicEntry",
@@ -51,11 +54,87 @@ _HINT = "put back an intact copy of it; the segments are not affected, each carr
 
 def dump_manifest(manifest: Manifest) -> bytes:
     """The bytes of a manifest object, checksum included."""
-    body = dump_json(_document(manifest))[:-1]
-    return b'%b,"sha256":"%b"}' % (body, hashlib.sha256(body).hexdigest().encode("ascii"))
+    return ManifestRenderer().dump(manifest)
 
 
-def _document(manifest: Manifest) -> dict[str, Any]:
+class ManifestRenderer:
+    """Makes the bytes of one backup's manifests, again and again.
+
+    What it made of segments before is used again, as their list only grows: of 100,000 segments with 100 new ones,
+    only those are made anew; the rest is joined and summed.
+    """
+
+    def __init__(self) -> None:
+        self._partitions: dict[tuple[str, int], _Rendered] = {}
+
+    def dump(self, manifest: Manifest) -> bytes:
+        """The bytes of a manifest object, checksum included.
+
+        Raises:
+            ValueError: segments read otherwise than they were written: the machine's memory is failing.
+        """
+        digest = hashlib.sha256()
+        pieces = list(self._pieces(manifest))
+        for piece in pieces:
+            digest.update(piece)
+        pieces.append(b',"sha256":"%b"}' % digest.hexdigest().encode("ascii"))
+        return b"".join(pieces)
+
+    def _pieces(self, manifest: Manifest) -> Iterator[bytes | bytearray]:
+        yield dump_json(_head(manifest))[:-1] + b',"topics":['
+        for number, topic in enumerate(manifest.topics):
+            yield (b"," if number else b"") + dump_json(_topic(topic))[:-1] + b',"partitions":['
+            for partition in topic.partitions:
+                rendered = self._partitions.setdefault((topic.name, partition.partition), _Rendered())
+                rendered.follow(partition)
+                yield (b"," if partition.partition else b"") + rendered.head
+                yield rendered.segments
+                yield b"]}"
+            yield b"]}"
+        yield b"]"
+
+
+class _Rendered:
+    """A partition's bytes: all but its segments, and those."""
+
+    __slots__ = ("_facts", "_first", "_last", "_segment_count", "head", "segments")
+
+    def __init__(self) -> None:
+        self.head = b""
+        self.segments = bytearray()
+        self._facts: tuple[Any, ...] = ()
+        self._segment_count = 0
+        self._first: SegmentRef | None = None
+        self._last: SegmentRef | None = None
+
+    def follow(self, entry: PartitionEntry) -> None:
+        """Become the bytes of this entry."""
+        facts = _partition_facts(entry)
+        if facts != self._facts:
+            self._facts = facts
+            self.head = dump_json(_partition(entry))[:-1] + b',"segments":['
+        count = self._segment_count
+        if count and not (
+            len(entry.segments) >= count
+            and entry.segments[0] is self._first
+            and entry.segments[count - 1] is self._last
+        ):
+            self.segments = bytearray()  # another list than before
+            count = 0
+        if len(entry.segments) > count:
+            rows = [dict(zip(SEGMENT_FIELDS, _segment_values(one), strict=True)) for one in entry.segments[count:]]
+            text = dump_json(rows)
+            if load_json(text) != rows:
+                raise ValueError("segments read otherwise than they were written")
+            if count:
+                self.segments += b","
+            self.segments += text[1:-1]
+        self._segment_count = len(entry.segments)
+        if entry.segments:
+            self._first, self._last = entry.segments[0], entry.segments[-1]
+
+
+def _head(manifest: Manifest) -> dict[str, Any]:
     return {
         "format": FORMAT_NAME,
         "format_version": manifest.format_version,
@@ -73,7 +152,6 @@ def _document(manifest: Manifest) -> dict[str, Any]:
         "compression": manifest.compression.value,
         "compression_level": manifest.compression_level,
         "retention": None if manifest.retention is None else dict(manifest.retention),
-        "topics": [_topic(topic) for topic in manifest.topics],
     }
 
 
@@ -85,11 +163,33 @@ def _topic(topic: TopicEntry) -> dict[str, Any]:
         "replication_factor": topic.replication_factor,
         "is_internal": topic.is_internal,
         "configs": None if topic.configs is None else dict(topic.configs),
-        "partitions": [_partition(partition) for partition in topic.partitions],
     }
 
 
+def _partition_facts(entry: PartitionEntry) -> tuple[Any, ...]:
+    """All that _partition() depends on."""
+    return (
+        entry.partition,
+        entry.status,
+        entry.log_start_offset,
+        entry.high_watermark,
+        entry.start_offset,
+        entry.end_offset_exclusive,
+        entry.next_offset,
+        entry.record_count,
+        entry.error,
+        entry.failure,
+        entry.gaps,
+        _leader_epoch(entry),
+    )
+
+
+def _leader_epoch(entry: PartitionEntry) -> int:
+    return entry.segments[-1].leader_epoch if entry.segments else -1
+
+
 def _partition(partition: PartitionEntry) -> dict[str, Any]:
+    epoch = _leader_epoch(partition)
     return {
         "partition": partition.partition,
         "status": partition.status.value,
@@ -99,7 +199,9 @@ def _partition(partition: PartitionEntry) -> dict[str, Any]:
         "end_offset_exclusive": partition.end_offset_exclusive,
         "next_offset": partition.next_offset,
         "record_count": partition.record_count,
+        **({} if epoch < 0 else {"leader_epoch": epoch}),
         "error": partition.error,
+        "failure": None if partition.failure is None else partition.failure.value,
         "gaps": [
             {
                 "start_offset": gap.start_offset,
@@ -109,9 +211,6 @@ def _partition(partition: PartitionEntry) -> dict[str, Any]:
                 "detail": gap.detail,
             }
             for gap in partition.gaps
-        ],
-        "segments": [
-            dict(zip(SEGMENT_FIELDS, _segment_values(segment), strict=True)) for segment in partition.segments
         ],
     }
 

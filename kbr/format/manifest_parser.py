@@ -7,6 +7,7 @@ checked by columns, not one by one, as a manifest may list 100,000 of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 from operator import itemgetter, le, lt
@@ -21,7 +22,7 @@ from kbr.format.names import (
     is_topic_name,
     partition_folder,
 )
-from kbr.model import Compression, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef
+from kbr.model import Compression, FailureKind, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef
 
 __all__ = ["SEGMENT_FIELDS", "BadDocument", "parse_document"]
 
@@ -143,6 +144,9 @@ def _partition(node: _Node, topic: str, number: int) -> PartitionEntry:
             node.fail("segments", f"begin at {segments[0].sequence}, before start_offset {start}")
         if segments[-1].next_offset > next_offset:
             node.fail("segments", f"reach {segments[-1].next_offset}, next_offset is {next_offset}")
+        if node.has("leader_epoch"):
+            epoch = node.integer("leader_epoch", 0, _INT32_MAX)
+            segments = (*segments[:-1], replace(segments[-1], leader_epoch=epoch))
     record_count = node.integer("record_count")
     if record_count != sum(segment.record_count for segment in segments):
         node.fail("record_count", f"{record_count} is not the sum over the segments")
@@ -156,6 +160,7 @@ def _partition(node: _Node, topic: str, number: int) -> PartitionEntry:
         next_offset=next_offset,
         record_count=record_count,
         error=node.optional("error", node.text),
+        failure=node.optional("failure", lambda key: node.choice(key, FailureKind)) if node.has("failure") else None,
         gaps=tuple(_gap(child) for child in node.children("gaps")),
         segments=segments,
     )
@@ -308,6 +313,9 @@ class _Node:
 
     def fail(self, key: str, what: str) -> NoReturn:
         raise BadDocument(f"{self._path}{key} {what}")
+
+    def has(self, key: str) -> bool:
+        return key in self._value
 
     def get(self, key: str) -> Any:
         try:

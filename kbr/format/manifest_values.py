@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kbr.model import Compression, Gap, PartitionStatus, RunStatus, SegmentRef, TopicSpec
+from kbr.model import Compression, FailureKind, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef, TopicSpec
 
 __all__ = ["FORMAT_VERSION", "Manifest", "PartitionEntry", "SourceInfo", "TopicEntry"]
 
@@ -41,11 +41,22 @@ class PartitionEntry:
     next_offset: int
     #: Sum over the segments.
     record_count: int
-    #: Why it failed; None if it did not.
+    #: Why it failed, or of a complete one what ended it; None if there is nothing to say.
     error: str | None
+    #: What that means for later runs; None where it did not fail, and in manifests that are older than this key.
+    failure: FailureKind | None = None
     gaps: tuple[Gap, ...]
     #: In order of their sequence.
     segments: tuple[SegmentRef, ...]
+
+    @property
+    def position(self) -> int:
+        """First offset that is in no listed segment and in no lasting gap: what the next segment answers from."""
+        found = self.segments[-1].next_offset if self.segments else self.start_offset
+        for gap in sorted(self.gaps, key=lambda one: one.start_offset):
+            if gap.reason is not GapReason.OPEN_TRANSACTION and gap.start_offset <= found < gap.end_offset_exclusive:
+                found = gap.end_offset_exclusive
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

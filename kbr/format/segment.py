@@ -71,6 +71,7 @@ class SegmentAssembler:
         self._max_record_bytes = 0
         self._first_timestamp = 0
         self._last_timestamp = 0
+        self._last_leader_epoch = -1
 
     @property
     def stored_bytes(self) -> int:
@@ -92,13 +93,14 @@ class SegmentAssembler:
         """What the index is going to say of the blocks so far."""
         return tuple(self._blocks)
 
-    def add(self, frame: bytes, raw_bytes: int, stats: BlockStats) -> None:
+    def add(self, frame: bytes, raw_bytes: int, stats: BlockStats, leader_epoch: int = -1) -> None:
         """Take the next frame into account.
 
         Args:
             frame: as it is stored.
             raw_bytes: size of the block in it.
             stats: of that block.
+            leader_epoch: of its last record; -1 for unknown.
 
         Raises:
             ValueError: it doesn't follow the block before it, or the segment is full or finished.
@@ -128,6 +130,7 @@ class SegmentAssembler:
         if not self._blocks:
             self._first_timestamp = stats.first_timestamp
         self._last_timestamp = stats.last_timestamp
+        self._last_leader_epoch = leader_epoch
         self._blocks.append(entry)
         self._position += len(frame)
         self._record_count += stats.record_count
@@ -150,6 +153,7 @@ class SegmentAssembler:
         if not self._blocks[-1].last_offset < next_offset <= INT64_MAX:
             raise ValueError(f"next offset {next_offset} is not behind the last record's")
         identity = self._identity
+        epoch = {} if self._last_leader_epoch < 0 else {"last_leader_epoch": self._last_leader_epoch}
         packed = dump_msgpack(
             {
                 "version": SEGMENT_VERSION,
@@ -167,6 +171,7 @@ class SegmentAssembler:
                 "max_record_bytes": self._max_record_bytes,
                 "first_timestamp": self._first_timestamp,
                 "last_timestamp": self._last_timestamp,
+                **epoch,
                 "sha256": self._hash.digest(),
                 "blocks": {column: [getattr(block, column) for block in self._blocks] for column in COLUMNS},
             }

@@ -110,6 +110,8 @@ class SegmentIndex:
     max_record_bytes: int
     first_timestamp: int
     last_timestamp: int
+    #: Of the last record; -1 where it is not known.
+    last_leader_epoch: int
     #: SHA-256 of all bytes before the index frame.
     content_sha256: bytes
     blocks: tuple[BlockEntry, ...]
@@ -140,12 +142,13 @@ class SegmentIndex:
             stored_bytes=stored_bytes,
             max_record_bytes=self.max_record_bytes,
             sha256=sha256,
+            leader_epoch=self.last_leader_epoch,
         )
 
 
 def index_bytes_bound(block_count: int) -> int:
     """The most that the index frame of so many blocks takes as kbr writes it, bytes."""
-    # At most 9 bytes an integer, 5 for each of the 8 columns' lengths; the keys, the other 16
+    # At most 9 bytes an integer, 5 for each of the 8 columns' lengths; the keys, the other 17
     # entries and their texts (2 x 1024 characters of at most 4 bytes, names) fit in 12 KiB.
     return INDEX_OVERHEAD_BYTES + 12 * 1024 + len(COLUMNS) * (5 + 9 * block_count)
 

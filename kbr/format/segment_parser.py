@@ -54,8 +54,13 @@ _INTEGER_FIELDS = (
 
 #: A general parser makes up to a hundred bytes of a byte: up to here that is 7 MiB, and it is three times as fast.
 _SMALL_INDEX_BYTES = 64 * 1024
-#: What kbr's own index has: its fields and "blocks", and the columns.
+#: What an index may have, or not.
+_OPTIONAL_FIELD = "last_leader_epoch"
+#: What kbr's own index has: its fields and "blocks", and the columns; and the optional one.
 _PAIRS = len(_INTEGER_FIELDS) + len(_TEXT_FIELDS) + 2 + len(COLUMNS)
+
+
+_INT32_MAX = 2**31 - 1
 
 
 class NeedMoreTail(Exception):
@@ -174,6 +179,7 @@ class _IndexParser:
         readers: dict[str, Callable[[], object]] = dict.fromkeys(_INTEGER_FIELDS, reader.integer)
         readers |= dict.fromkeys(_TEXT_FIELDS, reader.text)
         readers["sha256"] = reader.binary
+        readers[_OPTIONAL_FIELD] = reader.integer
         fields: dict[str, object] = {}
         columns: dict[str, list[int]] | None = None
         for _ in range(reader.map_size()):
@@ -191,6 +197,7 @@ class _IndexParser:
                 self._unsupported(fields[key])
         if reader.remaining:
             raise PackedError("bytes left over after the index", reader.position)
+        fields.setdefault(_OPTIONAL_FIELD, -1)
         missing = [key for key in readers if key not in fields]
         if columns is None or missing:
             raise PackedError(f"no {', '.join(missing) or 'blocks'}", 0)
@@ -227,6 +234,7 @@ class _IndexParser:
             max_record_bytes=number["max_record_bytes"],
             first_timestamp=number["first_timestamp"],
             last_timestamp=number["last_timestamp"],
+            last_leader_epoch=number[_OPTIONAL_FIELD],
             content_sha256=sha256,
             blocks=self._blocks(columns, identity.sequence),
             index_position=self._index_position,
@@ -281,6 +289,7 @@ class _IndexParser:
                 "first_timestamp",
             ),
             (last.min_timestamp <= index.last_timestamp <= last.max_timestamp, "last_timestamp"),
+            (-1 <= index.last_leader_epoch <= _INT32_MAX, _OPTIONAL_FIELD),
             (0 <= index.max_record_bytes <= max(b.raw_bytes for b in blocks), "max_record_bytes"),
         )
         for agrees, field in checks:
@@ -296,7 +305,8 @@ def _read_at_once(packed: bytes) -> tuple[dict[str, object], dict[str, list[int]
     """
     try:
         reader = PackedReader(packed)
-        if reader.skip() != _PAIRS or reader.remaining:
+        pairs = reader.skip()
+        if pairs not in (_PAIRS, _PAIRS + 1) or reader.remaining:
             return None
         found = load_msgpack(packed, unique_keys=True)
     except ValueError:
@@ -312,7 +322,11 @@ def _read_at_once(packed: bytes) -> tuple[dict[str, object], dict[str, list[int]
         return None
     if not all(type(found.get(name)) is str for name in _TEXT_FIELDS) or type(found.get("sha256")) is not bytes:
         return None
+    epoch = found.get(_OPTIONAL_FIELD, -1)
+    if not _is_integer(epoch):
+        return None
     fields = {name: found[name] for name in (*_INTEGER_FIELDS, *_TEXT_FIELDS, "sha256")}
+    fields[_OPTIONAL_FIELD] = epoch
     return fields, {name: columns[name] for name in COLUMNS}
 
 

@@ -7,7 +7,9 @@ nothing of what kbr asks a cluster for: that is kbr.kafka.cluster.
 from __future__ import annotations
 
 import logging
+import math
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -23,7 +25,7 @@ from kbr.kafka.translate import Cause, translate
 from kbr.telemetry.logs import explain
 from kbr.timing import Backoff, Clock, Deadline
 
-__all__ = ["AdminSession"]
+__all__ = ["AdminSession", "CallDeadline"]
 
 _T = TypeVar("_T")
 
@@ -33,6 +35,8 @@ CONNECT_DEADLINE_S = 15.0
 REFUSED_DEADLINE_S = 3.0
 #: How long a call may take that only looks, seconds, when the whole deadline is longer.
 REQUEST_TIMEOUT_S = 30.0
+#: Who waits for an answer looks so often whether it is to give up, seconds.
+LOOK_S = 0.1
 #: What the client said longer ago explains nothing, seconds. It repeats itself every 30 s at most
 #: (rdkafka_broker.c, rd_kafka_broker_set_error).
 CAUSE_LIFETIME_S = 60.0
@@ -43,6 +47,8 @@ MOCK_CLUSTER_PREFIX = "mockCluster"
 _LOG_FRAME = re.compile(r"^[A-Z_]+ \[[^\]]*\] ")
 
 _REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
+#: What a lost connection, or a broker that is on its way out, makes of a request.
+_PASSING = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT})
 _SILENT = frozenset({KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT})
 
 
@@ -81,22 +87,55 @@ class _ClientLog(logging.Handler):
         return self._cause
 
 
+class CallDeadline(Deadline):
+    """A deadline that a stop of the run brings nearer.
+
+    Args:
+        is_stopped: whether the run is to end.
+        grace_s: how long it may take from then on, seconds.
+    """
+
+    def __init__(
+        self, seconds: float, *, clock: Clock, is_stopped: Callable[[], bool] = lambda: False, grace_s: float = 0.0
+    ) -> None:
+        super().__init__(seconds, clock=clock)
+        self._is_stopped = is_stopped
+        self._grace_s = grace_s
+        self._stop_at: float | None = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the run was stopped so long ago that nobody waits any more."""
+        if self._stop_at is None and self._is_stopped():
+            self._stop_at = self._clock.monotonic() + self._grace_s
+        return self._stop_at is not None and self._clock.monotonic() >= self._stop_at
+
+
 class AdminSession:
     """An AdminClient with deadlines and clear errors.
 
     Args:
         settings: how to reach the cluster.
         deadline_s: for each call, seconds.
+        is_stopped: whether the run is to end: then a call that is waited for ends, too.
 
     Raises:
         ConfigError: ``client`` holds a property that kbr's promises fix.
     """
 
-    def __init__(self, settings: ClientSettings, *, deadline_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        *,
+        deadline_s: float,
+        clock: Clock,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.servers = ",".join(settings.bootstrap_servers)
         self.deadline_s = deadline_s
         self._settings = settings
         self._clock = clock
+        self._is_stopped = is_stopped
         self._properties = admin_properties(settings)
         self._log = _ClientLog(clock)
         self._client: AdminClient | None = None
@@ -136,6 +175,16 @@ class AdminSession:
         """For one request, seconds."""
         return min(self.deadline_s, REQUEST_TIMEOUT_S)
 
+    def deadline(self, *, stop_grace_s: float = 0.0, at_most_s: float = math.inf) -> CallDeadline:
+        """For one call that begins now.
+
+        Args:
+            stop_grace_s: how long it may go on once the run was stopped, seconds.
+            at_most_s: how long it may take in any case, seconds.
+        """
+        seconds = min(self.deadline_s, at_most_s)
+        return CallDeadline(seconds, clock=self._clock, is_stopped=self._is_stopped, grace_s=stop_grace_s)
+
     def is_mock(self) -> bool:
         """Whether it is librdkafka's mock cluster.
 
@@ -156,15 +205,17 @@ class AdminSession:
             AuthenticationFailed: the brokers refuse the login or the TLS handshake.
             ClusterUnavailable: no connection within 15 s, or no answer within the deadline.
         """
-        limit = deadline or Deadline(self.deadline_s, clock=self._clock)
+        limit = deadline or self.deadline()
         begun = self._clock.monotonic()
         slice_s = 1.0
         for delay in Backoff(base_s=0.2, cap_s=2.0).delays():
             timeout_s = max(0.1, min(slice_s, limit.remaining_s()))
             try:
-                found = self.call(partial(self._list_topics, timeout_s), "reading metadata", begun=begun)
+                found = self.call(partial(self._list_topics, timeout_s, limit), "reading metadata", begun=begun)
             except (ClusterUnavailable, AuthenticationFailed) as error:
                 waited_s = self._clock.monotonic() - begun
+                if error.context.get("given_up"):
+                    raise
                 refused = isinstance(error, AuthenticationFailed) and waited_s >= REFUSED_DEADLINE_S
                 connected = error.context.get("kafka_code") in _SILENT
                 if refused or limit.passed or (not connected and waited_s >= CONNECT_DEADLINE_S):
@@ -176,9 +227,20 @@ class AdminSession:
             return found
         raise AssertionError("the delays are endless")
 
-    def _list_topics(self, timeout_s: float) -> Any:
+    def _list_topics(self, timeout_s: float, limit: Deadline) -> Any:
+        client = self.client
+        answer: Future[Any] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(client.list_topics(timeout=timeout_s))
+            except BaseException as error:  # it is raised where the answer is waited for
+                answer.set_exception(error)
+
+        # in a thread of its own, as no signal is heard while the main one is in librdkafka
+        threading.Thread(target=ask, name="metadata", daemon=True).start()
         try:
-            return self.client.list_topics(timeout=timeout_s)
+            return self._wait(answer, timeout_s + 5, "reading metadata", limit)
         except KafkaException:
             self.client.poll(0.1)  # the reason why nobody answered may be on its way
             raise
@@ -202,10 +264,44 @@ class AdminSession:
         finally:
             self.client.poll(0)  # what the client said, which unserved would gather for ever
 
-    def result(self, future: Future[Any], doing: str, *, right: str = "") -> Any:
+    def steadily(self, ask: Callable[[], _T], deadline: Deadline | None = None) -> _T:
+        """Ask something that may be asked twice, again after a lost connection, until the deadline.
+
+        librdkafka tries a request again only where it was not sent; an answer that was lost with its connection is an
+        error to it (rdkafka_admin.c, RD_KAFKA_RESP_ERR__TRANSPORT).
+
+        Raises:
+            ClusterUnavailable: it has not been answered by then.
+        """
+        limit = deadline or self.deadline()
+        for delay in Backoff(base_s=0.2, cap_s=2.0).delays():
+            try:
+                return ask()
+            except ClusterUnavailable as error:
+                if limit.passed or error.context.get("kafka_code") not in _PASSING:
+                    raise
+            self._clock.sleep(min(delay, limit.remaining_s()))
+        raise AssertionError("the delays are endless")
+
+    def result(self, future: Future[Any], doing: str, *, right: str = "", deadline: Deadline | None = None) -> Any:
         """What a request gave."""
+        limit = deadline or self.deadline()
         # librdkafka keeps request_timeout itself; the rest is for a client that doesn't
-        return self.call(lambda: future.result(timeout=self.request_timeout_s + 5), doing, right=right)
+        return self.call(partial(self._wait, future, self.request_timeout_s + 5, doing, limit), doing, right=right)
+
+    def _wait(self, future: Future[_T], seconds: float, doing: str, limit: Deadline) -> _T:
+        """The future's result; not for longer than ``seconds``, nor than anybody wants to have it."""
+        for _ in range(math.ceil(seconds / LOOK_S)):
+            if isinstance(limit, CallDeadline) and limit.is_given_up and not future.done():
+                raise ClusterUnavailable(
+                    f"{doing}: given up, as the run was stopped", hint="run the same command again", given_up=True
+                )
+            try:
+                return future.result(timeout=LOOK_S)
+            except FutureTimeoutError:
+                if future.done():
+                    raise
+        raise FutureTimeoutError
 
     def _translated(self, error: KafkaError, doing: str, right: str, since: float) -> KbrError:
         self.client.poll(0)  # without waiting: a request for 1,000 partitions may bring 1,000 errors

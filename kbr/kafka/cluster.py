@@ -6,10 +6,10 @@ explained is kbr.kafka.admin's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import IsolationLevel, KafkaError, TopicCollection
 from confluent_kafka import TopicPartition as ClientTopicPartition
@@ -18,13 +18,19 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its __init_
     ConfigEntry,
     ConfigResource,
     ConfigSource,
-    NewTopic,
     OffsetSpec,
     ResourceType,
 )
 
-from kbr.errors import AuthenticationFailed, ClusterError, ClusterUnavailable, KbrError, TopicMissing
-from kbr.kafka.admin import AdminSession
+from kbr.errors import (
+    ClusterError,
+    ClusterUnavailable,
+    KbrError,
+    TopicMissing,
+)
+from kbr.kafka.admin import AdminSession, CallDeadline
+from kbr.kafka.groups import ConsumerGroups
+from kbr.kafka.new_topics import TOPICS_PER_REQUEST, create_topics, read_topic_defaults
 from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition, TopicSpec
 from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
@@ -33,18 +39,15 @@ __all__ = ["Cluster", "ClusterInfo", "PartitionOffsets"]
 
 _T = TypeVar("_T")
 
-#: Topics in one request: keeps requests and answers of a cluster with 200,000 partitions at a few MB.
-TOPICS_PER_REQUEST = 500
 #: Partitions in one ListOffsets. librdkafka merges its answers in quadratic time (rdkafka_admin.c,
 #: rd_kafka_ListOffsets_response_merge): 6,000 partitions took 0.13 s in requests of 1,000, 0.75 s in two of 5,000.
 PARTITIONS_PER_REQUEST = 1000
-#: Partitions in one CreateTopics; a KRaft controller refuses more than 10,000 (ReplicationControlManager).
-NEW_PARTITIONS_PER_REQUEST = 5000
 #: How long the leaders of a request's partitions may take to tell offsets before others are asked for, seconds.
 #: Longer than it takes a cluster to notice that a broker hangs (broker.session.timeout.ms, 9 s).
 OFFSETS_TIMEOUT_S = 10.0
-#: The replication factor that means the cluster's own default (KIP-464).
-DEFAULT_REPLICATION = -1
+
+#: How long it takes to see that no broker answers when no leader has, seconds.
+ANYBODY_S = 3.0
 
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # confluent_kafka has no types there
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the same
@@ -100,15 +103,23 @@ class Cluster:
     Args:
         settings: how to reach it.
         deadline_s: for each call, seconds.
+        is_stopped: whether the run is to end: a call that waits for an answer then gives up with ClusterUnavailable.
 
     Raises:
         ConfigError: librdkafka refused a property.
     """
 
-    def __init__(self, settings: ClientSettings, *, deadline_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        *,
+        deadline_s: float,
+        is_stopped: Callable[[], bool] = lambda: False,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._deadline_s = deadline_s
         self._clock = clock
-        self._session = AdminSession(settings, deadline_s=deadline_s, clock=clock)
+        self._session = AdminSession(settings, deadline_s=deadline_s, clock=clock, is_stopped=is_stopped)
 
     def __enter__(self) -> Cluster:
         self._session.open()
@@ -117,6 +128,11 @@ class Cluster:
     def __exit__(self, *exc_info: object) -> None:
         self._session.close()
 
+    @property
+    def groups(self) -> ConsumerGroups:
+        """Its consumer groups."""
+        return ConsumerGroups(self._session, clock=self._clock)
+
     # -- looking --------------------------------------------------------------------------
 
     def info(self) -> ClusterInfo:
@@ -124,6 +140,18 @@ class Cluster:
         metadata = self._session.metadata()
         brokers = sorted(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values())
         return ClusterInfo(cluster_id=metadata.cluster_id or "", brokers=tuple(brokers))
+
+    def answers(self, *, stop_grace_s: float) -> bool:
+        """Whether a broker answers.
+
+        Args:
+            stop_grace_s: how long it may take once the run was stopped, seconds.
+        """
+        try:
+            self._session.metadata(self._session.deadline(stop_grace_s=stop_grace_s))
+        except ClusterUnavailable:
+            return False
+        return True
 
     def topics(self) -> list[tuple[str, bool, int]]:
         """(name, is internal, partition count) of every topic that the user may see."""
@@ -144,16 +172,8 @@ class Cluster:
         configs = self.topic_configs(names, include_defaults=False)
         specs: dict[str, TopicSpec] = {}
         for part in _chunks(_once(names), TOPICS_PER_REQUEST):
-            wanted = TopicCollection(list(part))
             try:
-                futures = session.call(
-                    partial(session.client.describe_topics, wanted, request_timeout=session.request_timeout_s),
-                    "describing topics",
-                )
-                described = {
-                    name: session.result(future, f"describing topic {name}", right=f"Describe on topic {name}")
-                    for name, future in futures.items()
-                }
+                described = session.steadily(partial(self._described, part))
             except ClusterError as error:
                 if error.context.get("kafka_code") not in _UNSUPPORTED:
                     raise
@@ -170,6 +190,58 @@ class Cluster:
                     is_internal=bool(topic.is_internal),
                 )
         return specs
+
+    def _described(self, names: Sequence[str]) -> dict[str, Any]:
+        session = self._session
+        futures = session.call(
+            partial(
+                session.client.describe_topics, TopicCollection(list(names)), request_timeout=session.request_timeout_s
+            ),
+            "describing topics",
+        )
+        return {
+            name: session.result(future, f"describing topic {name}", right=f"Describe on topic {name}")
+            for name, future in futures.items()
+        }
+
+    def topic_ids(self, names: Sequence[str], *, stop_grace_s: float = 0.0) -> dict[str, str | None]:
+        """Ids of topics as they are now: None where there is no such topic, absent where the cluster tells no ids.
+
+        Args:
+            stop_grace_s: how long it may take once the run was stopped, seconds.
+        """
+        session = self._session
+        deadline = session.deadline(stop_grace_s=stop_grace_s)
+        found: dict[str, str | None] = {}
+        if session.is_mock():
+            return found
+        for part in _chunks(_once(names), TOPICS_PER_REQUEST):
+            try:
+                found.update(session.steadily(partial(self._ids, part, deadline), deadline))
+            except ClusterError as error:
+                if error.context.get("kafka_code") not in _UNSUPPORTED:
+                    raise
+                return {}
+        return found
+
+    def _ids(self, names: Sequence[str], deadline: Deadline) -> dict[str, str | None]:
+        session = self._session
+        futures = session.call(
+            partial(
+                session.client.describe_topics, TopicCollection(list(names)), request_timeout=session.request_timeout_s
+            ),
+            "describing topics",
+        )
+        found: dict[str, str | None] = {}
+        for name, future in futures.items():
+            try:
+                topic = session.result(future, f"describing topic {name}", right=f"Describe on topic {name}", deadline=deadline)
+            except TopicMissing:
+                found[name] = None
+            else:
+                if topic.topic_id is not None:
+                    found[name] = str(topic.topic_id)
+        return found
 
     def _specs_from_metadata(
         self, names: Iterable[str], configs: Mapping[str, Mapping[str, str]]
@@ -196,21 +268,14 @@ class Cluster:
         if session.is_mock():
             return found
         for part in _chunks(_once(names), TOPICS_PER_REQUEST):
-            resources = [ConfigResource(ResourceType.TOPIC, name) for name in part]
-            futures = session.call(
-                partial(session.client.describe_configs, resources, request_timeout=session.request_timeout_s),
-                "reading topic configs",
-            )
-            for resource, future in futures.items():
-                try:
-                    entries = session.result(
-                        future, f"reading configs of topic {resource.name}", right=f"DescribeConfigs on topic {resource.name}"
-                    )
-                except ClusterError as error:
-                    if error.context.get("kafka_code") not in _UNSUPPORTED:
-                        raise
-                    return {}
-                found[resource.name] = {
+            try:
+                answers = session.steadily(partial(self._configs, part))
+            except ClusterError as error:
+                if error.context.get("kafka_code") not in _UNSUPPORTED:
+                    raise
+                return {}
+            for name, entries in answers.items():
+                found[name] = {
                     entry.name: entry.value
                     for entry in entries.values()
                     if entry.value is not None
@@ -218,6 +283,24 @@ class Cluster:
                     and (include_defaults or entry.source == ConfigSource.DYNAMIC_TOPIC_CONFIG.value)
                 }
         return found
+
+    def _configs(self, names: Sequence[str]) -> dict[str, Any]:
+        session = self._session
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        futures = session.call(
+            partial(session.client.describe_configs, resources, request_timeout=session.request_timeout_s),
+            "reading topic configs",
+        )
+        return {
+            resource.name: session.result(
+                future, f"reading configs of topic {resource.name}", right=f"DescribeConfigs on topic {resource.name}"
+            )
+            for resource, future in futures.items()
+        }
+
+    def new_topic_configs(self) -> dict[str, str]:
+        """What a topic that is made without configs gets, as far as the brokers say; empty where they don't."""
+        return read_topic_defaults(self._session)
 
     def offsets(
         self, partitions: Sequence[TopicPartition], isolation_level: str
@@ -230,7 +313,7 @@ class Cluster:
             ClusterUnavailable: no broker answers at all.
         """
         committed = isolation_level == "read_committed"
-        deadline = Deadline(self._deadline_s, clock=self._clock)
+        deadline = self._session.deadline()
         starts = self._list_offsets(partitions, _EARLIEST, IsolationLevel.READ_UNCOMMITTED, deadline)
         # what failed until the deadline is not asked for again
         there = [key for key in partitions if isinstance(starts[key], int)]
@@ -250,36 +333,48 @@ class Cluster:
                 found[key] = end
             else:
                 found[key] = PartitionOffsets(log_start=start, high_watermark=mark, end_offset=end)
+        if found and all(isinstance(answer, ClusterUnavailable) for answer in found.values()):
+            # no leader has answered: are they gone, or is the whole cluster?
+            self._session.metadata(self._session.deadline(at_most_s=ANYBODY_S))
         return found
 
+    def high_watermarks(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | KbrError]:
+        """One past the last replicated record of every partition, or why it can't be had; by one request a leader.
+
+        Raises:
+            ClusterUnavailable: no broker answers at all.
+        """
+        deadline = self._session.deadline()
+        return self._list_offsets(partitions, _LATEST, IsolationLevel.READ_UNCOMMITTED, deadline)
+
     def _list_offsets(
-        self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel, deadline: Deadline
+        self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel, deadline: CallDeadline
     ) -> dict[TopicPartition, int | KbrError]:
         found: dict[TopicPartition, int | KbrError] = {}
         wanted: Sequence[TopicPartition] = partitions
         for delay in Backoff(base_s=0.1, cap_s=2.0).delays():
             again: list[TopicPartition] = []
             for part in _chunks(wanted, PARTITIONS_PER_REQUEST):
-                answers = self._ask_offsets(part, spec, level)
+                answers = self._ask_offsets(part, spec, level, deadline)
                 found.update(answers)
                 again += [key for key, answer in answers.items() if _may_pass(answer)]
             wanted = again
             if not wanted or deadline.passed:
                 return found
             self._clock.sleep(min(delay, deadline.remaining_s()))
-            if any(isinstance(found[key], ClusterUnavailable) for key in wanted):
-                # The client goes on asking the leader that it knows; of one that hangs it notices nothing by itself
-                # (seen: still the old leader 40 s after the election).
-                try:
-                    self._session.metadata(deadline)
-                except ClusterUnavailable:
-                    if deadline.remaining_s() > 0:
-                        raise  # nobody answers any more
-                    return found  # with the partitions' own errors
+            # The client goes on asking the leader that it knows, by the epoch that it knows: of one that hangs, or of
+            # an election, it notices nothing by itself (seen: still the old leader 40 s after the election; still the
+            # old epoch, 'Leader epoch is older than broker epoch', a minute after the brokers were restarted).
+            try:
+                self._session.metadata(deadline)
+            except ClusterUnavailable:
+                if deadline.remaining_s() > 0:
+                    raise  # nobody answers any more
+                return found  # with the partitions' own errors
         raise AssertionError("the delays are endless")
 
     def _ask_offsets(
-        self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel
+        self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel, deadline: CallDeadline
     ) -> dict[TopicPartition, int | KbrError]:
         session = self._session
         timeout_s = min(self._deadline_s, OFFSETS_TIMEOUT_S)
@@ -293,7 +388,7 @@ class Cluster:
             key = TopicPartition(partition.topic, partition.partition)
             try:
                 offset = session.result(
-                    future, f"reading offsets of {key}", right=f"Describe on topic {key.topic}"
+                    future, f"reading offsets of {key}", right=f"Describe on topic {key.topic}", deadline=deadline
                 ).offset
             except KbrError as error:
                 found[key] = error
@@ -326,77 +421,13 @@ class Cluster:
     # -- changing -------------------------------------------------------------------------
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
-        """Make topics.
+        """Make topics: see kbr.kafka.new_topics.create_topics()."""
+        return create_topics(self._session, specs, Deadline(self._deadline_s, clock=self._clock))
 
-        Returns:
-            Sentences about what had to be done otherwise than asked: a replication factor above the
-            number of brokers becomes that number, one that the cluster refuses becomes its default.
-
-        Raises:
-            ClusterError: some could not be made; the message says which and why. The others are made.
-        """
-        if self._session.is_mock():
-            raise ClusterError(
-                f"making topic {specs[0].name if specs else ''}: librdkafka's mock cluster can't make topics",
-                hint="produce to it: it makes topics that are asked for",
-            )
-        notes: list[str] = []
-        broker_count = max(1, len(self._session.metadata().brokers))
-        factors: dict[str, int] = {}
-        for spec in specs:
-            factors[spec.name] = min(spec.replication_factor, broker_count)
-            if spec.replication_factor > broker_count:
-                brokers = f"{broker_count} broker{'s' if broker_count > 1 else ''}"
-                notes.append(
-                    f"{spec.name}: made with replication factor {broker_count}, not {spec.replication_factor}: the "
-                    f"cluster has {brokers}{_in_sync_note(spec, broker_count)}"
-                )
-        failures = self._create(specs, factors)
-        refused = [
-            spec
-            for spec in specs
-            if spec.name in failures
-            and failures[spec.name].context.get("kafka_code") == KafkaError.INVALID_REPLICATION_FACTOR
-        ]
-        if refused:
-            second = self._create(refused, {spec.name: DEFAULT_REPLICATION for spec in refused})
-            for spec in refused:
-                first = failures.pop(spec.name)
-                if spec.name in second:
-                    failures[spec.name] = second[spec.name]
-                else:
-                    notes.append(
-                        f"{spec.name}: made with the cluster's default replication factor, not {factors[spec.name]} ({first})"
-                    )
-        if failures:
-            raise _one_of(failures)
-        return notes
-
-    def _create(self, specs: Sequence[TopicSpec], factors: Mapping[str, int]) -> dict[str, KbrError]:
-        session = self._session
-        failures: dict[str, KbrError] = {}
-        for part in _parts_by_partitions(specs):
-            new = [
-                NewTopic(spec.name, spec.partition_count, factors[spec.name], config=dict(spec.configs or {}))
-                for spec in part
-            ]
-            futures = session.call(
-                partial(
-                    session.client.create_topics,
-                    new,
-                    operation_timeout=session.request_timeout_s,
-                    request_timeout=session.request_timeout_s,
-                ),
-                "making topics",
-            )
-            for name, future in futures.items():
-                try:
-                    session.result(future, f"making topic {name}", right="Create on the cluster or the topic")
-                except (ClusterUnavailable, AuthenticationFailed):
-                    raise
-                except KbrError as error:
-                    failures[name] = error
-        return failures
+    def check_new_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
+        """What create_topics() would say and raise, without making any."""
+        deadline = Deadline(self._deadline_s, clock=self._clock)
+        return create_topics(self._session, specs, deadline, only_check=True)
 
     def set_topic_configs(self, name: str, configs: Mapping[str, str | None]) -> None:
         """Set single configs of a topic, or with None put them back to the default; the others stay."""
@@ -409,14 +440,18 @@ class Cluster:
         ]
         resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
         doing = f"setting configs of topic {name}"
-        futures = session.call(
-            partial(
-                session.client.incremental_alter_configs, [resource], request_timeout=session.request_timeout_s
-            ),
-            doing,
-        )
-        for future in futures.values():
-            session.result(future, doing, right=f"AlterConfigs on topic {name}")
+
+        def ask() -> None:
+            futures = session.call(
+                partial(
+                    session.client.incremental_alter_configs, [resource], request_timeout=session.request_timeout_s
+                ),
+                doing,
+            )
+            for future in futures.values():
+                session.result(future, doing, right=f"AlterConfigs on topic {name}")
+
+        session.steadily(ask)
 
     def wait_for_leaders(self, names: Sequence[str]) -> None:
         """Wait until every partition of these topics has a leader.
@@ -447,43 +482,6 @@ class Cluster:
 
 def _may_pass(answer: int | KbrError) -> bool:
     return isinstance(answer, KbrError) and answer.context.get("kafka_code") in _RETRIED
-
-
-def _in_sync_note(spec: TopicSpec, factor: int) -> str:
-    wanted = (spec.configs or {}).get("min.insync.replicas", "1")
-    if not wanted.isdecimal() or int(wanted) <= factor:
-        return ""
-    return f"; its min.insync.replicas is {wanted}, with which older brokers take no writes"
-
-
-def _one_of(failures: Mapping[str, KbrError]) -> KbrError:
-    """The first failure; its message counts the others."""
-    names = list(failures)
-    first = failures[names[0]]
-    if len(names) == 1:
-        return first
-    return type(first)(
-        f"{first.message}; {len(names) - 1} more of the topics could not be made: {', '.join(names[1:6])}"
-        + (", ..." if len(names) > 6 else ""),
-        hint=first.hint,
-        **first.context,
-    )
-
-
-def _parts_by_partitions(specs: Sequence[TopicSpec]) -> Iterable[list[TopicSpec]]:
-    """Runs of topics, bounded by their number and by the sum of their partitions."""
-    part: list[TopicSpec] = []
-    partitions = 0
-    for spec in specs:
-        if part and (
-            len(part) == TOPICS_PER_REQUEST or partitions + spec.partition_count > NEW_PARTITIONS_PER_REQUEST
-        ):
-            yield part
-            part, partitions = [], 0
-        part.append(spec)
-        partitions += spec.partition_count
-    if part:
-        yield part
 
 
 def _once(names: Sequence[str]) -> Sequence[str]:

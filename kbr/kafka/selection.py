@@ -9,9 +9,19 @@ from fnmatch import fnmatchcase
 
 from kbr.errors import TopicMissing, UsageError
 
-__all__ = ["select_topics"]
+__all__ = ["missing_topics", "select_topics"]
 
 _GLOB = re.compile(r"[*?\[]")
+
+
+def missing_topics(topics: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Names without wildcards that are asked for and are not among ``topics``."""
+    known = set(topics)
+    return sorted(
+        name
+        for name in include
+        if not _GLOB.search(name) and name not in known and not any(fnmatchcase(name, pattern) for pattern in exclude)
+    )
 
 
 def select_topics(

@@ -30,6 +30,8 @@ _FIXED: Mapping[str, tuple[str, str]] = {
     "transactional.id": ("", "a restore is not one transaction, and would wait for a begin that never comes"),
     "log.queue": ("true", "log lines go through kbr"),
 }
+#: How often a consumer tells its positions, ms: often against how long nothing may come (kbr.backup.fetching).
+STATISTICS_MS = 10_000
 #: How far ahead of a rate limit is fetched, seconds of that rate.
 PREFETCH_S = 0.25
 _ALIASES = {
@@ -194,6 +196,8 @@ def consumer_properties(
             # An answer waits this long for data at the end of a log: the tail of a one-shot run.
             "fetch.wait.max.ms": "50" if partition_count < 100 else "5",
             "fetch.error.backoff.ms": "100",
+            # By them it is seen that something is read of which no record comes (aborted ones). 1 kB a partition.
+            "statistics.interval.ms": str(STATISTICS_MS),
             "queued.max.messages.kbytes": str(queue_bytes // 1024),
             "queued.min.messages": str(queue_records),
             "fetch.message.max.bytes": str(per_partition),
@@ -228,7 +232,7 @@ def _agreeing(properties: dict[str, str], settings: ClientSettings) -> dict[str,
 
 
 def producer_properties(
-    settings: ClientSettings, *, memory_bytes: int, compression: str, batch_bytes: int
+    settings: ClientSettings, *, memory_bytes: int, compression: str, batch_bytes: int, largest_record_bytes: int = 0
 ) -> dict[str, str]:
     """For restoring: idempotent, acks=all, no record left behind.
 
@@ -236,6 +240,7 @@ def producer_properties(
         memory_bytes: budget for what waits to be sent.
         compression: none, gzip, snappy, lz4 or zstd.
         batch_bytes: largest batch before compression; a single larger record goes alone.
+        largest_record_bytes: of those to come, where that may be more than the budget.
 
     Raises:
         ConfigError: ``client`` holds a property that kbr's promises fix.
@@ -254,7 +259,9 @@ def producer_properties(
             "batch.num.messages": str(max(1, min(100_000, batch_bytes // 50))),
             # The client's own limit on one request must not be below what the topic takes.
             "message.max.bytes": "1000000000",
-            "queue.buffering.max.kbytes": str(max(4 << 10, memory_bytes // 1024)),
+            # A record larger than this is never taken, not even alone. Its room costs nothing here: values are read from
+            # the block's own memory.
+            "queue.buffering.max.kbytes": str(max(4 << 10, memory_bytes // 1024, -(-largest_record_bytes // 1024))),
             "queue.buffering.max.messages": str(max(1000, min(500_000, memory_bytes // 400))),
             "compression.codec": compression,
         }

@@ -16,7 +16,15 @@ from kbr.kafka.translate import translate_code
 from kbr.model import TopicPartition
 from kbr.telemetry.events import ClientMessage
 from kbr_codec import RawBlock
-from kbr_codec.rdkafka import ERR_TIMESTAMP_ZERO, ClientConfigError, Delivered, Sent, Sink, SinkFailure
+from kbr_codec.rdkafka import (
+    ERR_QUEUE_TOO_SMALL,
+    ERR_TIMESTAMP_ZERO,
+    ClientConfigError,
+    Delivered,
+    Sent,
+    Sink,
+    SinkFailure,
+)
 
 __all__ = ["BlockSink", "RecordWindow", "SinkOptions"]
 
@@ -34,6 +42,7 @@ class SinkOptions:
         zero_timestamp_as: what to send for timestamp 0; 0 refuses such records.
         original_offset_header: name of the header that holds the source offset; empty for none.
         batch_bytes: largest batch, before compression.
+        largest_record_bytes: of those to come, where that may be more than the budget: there has to be room for one.
     """
 
     memory_bytes: int
@@ -41,6 +50,7 @@ class SinkOptions:
     zero_timestamp_as: int
     original_offset_header: bytes
     batch_bytes: int
+    largest_record_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,7 @@ class BlockSink:
             memory_bytes=options.memory_bytes,
             compression=options.compression,
             batch_bytes=options.batch_bytes,
+            largest_record_bytes=options.largest_record_bytes,
         )
         try:
             self._sink = Sink(properties.items(), zero_timestamp_as=options.zero_timestamp_as)
@@ -107,14 +118,14 @@ class BlockSink:
         max_records: int = -1,
         max_bytes: int = -1,
     ) -> Sent:
-        """Queue the block's records that lie in the window; waits while the client's queue is full.
+        """Queue the block's records that lie in the window; waits a moment while the client's queue is full.
 
         Args:
             max_records, max_bytes: about so much at most (negative: no bound); send_more() goes on.
 
         Returns:
-            What was queued. The ticket's Delivered comes from poll() when it is complete, unless none of its
-            records lay in the window.
+            What was queued; nothing yet, it may be, while the queue is full. The ticket's Delivered comes from poll()
+            when it is complete, unless none of its records lay in the window.
 
         Raises:
             ProduceFailed: a record can't be written; nothing is sent after it.
@@ -135,7 +146,7 @@ class BlockSink:
             max_records=max_records,
             max_bytes=max_bytes,
         )
-        if sent.record_count:
+        if sent.record_count or not sent.complete:
             self._open[sent.ticket] = target
         self._check(target, sent.ticket)
         return sent
@@ -150,9 +161,26 @@ class BlockSink:
         self._check(self._open.get(ticket), ticket)
         return sent
 
-    def abandon(self, ticket: int) -> None:
-        """Queue no more of a block that is not complete; its Delivered tells what was queued."""
-        self._sink.abandon(ticket)
+    def send_whole(self, target: TopicPartition, block: bytes | RawBlock, window: RecordWindow) -> int:
+        """Queue all of the block's records that lie in the window, however long that takes; how many they are.
+
+        Raises:
+            As send().
+        """
+        sent = self.send(target, block, window)
+        count = sent.record_count
+        while not sent.complete:
+            sent = self.send_more(sent.ticket)
+            count += sent.record_count
+        return count
+
+    def abandon(self, ticket: int) -> bool:
+        """Queue no more of a block that is not complete.
+
+        Returns:
+            Whether any of it was queued: only then its Delivered comes, and tells how much.
+        """
+        return self._sink.abandon(ticket)
 
     def poll(self, timeout_ms: int) -> list[Delivered]:
         """Wait up to ``timeout_ms`` for acknowledgements.
@@ -211,6 +239,16 @@ class BlockSink:
                 f"{place}: the archived record at offset {failure.source_offset} has timestamp 0, which librdkafka "
                 "takes for the time of sending",
                 hint="set restore.zero_timestamp_as to the milliseconds to send instead, for example 1",
+                topic=topic,
+                partition=partition,
+                offset=failure.source_offset,
+            )
+        if failure.code == ERR_QUEUE_TOO_SMALL:
+            return ProduceFailed(
+                f"{place}: the archived record at offset {failure.source_offset} is larger than all that the client may "
+                "hold (queue.buffering.max.kbytes)",
+                hint="remove queue.buffering.max.kbytes from target.client, or raise it beyond the largest record "
+                "(kbr describe tells its size)",
                 topic=topic,
                 partition=partition,
                 offset=failure.source_offset,

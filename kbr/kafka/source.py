@@ -6,18 +6,20 @@ decides nothing about segments or storage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from kbr.errors import ConfigError, FetchFailed, KbrError
+from kbr.errors import ConfigError, FetchFailed, KbrError, LogReplaced, OffsetOutOfRange
 from kbr.kafka.native import load_library
 from kbr.kafka.settings import ClientSettings, consumer_properties
 from kbr.kafka.translate import translate_code
-from kbr.model import OffsetRange, TopicPartition
+from kbr.model import Anchor, OffsetRange, TopicPartition
 from kbr.telemetry.events import ClientMessage
+from kbr.wire import load_json
 from kbr_codec import RawBlock
 from kbr_codec.rdkafka import (
     ERR_HEADER_NUL,
+    ERR_LOG_REPLACED,
     ERR_NO_MEMORY,
     ERR_OFFSETS_FELL,
     ERR_RECORD_TOO_LARGE,
@@ -32,6 +34,8 @@ __all__ = ["FetchedBlock", "PartitionEnded", "PartitionSource", "PartitionStoppe
 
 #: rd_kafka_resp_err_t RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN: every known broker connection is down.
 _ALL_BROKERS_DOWN = -187
+
+_NO_ANCHORS: Mapping[TopicPartition, Anchor] = {}
 
 _OWN_REASONS = {
     ERR_HEADER_NUL: "a header name with a NUL byte, which librdkafka cuts: it can't be archived exactly",
@@ -64,11 +68,15 @@ class SourceOptions:
 
 @dataclass(frozen=True, slots=True)
 class FetchedBlock:
-    """A sealed block of the partition at ``index``; it goes on at ``next_offset``."""
+    """A sealed block of the partition at ``index``; it goes on at ``next_offset``.
+
+    ``leader_epoch`` is its last record's, -1 where it is not known.
+    """
 
     index: int
     block: RawBlock
     next_offset: int
+    leader_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +117,14 @@ class PartitionSource:
         self._totals = (0, 0)
         self._ends: tuple[int, ...] = ()
         self._partitions: tuple[TopicPartition, ...] = ()
-        #: Every broker is out of reach, as the client last said; any record clears it.
+        #: By place: the position at which it was given, and the anchor. Behind it nothing was taken yet.
+        self._anchors: dict[int, tuple[int, Anchor]] = {}
+        #: Every broker is out of reach, as the client last said; anything that comes from one clears it.
         self.brokers_down = False
+        #: Counts how often the client was seen to have fetched further, whether records came of it or not.
+        self.advances = 0
+        #: By partition, where it fetches next, as it last said.
+        self._fetching_at: dict[tuple[str, str], int] = {}
 
     def __enter__(self) -> PartitionSource:
         return self
@@ -118,13 +132,27 @@ class PartitionSource:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def start(self, ranges: Sequence[tuple[TopicPartition, OffsetRange]]) -> None:
+    def start(
+        self,
+        ranges: Sequence[tuple[TopicPartition, OffsetRange]],
+        anchors: Mapping[TopicPartition, Anchor] = _NO_ANCHORS,
+    ) -> None:
         """Begin to fetch. Events name a partition by its place in ``ranges``; empty ranges give none.
+
+        Args:
+            anchors: records that were read before, from before the ranges' beginnings: where the log holds other ones
+                at their offsets now, the partition ends with LogReplaced. They have to be in the log still, but may
+                be compacted away.
 
         Raises:
             ConfigError: librdkafka refused a property.
         """
         load_library()
+        self._anchors = {
+            index: (offsets.start_offset, anchor)
+            for index, (partition, offsets) in enumerate(ranges)
+            if (anchor := anchors.get(partition)) is not None
+        }
         self._partitions = tuple(partition for partition, _ in ranges)
         self._ends = tuple(offsets.end_offset_exclusive for _, offsets in ranges)
         self._open(ranges)
@@ -147,8 +175,16 @@ class PartitionSource:
                 f"librdkafka refused {error}", hint="check source.security and source.client", property=error.name
             ) from error
         self._source.start(
-            (partition.topic, partition.partition, offsets.start_offset, offsets.end_offset_exclusive)
-            for partition, offsets in ranges
+            (
+                (partition.topic, partition.partition, offsets.start_offset, offsets.end_offset_exclusive)
+                for partition, offsets in ranges
+            ),
+            # until something was taken: what comes after that is from the same log
+            {
+                index: anchor
+                for index, (position, anchor) in self._anchors.items()
+                if position == ranges[index][1].start_offset
+            },
         )
 
     def reopen(self, options: SourceOptions, *, done: Container[int]) -> list[FetchedBlock]:
@@ -186,14 +222,16 @@ class PartitionSource:
         for event in source.poll(timeout_ms, max_records=max_records, max_bytes=max_bytes):
             if isinstance(event, BlockReady):
                 self.brokers_down = False
-                found.append(FetchedBlock(event.lane, event.block, event.next_offset))
+                found.append(FetchedBlock(event.lane, event.block, event.next_offset, event.leader_epoch))
             elif isinstance(event, PartitionEnd):
                 found.append(PartitionEnded(event.lane, event.next_offset))
             elif event.lane >= 0:
                 # what was gathered before the error is good; dropping it would leave a hole behind the position
                 gathered = source.flush(event.lane)
                 if gathered is not None:
-                    found.append(FetchedBlock(gathered.lane, gathered.block, gathered.next_offset))
+                    found.append(
+                        FetchedBlock(gathered.lane, gathered.block, gathered.next_offset, gathered.leader_epoch)
+                    )
                 source.stop(event.lane)
                 found.append(PartitionStopped(event.lane, self._error(event)))
             else:
@@ -204,11 +242,31 @@ class PartitionSource:
     def flush(self, index: int) -> FetchedBlock | None:
         """Seal what the partition has gathered so far; None when that is nothing."""
         event = self._require().flush(index)
-        return None if event is None else FetchedBlock(event.lane, event.block, event.next_offset)
+        return None if event is None else FetchedBlock(event.lane, event.block, event.next_offset, event.leader_epoch)
 
     def stop(self, index: int) -> None:
         """Stop fetching one partition; what it gathered and did not flush is dropped."""
         self._require().stop(index)
+
+    def short_of_end(self, for_s: float) -> list[PartitionStopped]:
+        """Partitions whose log ends before the wanted end, and has not grown for so long: it was cut.
+
+        They go on until stop(); what they gathered has to be flushed before that.
+        """
+        return [
+            PartitionStopped(
+                index,
+                OffsetOutOfRange(
+                    f"{self._partitions[index]}: the log ends at offset {self.position(index)}, before offset "
+                    f"{self._ends[index]} that it had reached",
+                    hint="it was cut (unclean leader election), or the topic was made anew",
+                    topic=self._partitions[index].topic,
+                    partition=self._partitions[index].partition,
+                    offset=self.position(index),
+                ),
+            )
+            for index in self._require().short_of_end(int(for_s * 1000))
+        ]
 
     def position(self, index: int) -> int:
         """First offset of the partition that has not been seen."""
@@ -243,6 +301,14 @@ class PartitionSource:
 
     def _error(self, event: SourceError) -> KbrError:
         partition = self._partitions[event.lane]
+        if event.code == ERR_LOG_REPLACED:
+            return LogReplaced(
+                f"{partition}: the record at offset {event.offset} is not the one any more that was read there",
+                hint="the log was cut (unclean leader election) and has grown since",
+                topic=partition.topic,
+                partition=partition.partition,
+                offset=event.offset,
+            )
         own = _OWN_REASONS.get(event.code)
         if own is not None:
             return FetchFailed(
@@ -258,6 +324,28 @@ class PartitionSource:
 
     def _pass_on_client_events(self, source: Source) -> None:
         for level, facility, text, code, _fatal in source.client_events():
+            if facility == "STATS":
+                self._take_statistics(text)
+                continue
             if code == _ALL_BROKERS_DOWN:
                 self.brokers_down = True
             self._on_client_message(ClientMessage(level=level, facility=facility, text=text, client="consumer"))
+
+    def _take_statistics(self, text: str) -> None:
+        """See whether any partition is fetched further along than it was: records of aborted transactions are read too.
+
+        Raises no error, whatever it says: librdkafka's statistics are for people first.
+        """
+        try:
+            found = {
+                (topic, partition): at
+                for topic, facts in load_json(text.encode())["topics"].items()
+                for partition, places in facts["partitions"].items()
+                if isinstance(at := places.get("next_offset"), int) and at >= 0
+            }
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        if any(at > self._fetching_at.get(place, at) for place, at in found.items()):
+            self.advances += 1
+            self.brokers_down = False
+        self._fetching_at = found

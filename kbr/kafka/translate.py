@@ -144,7 +144,8 @@ def translate_code(
     if code in _AUTHORIZATION:
         return AuthorizationFailed(
             f"{place}: not allowed: {words}",
-            hint=f"the user needs {'Write' if producing else 'Read'} on topic {topic}",
+            hint=f"the user needs {'Write' if producing else 'Read'} on {f'topic {topic}' if topic else 'the topics'}"
+            + ("; and IdempotentWrite on the cluster, where brokers are older than 2.8" if producing and not topic else ""),
             **context,
         )
     if code in _AUTHENTICATION:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from kbr.format.documents import Manifest, PartitionEntry, TopicEntry
 from kbr.model import Gap, PartitionStatus, SegmentRef
 from kbr.repository.catalog import BackupSummary, known_time_range, summarise
+from kbr.repository.restore_states import RestoreSummary
+from kbr.timing import utc_text
 
 __all__ = [
     "BackupDescription",
@@ -20,26 +21,19 @@ __all__ = [
     "Totals",
     "describe",
     "list_document",
+    "restore_document",
     "rfc3339",
     "summary_document",
 ]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
 
 def rfc3339(timestamp_ms: int | None) -> str | None:
-    """A time as text, UTC, with milliseconds; None for none, or for one beyond the year 9999.
+    """A time as text (kbr.timing.utc_text); None for none, Kafka's -1 and what no calendar has.
 
     Args:
         timestamp_ms: ms since the epoch.
     """
-    if timestamp_ms is None:
-        return None
-    try:
-        moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
-    except OverflowError:
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if timestamp_ms is None else utc_text(timestamp_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +103,8 @@ class BackupDescription:
         totals: over those topics.
         failures: partitions of those topics that are not complete.
         with_segments: segments are part of the document.
+        lock_held: of one whose status is ``running``: whether a run holds its lock; None where nobody has looked.
+        restores: of the backup; None where the store would not list them.
     """
 
     manifest: Manifest
@@ -116,6 +112,8 @@ class BackupDescription:
     totals: Totals
     failures: tuple[Failure, ...]
     with_segments: bool
+    lock_held: bool | None = None
+    restores: tuple[RestoreSummary, ...] | None
 
     def to_document(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -123,6 +121,7 @@ class BackupDescription:
         return {
             "backup_id": manifest.backup_id,
             "status": manifest.status.value,
+            "lock_held": self.lock_held,
             "format_version": manifest.format_version,
             "kbr_version": manifest.kbr_version,
             **_times("created_at", manifest.created_at_ms),
@@ -149,6 +148,7 @@ class BackupDescription:
                 for failure in self.failures
             ],
             "topics": [self._topic(topic, totals) for topic, totals in self.topics],
+            "restores": None if self.restores is None else [restore_document(one) for one in self.restores],
         }
 
     def _topic(self, topic: TopicEntry, totals: Totals) -> dict[str, Any]:
@@ -187,13 +187,22 @@ class BackupDescription:
         return document
 
 
-def describe(manifest: Manifest, *, topics: Iterable[str] | None = None, segments: bool = False) -> BackupDescription:
+def describe(
+    manifest: Manifest,
+    *,
+    topics: Iterable[str] | None = None,
+    segments: bool = False,
+    lock_held: bool | None = None,
+    restores: Iterable[RestoreSummary] | None = None,
+) -> BackupDescription:
     """Make the view.
 
     Args:
         manifest: the backup's.
         topics: names of the topics wanted; None is all.
         segments: list every segment, too.
+        lock_held: whether a run holds its lock, of one that says it is running.
+        restores: of this backup; None where they are not known.
     """
     wanted = None if topics is None else frozenset(topics)
     chosen = [topic for topic in manifest.topics if wanted is None or topic.name in wanted]
@@ -215,6 +224,8 @@ def describe(manifest: Manifest, *, topics: Iterable[str] | None = None, segment
             if partition.status is not PartitionStatus.COMPLETE
         ),
         with_segments=segments,
+        lock_held=lock_held,
+        restores=None if restores is None else tuple(restores),
     )
 
 
@@ -247,6 +258,20 @@ def list_document(summaries: Iterable[BackupSummary]) -> dict[str, Any]:
     return {"backups": [summary_document(summary) for summary in summaries]}
 
 
+def restore_document(one: RestoreSummary) -> dict[str, Any]:
+    """One restore in a list, JSON-ready."""
+    return {
+        "restore_id": one.restore_id,
+        "status": one.status,
+        "error": one.error or None,
+        "cluster_id": one.cluster_id,
+        **_times("created_at", one.created_at_ms),
+        **_times("updated_at", one.updated_at_ms),
+        "target_topics": list(one.target_topics),
+        "has_offset_map": one.has_offset_map,
+    }
+
+
 def summary_document(summary: BackupSummary | Manifest) -> dict[str, Any]:
     """One backup in a list, JSON-ready; numbers are null where its manifest can't be read."""
     one = summary if isinstance(summary, BackupSummary) else summarise(summary)
@@ -254,6 +279,7 @@ def summary_document(summary: BackupSummary | Manifest) -> dict[str, Any]:
     return {
         "backup_id": one.backup_id,
         "status": one.status,
+        "lock_held": one.lock_held,
         "error": one.error or None,
         **_times("created_at", one.created_at_ms),
         **_times("updated_at", one.updated_at_ms),

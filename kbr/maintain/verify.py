@@ -13,14 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from kbr.errors import IntegrityError, KbrError, ObjectMissing
+from kbr.errors import IntegrityError, KbrError, ObjectMissing, RepositoryError
 from kbr.format.compression import MAX_BLOCK_BYTES
 from kbr.format.documents import Manifest
 from kbr.maintain.coverage import coverage_errors, incompleteness_notes
 from kbr.maintain.objects import Damage, Findings, check_blocks, check_sha256, damage_of
 from kbr.model import SegmentRef
+from kbr.repository.groups import load_snapshot
 from kbr.repository.layout import (
     backup_folder,
+    groups_key,
     key_below_backup,
     manifest_key,
     parse_segment_key,
@@ -206,6 +208,8 @@ class _Verification:
                 sizes[info.key] = info.size_bytes
             elif not self._is_known(info.key):
                 unlisted.append(info.key)
+            elif info.key == groups_key(self._manifest.backup_id):
+                self._check_groups(info.key)
         self._note_unlisted(unlisted)
         present: dict[str, SegmentRef] = {}
         for key, reference in segments.items():
@@ -220,6 +224,13 @@ class _Verification:
             else:
                 present[key] = reference
         return present
+
+    def _check_groups(self, key: str) -> None:
+        """The consumer groups' offsets carry their own checksum."""
+        try:
+            load_snapshot(self._store, self._manifest.backup_id)
+        except RepositoryError as error:
+            self._errors.append(damage_of(error, key))
 
     def _size_in_doubt(self, key: str) -> int | None:
         """A listing may lag behind; the object itself does not."""

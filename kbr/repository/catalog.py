@@ -18,7 +18,7 @@ from kbr.errors import (
 )
 from kbr.format.documents import MAX_MANIFEST_BYTES, Manifest, load_manifest
 from kbr.model import SegmentRef
-from kbr.repository.layout import backup_folder, backup_id_of, manifest_key
+from kbr.repository.layout import backup_folder, backup_id_of, locks_prefix, manifest_key
 from kbr.storage.base import ObjectStore
 
 __all__ = ["UNREADABLE", "BackupSummary", "Catalog", "known_time_range", "summarise"]
@@ -50,6 +50,8 @@ class BackupSummary:
     #: Smallest and largest timestamp of any record; None where no record has one.
     min_timestamp: int | None = None
     max_timestamp: int | None = None
+    #: Of one whose status is ``running``: whether a run holds its lock; None for others, and where nobody can tell.
+    lock_held: bool | None = None
 
 
 class Catalog:
@@ -63,8 +65,9 @@ class Catalog:
         return sorted({one for info in self._store.list("") if (one := backup_id_of(info.key))})
 
     def has_objects(self, backup_id: str) -> bool:
-        """Whether anything at all lies in the backup's folder."""
-        return any(True for _ in self._store.list(backup_folder(backup_id)))
+        """Whether anything lies in the backup's folder but the locks of runs that may not have begun yet."""
+        locks = locks_prefix(backup_id)
+        return any(not info.key.startswith(locks) for info in self._store.list(backup_folder(backup_id)))
 
     def load(self, backup_id: str) -> Manifest:
         """Read a backup's manifest.

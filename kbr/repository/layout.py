@@ -8,6 +8,9 @@ into its facts and built again from them, never used as it is.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from kbr.errors import UsageError
 from kbr.format.names import (
     BACKUP_ID_RULE,
@@ -24,19 +27,41 @@ from kbr.format.names import (
 from kbr.model import Compression
 
 __all__ = [
+    "LockPlace",
     "SegmentName",
     "backup_folder",
     "backup_id_of",
     "check_backup_id",
     "check_topic",
+    "group_rollback_key",
+    "groups_key",
+    "is_group_rollback_key",
+    "is_lock_key",
     "key_below_backup",
+    "lock_key",
+    "locks_prefix",
     "manifest_key",
+    "offset_map_key",
     "parse_segment_key",
     "partition_prefix",
     "relative_segment_key",
+    "restore_folder",
+    "restore_id_of_key",
+    "restore_state_key",
+    "restores_prefix",
     "segment_key",
     "topics_prefix",
 ]
+
+#: Folder of the locks below a backup's own, and how one is named there (kbr.repository.lock_claim).
+_LOCKS = "locks/"
+_LOCK_NAME = re.compile(r"[0-9]{13}-[0-9a-f]{16}")
+_RESTORE_ID = re.compile(r"[0-9a-f]{32}")
+#: Folder of what restores note, below a backup's own.
+_RESTORES = "restores/"
+_RESTORE_STATE = "/state.json"
+#: Milliseconds since the epoch: the newest is the last in a listing.
+_GROUP_ROLLBACK = re.compile(r"/groups-rollback-[0-9]{13}\.json")
 
 
 def check_backup_id(backup_id: str) -> str:
@@ -74,6 +99,68 @@ def manifest_key(backup_id: str) -> str:
     return f"{backup_folder(backup_id)}{MANIFEST_NAME}"
 
 
+def groups_key(backup_id: str) -> str:
+    """The key of a backup's consumer group offsets."""
+    return f"{backup_folder(backup_id)}groups.json"
+
+
+def restores_prefix(backup_id: str) -> str:
+    """The prefix of all that restores of a backup have noted."""
+    return f"{backup_folder(backup_id)}{_RESTORES}"
+
+
+def restore_state_key(backup_id: str, restore_id: str) -> str:
+    """The key of what a restore has noted.
+
+    Raises:
+        ValueError: the restore_id is not 32 digits of lower-case hex.
+    """
+    return f"{restore_folder(backup_id, restore_id)}{_RESTORE_STATE}"
+
+
+def restore_id_of_key(backup_id: str, key: str) -> str | None:
+    """The restore whose notes a store's key is of; None for one that restore_state_key() can't have made."""
+    prefix = restores_prefix(backup_id)
+    restore_id = key[len(prefix) : -len(_RESTORE_STATE)]
+    fits = _RESTORE_ID.fullmatch(restore_id) is not None and key == f"{prefix}{restore_id}{_RESTORE_STATE}"
+    return restore_id if fits else None
+
+
+def offset_map_key(backup_id: str, restore_id: str) -> str:
+    """The key of a restore's offset mapping.
+
+    Raises:
+        ValueError: the restore_id is not 32 digits of lower-case hex.
+    """
+    return f"{restore_folder(backup_id, restore_id)}/offsets.parquet"
+
+
+def group_rollback_key(backup_id: str, restore_id: str, created_at_ms: int) -> str:
+    """The key of what a restore's groups had committed before.
+
+    Raises:
+        ValueError: the restore_id is not 32 digits of lower-case hex.
+    """
+    return f"{restore_folder(backup_id, restore_id)}/groups-rollback-{created_at_ms:013d}.json"
+
+
+def is_group_rollback_key(backup_id: str, restore_id: str, key: str) -> bool:
+    """Whether group_rollback_key() can have made a key."""
+    folder = restore_folder(backup_id, restore_id)
+    return key.startswith(folder) and _GROUP_ROLLBACK.fullmatch(key[len(folder) :]) is not None
+
+
+def restore_folder(backup_id: str, restore_id: str) -> str:
+    """The folder of all that a restore has noted, without a '/' at its end.
+
+    Raises:
+        ValueError: the restore_id is not 32 digits of lower-case hex.
+    """
+    if _RESTORE_ID.fullmatch(restore_id) is None:
+        raise ValueError(f"{restore_id!a} can't be a restore_id")
+    return f"{restores_prefix(backup_id)}{restore_id}"
+
+
 def topics_prefix(backup_id: str) -> str:
     """The prefix of all segments of a backup."""
     return f"{backup_folder(backup_id)}{TOPICS_FOLDER}"
@@ -82,6 +169,47 @@ def topics_prefix(backup_id: str) -> str:
 def partition_prefix(backup_id: str, topic: str, partition: int) -> str:
     """The prefix of one partition's segments."""
     return f"{backup_folder(backup_id)}{partition_folder(check_topic(topic), partition)}"
+
+
+@dataclass(frozen=True, slots=True)
+class LockPlace:
+    """What a lock is on: a backup, or one restore of it."""
+
+    backup_id: str
+    restore_id: str = ""
+
+    def __str__(self) -> str:
+        return f"this restore of backup {self.backup_id}" if self.restore_id else f"backup {self.backup_id}"
+
+    @classmethod
+    def of(cls, place: LockPlace | str) -> LockPlace:
+        """A backup's id is the backup itself."""
+        return cls(place) if isinstance(place, str) else place
+
+
+def locks_prefix(place: LockPlace | str) -> str:
+    """The prefix of all locks on a backup (its id), or on a restore."""
+    where = LockPlace.of(place)
+    if where.restore_id:
+        return f"{restore_folder(where.backup_id, where.restore_id)}/{_LOCKS}"
+    return f"{backup_folder(where.backup_id)}{_LOCKS}"
+
+
+def lock_key(place: LockPlace | str, name: str) -> str:
+    """A lock's key: 13 digits, '-', 16 hexadecimal digits, '.json'.
+
+    Raises:
+        UsageError: that is no lock's name.
+    """
+    if not _LOCK_NAME.fullmatch(name):
+        raise UsageError(f"{name!a} can't be the name of a lock", hint="this is a bug in kbr")
+    return f"{locks_prefix(place)}{name}.json"
+
+
+def is_lock_key(place: LockPlace | str, key: str) -> bool:
+    """Whether lock_key() can have made a key."""
+    below = key.removeprefix(locks_prefix(place))
+    return below != key and below.endswith(".json") and _LOCK_NAME.fullmatch(below[: -len(".json")]) is not None
 
 
 def relative_segment_key(topic: str, partition: int, sequence: int, compression: Compression) -> str:

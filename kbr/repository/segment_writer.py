@@ -1,7 +1,7 @@
 """Writes one segment: frames into an upload as they come, then the index, then the commit.
 
 Knows no Kafka and no compression: frames come ready. A segment is a commit: before commit() has
-returned it is not there for anybody. Not thread-safe; may be used by different threads in turn.
+returned it is not there for anybody, and it never takes the place of another. Not thread-safe; may be used by different threads in turn.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from kbr.errors import IntegrityError, KbrError, StorageError
+from kbr.errors import IntegrityError, KbrError, PreconditionFailed, StorageError
 from kbr.format.blocks import BlockStats
 from kbr.format.segment import (
     MAX_BLOCKS,
@@ -34,17 +34,22 @@ class SegmentWriter:
     Args:
         store: where to.
         identity: whose segment it is; the key follows from it.
+        before_commit: called right before the commit of the whole upload; if it raises, the segment is not
+            committed. A lease's check(), so that a run that has lost its backup adds nothing to it.
 
     Raises:
         UsageError, ValueError: a name or number that can't be in a segment.
     """
 
-    def __init__(self, store: ObjectStore, identity: SegmentIdentity) -> None:
+    def __init__(
+        self, store: ObjectStore, identity: SegmentIdentity, *, before_commit: Callable[[], None] | None = None
+    ) -> None:
         facts = (identity.topic, identity.partition, identity.sequence, identity.compression)
         self._store = store
         self._identity = identity
         self._relative_key = relative_segment_key(*facts)
         self._key = segment_key(identity.backup_id, *facts)
+        self._before_commit = before_commit
         self._assembler = SegmentAssembler(identity)
         self._upload: Upload | None = None
         self._ended = ""
@@ -69,23 +74,25 @@ class SegmentWriter:
         """Whether the segment can't take another block, whatever its size."""
         return self._assembler.block_count >= MAX_BLOCKS
 
-    def append(self, frame: bytes, raw_bytes: int, stats: BlockStats) -> None:
+    def append(self, frame: bytes, raw_bytes: int, stats: BlockStats, leader_epoch: int = -1) -> None:
         """Write the next block's frame.
 
         Args:
             frame: as it is to be stored.
             raw_bytes: size of the block in it.
             stats: of that block.
+            leader_epoch: of its last record; -1 for unknown.
 
         Raises:
             StorageError: the store failed, or the writer is not usable any more.
             ValueError: the block doesn't follow the one before it, or the segment is full.
         """
         with self._usable():
-            self._assembler.add(frame, raw_bytes, stats)
+            self._assembler.add(frame, raw_bytes, stats, leader_epoch)
             if self._upload is None:
                 self._upload = self._store.open_upload(
                     self._key,
+                    if_absent=True,
                     metadata={
                         "kbr-writer": self._identity.writer,
                         "kbr-format": str(SEGMENT_VERSION),
@@ -104,22 +111,36 @@ class SegmentWriter:
 
         Raises:
             StorageError: the store failed; the segment is not there.
+            KbrError: ``before_commit`` raised it; the segment is not there.
+            PreconditionFailed: another writer's segment is there; it stays as it is.
             IntegrityError: what was to be written, or what the store has, is not the segment.
             ValueError: there is no block, or one reaches beyond ``next_offset``.
         """
         with self._usable():
             upload, reference = self._complete(next_offset)
-            self._check(upload.commit(), reference)
+            self._ask()
+            try:
+                stored = upload.commit()
+            except PreconditionFailed as error:
+                raise self._taken() from error
+            self._check(stored, reference)
         return reference
 
     def complete(self, next_offset: int) -> tuple[Upload, SegmentRef]:
-        """The first half of commit(): the upload has all its bytes, and completed() is to be told what became of it."""
+        """The first part of commit(): the upload has all its bytes."""
         with self._usable():
             return self._complete(next_offset)
 
-    def completed(self, stored: ObjectInfo | KbrError, reference: SegmentRef) -> SegmentRef:
-        """The second half of commit(), with what the store returned or raised."""
+    def ask(self) -> None:
+        """The second part of commit(): whether the upload may be committed; completed() is to be told what became of it."""
         with self._usable():
+            self._ask()
+
+    def completed(self, stored: ObjectInfo | KbrError, reference: SegmentRef) -> SegmentRef:
+        """The last part of commit(), with what the store returned or raised."""
+        with self._usable():
+            if isinstance(stored, PreconditionFailed):
+                raise self._taken() from stored
             if isinstance(stored, KbrError):
                 raise stored
             self._check(stored, reference)
@@ -132,6 +153,17 @@ class SegmentWriter:
         reference = self._read_again(index_frame, next_offset)
         self._upload.write(index_frame)
         return self._upload, reference
+
+    def _ask(self) -> None:
+        if self._before_commit is not None:
+            self._before_commit()
+
+    def _taken(self) -> PreconditionFailed:
+        return PreconditionFailed(
+            f"{self._key}: another writer's segment is already there, and a segment is never replaced",
+            hint="let only one kbr write this backup; then run the same command again: it goes on from what is there",
+            object=self._key,
+        )
 
     def _check(self, stored: ObjectInfo, reference: SegmentRef) -> None:
         if stored.size_bytes != reference.stored_bytes:
@@ -214,20 +246,26 @@ def commit_segments(
 def _commit_together(
     store: CommitsTogether, jobs: Sequence[tuple[SegmentWriter, int]]
 ) -> list[SegmentRef | KbrError | ValueError]:
-    whole: list[tuple[SegmentWriter, Upload, SegmentRef]] = []
     results: list[SegmentRef | KbrError | ValueError] = []
-    places: list[int] = []
+    whole: list[tuple[int, Upload]] = []
     for place, (writer, next_offset) in enumerate(jobs):
         completed = _outcome(writer.complete, next_offset)
         if isinstance(completed, tuple):
-            whole.append((writer, *completed))
-            places.append(place)
+            whole.append((place, completed[0]))
             results.append(completed[1])
         else:
             results.append(completed)
-    infos = store.commit_together([upload for _writer, upload, _reference in whole])
-    for place, (writer, _upload, reference), info in zip(places, whole, infos, strict=True):
-        results[place] = _outcome(writer.completed, info, reference)
+    # when all are complete: what is asked is to be true at the commit
+    allowed: list[tuple[int, Upload]] = []
+    for place, upload in whole:
+        refusal = _outcome(jobs[place][0].ask)
+        if refusal is None:
+            allowed.append((place, upload))
+        else:
+            results[place] = refusal
+    infos = store.commit_together([upload for _place, upload in allowed])
+    for (place, _upload), info in zip(allowed, infos, strict=True):
+        results[place] = _outcome(jobs[place][0].completed, info, results[place])
     return results
 
 

@@ -1,44 +1,68 @@
-"""Drives one restore run: read the manifest, plan, check the target, make topics, send by workers.
+"""Drives one restore run: read the manifest, prepare, make topics, send by workers, put configs as they were.
 
-Gets the cluster, the store and the supervisor from outside; decides by plan and preflight.
+Gets the cluster, the store and the supervisor from outside. What of the plan is in the target already is found there,
+not remembered: the notes in the store only say where it began.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-from kbr.errors import KbrError
-from kbr.format.documents import Manifest, TopicEntry
-from kbr.kafka.cluster import Cluster
-from kbr.kafka.selection import select_topics
+from kbr.errors import ClusterError, KbrError, PreflightRefused, StorageError, TopicMissing
+from kbr.format.documents import Manifest
+from kbr.format.restore_state import RestoreStatus
+from kbr.kafka.cluster import Cluster, PartitionOffsets
 from kbr.kafka.settings import ClientSettings
-from kbr.model import SegmentRef, TopicSpec
+from kbr.model import TopicPartition, TopicSpec
+from kbr.repository.adopt import with_unlisted
 from kbr.repository.catalog import Catalog
-from kbr.repository.segment_reader import SegmentReader
+from kbr.repository.layout import offset_map_key
+from kbr.repository.offset_maps import has_offset_map
+from kbr.restore.check import PartitionStart, TargetCheck
+from kbr.restore.compare import RecordRules
+from kbr.restore.counting import PlanCounts, count_plan
+from kbr.restore.final_look import Expected, look_at_the_end, other_topic, records_gone
+from kbr.restore.identity import restore_id_of
+from kbr.restore.journal import RestoreJournal, topics_noted
+from kbr.restore.offset_mapping import MappedPartition, OffsetMapping
 from kbr.restore.options import RestoreOptions
-from kbr.restore.plan import PartitionPlan, RestorePlan, RestoreTask, group_partitions, plan_restore
-from kbr.restore.preflight import TargetFacts, check_restore
-from kbr.restore.report import PlanCounts, RestoreReport
-from kbr.restore.task import PartitionRestored
-from kbr.restore.zero_timestamps import refuse_zero_timestamps
-from kbr.runtime.messages import TaskSpec
+from kbr.restore.plan import PartitionPlan, RestorePlan, RestoreTask
+from kbr.restore.preflight import check_restore
+from kbr.restore.prepare import Preparation, Prepared
+from kbr.restore.report import RestoreReport
+from kbr.restore.sending import Sending, SendOutcome
+from kbr.restore.settling import Settler
+from kbr.restore.standing import Standing
+from kbr.restore.stream import PlanStream
+from kbr.restore.waiting import StopFlag
 from kbr.runtime.sizing import BASE_BYTES, RESTORE_WORKER_BYTES, size_run, usable_cores
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore, StorageOptions
 from kbr.telemetry.accounts import Accounts
-from kbr.timing import SYSTEM_CLOCK, Clock
+from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
 __all__ = ["RestoreCoordinator"]
 
-WORKER_ENTRY = "kbr.restore.task:run"
 #: Name of the header that include_original_offset_header adds; its value is the offset in decimal.
 ORIGINAL_OFFSET_HEADER = b"x-original-offset"
-#: Threads that read segment indexes for the plan's counts.
-INDEX_READERS = 8
-#: Batches stay this far below the smallest max.message.bytes of the target topics.
-MAX_BATCH_BYTES = 1_000_000
+#: How long one look at a target between two tries may take to be answered, seconds: then it is tried again after a
+#: back-off, and a wish to stop is heard in between.
+LOOK_DEADLINE_S = 10.0
+
+
+class RestoreLock(AbstractContextManager["RestoreLock"], Protocol):
+    """This restore is this run's while it is entered."""
+
+    def check(self) -> None:
+        """Come back if it surely is.
+
+        Raises:
+            Locked: it is another's.
+        """
 
 
 class RestoreCoordinator:
@@ -48,10 +72,14 @@ class RestoreCoordinator:
         client, storage: what workers connect to; picklable.
         options: what to do.
         cluster, store: open ones, of the same places.
+        deadline_s: how long the cluster may take to answer, seconds.
+        stop: set when somebody wants the run to end, from the first worker on.
         on_event: gets every worker event.
-        on_plan: gets the plan and its counts before the first record is sent.
+        on_plan: gets what is left to send, and its counts, before the first record is sent.
         on_tick: called now and then while workers run.
         pace_path: the run's rate limit, for the workers (kbr.runtime.pacing).
+        lease_path: until when they may send (kbr.runtime.lease).
+        lock: keeps other runs of the same restore, by its id, out while it is entered.
     """
 
     def __init__(
@@ -62,10 +90,14 @@ class RestoreCoordinator:
         *,
         cluster: Cluster,
         store: ObjectStore,
+        deadline_s: float,
+        stop: StopFlag,
         on_event: Callable[[object], None],
         on_plan: Callable[[RestorePlan, PlanCounts], None],
         on_tick: Callable[[], None],
         pace_path: Path,
+        lease_path: Path,
+        lock: Callable[[str], RestoreLock],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._client = client
@@ -73,225 +105,410 @@ class RestoreCoordinator:
         self._options = options
         self._cluster = cluster
         self._store = store
+        self._deadline_s = deadline_s
+        self._stop = stop
         self._on_event = on_event
         self._on_plan = on_plan
         self._on_tick = on_tick
         self._pace_path = pace_path
+        self._lease_path = lease_path
+        self._lock = lock
         self._clock = clock
         self._accounts = Accounts()
         self._phases: dict[str, float] = {}
-        self._batch_bytes = MAX_BATCH_BYTES
+        #: Key of the mapping that was written, or was there.
+        self._offset_map: str | None = None
+        self._header = ORIGINAL_OFFSET_HEADER if options.include_original_offset_header else b""
 
     def run(self, new_supervisor: Callable[[int, str], Supervisor], *, dry_run: bool) -> RestoreReport:
-        """Restore, or with ``dry_run`` only plan and check.
+        """Restore, or go on with it, or with ``dry_run`` only plan and check.
 
         Raises:
             BackupMissing: there is no such backup.
-            PreflightRefused: something stands against it; nothing was written.
+            RestoreStateUnreadable: an earlier run has noted something that can't be read.
+            PreflightRefused: something stands against it; nothing was sent.
             KbrError: nothing could be begun; single partitions' failures are in the report.
         """
         begun = self._clock.monotonic()
-        manifest = Catalog(self._store).load(self._options.backup_id)
-        plan, warnings = self._plan(manifest)
-        counts = self._count(manifest, plan)
-        self._phases["plan"] = self._clock.monotonic() - begun
+        manifest, notes = with_unlisted(self._store, Catalog(self._store).load(self._options.backup_id))
+        cluster_id = self._cluster.info().cluster_id
         if dry_run:
-            return self._report(plan, counts, begun, warnings, dry_run=True)
-        self._on_plan(plan, counts)
-        created = self._clock.monotonic()
-        warnings = (*warnings, *self._make_topics(plan))
-        self._phases["create_topics"] = self._clock.monotonic() - created
-        sent = self._clock.monotonic()
-        report = self._send(manifest, plan, counts, begun, warnings, new_supervisor)
-        self._phases["send"] = self._clock.monotonic() - sent
-        for topic in plan.topics:
-            if topic.configs_afterwards and not report.interrupted and not report.failures:
-                self._cluster.set_topic_configs(topic.target.name, topic.configs_afterwards)
-        return report
+            return self._run(manifest, notes, cluster_id, begun, new_supervisor, dry_run=True)
+        with self._lock(restore_id_of(self._options, cluster_id)) as lock:
+            return self._run(manifest, notes, cluster_id, begun, new_supervisor, lock=lock)
 
-    def _plan(self, manifest: Manifest) -> tuple[RestorePlan, tuple[str, ...]]:
-        options = self._options
-        names = select_topics(
-            [(topic.name, topic.is_internal, topic.partition_count) for topic in manifest.topics],
-            options.include,
-            options.exclude,
-            include_internal=True,
-        )
-        chosen: list[TopicEntry] = [topic for topic in manifest.topics if topic.name in set(names)]
-        targets = {options.topic_mapping.get(topic.name, topic.name) for topic in chosen}
-        present = sorted(targets & {name for name, _internal, _count in self._cluster.topics()})
-        existing: Mapping[str, TopicSpec] = self._cluster.describe_topics(present) if present else {}
-        plan = plan_restore(manifest, chosen, options, existing)
-        facts = TargetFacts(
-            offsets=self._cluster.offsets(
-                [
-                    partition.target
-                    for partition in plan.partitions
-                    if partition.target.topic in existing
-                    and partition.target.partition < existing[partition.target.topic].partition_count
-                ],
-                "read_uncommitted",
-            ),
-            configs=self._cluster.topic_configs(present, include_defaults=True) if present else {},
-            now_ms=self._clock.now_ms(),
-        )
-        warnings = check_restore(plan, options, facts)
-        if options.zero_timestamp_as == 0:
-            refuse_zero_timestamps(self._store, plan, max_block_bytes=options.max_block_bytes)
-        limits = [int(found["max.message.bytes"]) for found in facts.configs.values() if "max.message.bytes" in found]
-        limits.extend(
-            int(topic.target.configs["max.message.bytes"])
-            for topic in plan.topics
-            if not topic.exists and topic.target.configs and "max.message.bytes" in topic.target.configs
-        )
-        # The limit counts the batch as it is sent; below it uncompressed is below it compressed.
-        self._batch_bytes = min([MAX_BATCH_BYTES, *(max(1024, limit - 1024) for limit in limits)])
-        return plan, (*plan.warnings, *warnings)
-
-    def _count(self, manifest: Manifest, plan: RestorePlan) -> PlanCounts:
-        """Blocks and records of the plan; reads the indexes of segments that the window cuts."""
-        whole = [ref for ref in plan.segments if plan.window.covers(ref)]
-        cut = [ref for ref in plan.segments if not plan.window.covers(ref)]
-        blocks = sum(ref.block_count for ref in whole)
-        records = sum(ref.record_count for ref in whole)
-        raw = sum(ref.raw_bytes for ref in whole)
-        stored = sum(ref.stored_bytes for ref in whole)
-        exact = True
-
-        def wanted_entries(reference: SegmentRef) -> list[tuple[int, int, int, bool]]:
-            reader = SegmentReader(
-                self._store, manifest.backup_id, reference, max_block_bytes=self._options.max_block_bytes
-            )
-            return [
-                (entry.record_count, entry.raw_bytes, entry.stored_bytes, plan.window.covers(entry))
-                for entry in reader.index().blocks
-                if plan.window.touches(entry)
-            ]
-
-        with ThreadPoolExecutor(INDEX_READERS) as pool:
-            for entries in pool.map(wanted_entries, cut):
-                blocks += len(entries)
-                records += sum(entry[0] for entry in entries)
-                raw += sum(entry[1] for entry in entries)
-                stored += sum(entry[2] for entry in entries)
-                exact = exact and all(entry[3] for entry in entries)
-        return PlanCounts(
-            segments=len(plan.segments), blocks=blocks, records=records, raw_bytes=raw, stored_bytes=stored, exact=exact
-        )
-
-    def _make_topics(self, plan: RestorePlan) -> tuple[str, ...]:
-        missing = [topic.target for topic in plan.topics if not topic.exists]
-        if not missing:
-            return ()
-        notes = self._cluster.create_topics(missing)
-        self._cluster.wait_for_leaders([spec.name for spec in missing])
-        return tuple(notes)
-
-    def _send(
+    def _run(
         self,
         manifest: Manifest,
-        plan: RestorePlan,
-        counts: PlanCounts,
+        notes: Sequence[str],
+        cluster_id: str,
         begun: float,
-        warnings: tuple[str, ...],
         new_supervisor: Callable[[int, str], Supervisor],
-    ) -> RestoreReport:
-        wanted = sum(1 for partition in plan.partitions if partition.segments)
-        if wanted == 0:
-            return self._report(plan, counts, begun, warnings, dry_run=False)
-        size = size_run(
-            cores=usable_cores(),
-            partitions=wanted,
-            workers=self._options.workers,
-            threads=1,
-            memory_limit=self._options.memory_limit,
-            worker_bytes=RESTORE_WORKER_BYTES[self._storage.is_remote],
-            base_bytes=BASE_BYTES[self._storage.is_remote],
-        )
-        leaders = self._cluster.leaders({topic.target.name for topic in plan.topics})
-        groups = group_partitions(plan.partitions, leaders, workers=size.workers)
-        tasks = [
-            TaskSpec(task_id=str(number), payload=self._task(manifest, plan, group, size.records_bytes))
-            for number, group in enumerate(groups)
-        ]
-
-        def take_event(_task_id: str, event: object) -> None:
-            self._accounts.take(event)
-            self._on_event(event)
-
-        outcome = new_supervisor(size.workers, WORKER_ENTRY).run(tasks, on_event=take_event, on_tick=self._on_tick)
-        results: list[PartitionRestored] = []
-        for result in outcome.results.values():
-            if isinstance(result, tuple):
-                results.extend(result)
-        failures = {
-            str(partition.source): _describe(error)
-            for task_id, error in outcome.failures.items()
-            for partition in groups[int(task_id)]
-        }
-        return self._report(
-            plan,
-            counts,
-            begun,
-            warnings,
-            dry_run=False,
-            results=tuple(results),
-            failures=failures,
-            interrupted=outcome.interrupted,
-            peak_rss=outcome.peak_worker_rss_bytes,
-            cpu_s=outcome.worker_cpu_s,
-        )
-
-    def _task(
-        self, manifest: Manifest, plan: RestorePlan, group: tuple[PartitionPlan, ...], memory_bytes: int
-    ) -> RestoreTask:
-        options = self._options
-        return RestoreTask(
-            backup_id=manifest.backup_id,
-            compression=manifest.compression,
-            window=plan.window,
-            partitions=group,
-            client=self._client,
-            storage=self._storage,
-            wire_compression=options.compression,
-            original_offset_header=ORIGINAL_OFFSET_HEADER if options.include_original_offset_header else b"",
-            zero_timestamp_as=options.zero_timestamp_as,
-            batch_bytes=self._batch_bytes,
-            memory_bytes=memory_bytes,
-            max_block_bytes=options.max_block_bytes,
-            pace_path=self._pace_path,
-        )
-
-    def _report(
-        self,
-        plan: RestorePlan,
-        counts: PlanCounts,
-        begun: float,
-        warnings: tuple[str, ...],
         *,
-        dry_run: bool,
-        results: tuple[PartitionRestored, ...] = (),
-        failures: dict[str, str] | None = None,
-        interrupted: bool = False,
-        peak_rss: int = 0,
-        cpu_s: float = 0.0,
+        dry_run: bool = False,
+        lock: RestoreLock | None = None,
     ) -> RestoreReport:
+        options = self._options
+        restore_id = restore_id_of(options, cluster_id)
+        journal = RestoreJournal(
+            self._store,
+            options.backup_id,
+            restore_id,
+            cluster_id,
+            append=options.append,
+            clock=self._clock,
+        )
+        preparation = Preparation(
+            options,
+            cluster=self._cluster,
+            store=self._store,
+            journal=journal,
+            check=self._new_check,
+            stop=self._stop,
+            clock=self._clock,
+        )
+        prepared = preparation.prepare(manifest, dry_run=dry_run)
+        counts = count_plan(self._store, prepared.left, max_block_bytes=options.max_block_bytes)
+        self._phase("plan", begun)
+        warnings = [*prepared.warnings, *notes]
+        outcome = SendOutcome(gone=prepared.gone)
+        if not dry_run:
+            self._on_plan(prepared.left, counts)
+            if lock is not None:
+                lock.check()
+            if not prepared.nothing_to_do:
+                outcome = self._write(manifest, prepared, journal, warnings, new_supervisor)
+            elif options.offset_map:
+                self._write_offset_map(prepared, journal, outcome, warnings, again=False)
+            warnings.extend(journal.warnings)
+        elif prepared.absent:
+            warnings.extend(str(error) for error in prepared.absent.values())
+        self._judge_gone(prepared, outcome, warnings, dry_run=dry_run)
         return RestoreReport(
-            plan=plan,
+            restore_id=restore_id,
+            plan=prepared.left,
             counts=counts,
             storage_url=self._store.url,
             dry_run=dry_run,
             duration_s=self._clock.monotonic() - begun,
             phases_s=self._phases,
             waited_s=self._accounts.waited_s,
-            peak_worker_rss_bytes=peak_rss,
-            worker_cpu_s=cpu_s,
-            warnings=warnings,
-            results=results,
-            failures=failures or {},
-            interrupted=interrupted,
+            peak_worker_rss_bytes=outcome.peak_worker_rss_bytes,
+            worker_cpu_s=outcome.worker_cpu_s,
+            warnings=tuple(warnings),
+            results=tuple(outcome.results.values()),
+            kept={
+                one.source: (start := prepared.starts[one.target]).kept - start.gone for one in prepared.whole.partitions
+            },
+            gone=outcome.gone,
+            gained=outcome.gained,
+            retries=outcome.retries,
+            failures=outcome.failures,
+            interrupted=outcome.interrupted,
+            offset_map=self._offset_map,
         )
 
+    def _phase(self, name: str, begun: float) -> None:
+        self._phases[name] = self._clock.monotonic() - begun
 
-def _describe(error: KbrError) -> str:
-    return f"{error} ({error.hint})" if error.hint else str(error)
+    def _new_check(self, plan: RestorePlan, has_holes: Callable[[str], bool]) -> TargetCheck:
+        def stream(partition: PartitionPlan) -> PlanStream:
+            return PlanStream(
+                self._store, plan.backup_id, partition, plan.window, max_block_bytes=self._options.max_block_bytes
+            )
+
+        return TargetCheck(
+            self._client,
+            stream,
+            RecordRules(original_offset_header=self._header, zero_timestamp_as=self._options.zero_timestamp_as),
+            has_holes=has_holes,
+            deadline_s=self._deadline_s,
+            stopped=self._stop.is_set,
+            on_client_message=self._on_event,
+        )
+
+    # -- writing --------------------------------------------------------------------------
+
+    def _write(
+        self,
+        manifest: Manifest,
+        prepared: Prepared,
+        journal: RestoreJournal,
+        warnings: list[str],
+        new_supervisor: Callable[[int, str], Supervisor],
+    ) -> SendOutcome:
+        begun = self._clock.monotonic()
+        specs = self._make_topics(prepared, journal, warnings)
+        self._take_timestamps(prepared)
+        self._phase("create_topics", begun)
+        begun = self._clock.monotonic()
+        outcome = self._send(manifest, prepared, specs, new_supervisor)
+        outcome.gone = prepared.gone
+        for source, error in prepared.absent.items():
+            outcome.failures.setdefault(source, error)
+        self._phase("send", begun)
+        if not outcome.interrupted:
+            begun = self._clock.monotonic()
+            self._look_at_the_end(prepared, specs, outcome, warnings)
+            self._phase("look", begun)
+            self._set_configs(prepared, journal, outcome)
+            if self._options.offset_map:
+                self._write_offset_map(prepared, journal, outcome, warnings, again=True)
+            sent = all(result.complete for result in outcome.results.values())
+            if sent and not outcome.failures and not outcome.interrupted:
+                # also where some are gone since: there is nothing more to send
+                journal.complete()
+        return outcome
+
+    def _make_topics(
+        self, prepared: Prepared, journal: RestoreJournal, warnings: list[str]
+    ) -> Mapping[str, TopicSpec]:
+        """Make what is missing, and note where everything begins; all target topics.
+
+        What is about to be made is noted before: killed in between, the next run finds an empty topic, and knows that
+        it is to have its configs set in the end.
+        """
+        plan, bases = prepared.whole, prepared.bases
+        missing = list({topic.target.name: topic.target for topic in plan.topics if not topic.exists}.values())
+        specs = dict(prepared.existing)
+        if missing:
+            journal.note(topics_noted(plan, prepared.known, specs, bases), RestoreStatus.RUNNING)
+            warnings.extend(self._cluster.create_topics(missing))
+            self._cluster.wait_for_leaders([spec.name for spec in missing])
+            specs.update(self._describe_made([spec.name for spec in missing]))
+        journal.note(topics_noted(plan, prepared.known, specs, bases), RestoreStatus.RUNNING)
+        if missing and not prepared.facts.defaults:
+            self._check_made(prepared, [spec.name for spec in missing])
+        return specs
+
+    def _describe_made(self, names: Sequence[str]) -> Mapping[str, TopicSpec]:
+        """A broker may not have heard yet of a topic that another one has a leader for."""
+        deadline = Deadline(self._deadline_s, clock=self._clock)
+        for delay in Backoff(base_s=0.1, cap_s=2.0).delays():
+            try:
+                return self._cluster.describe_topics(names)
+            except TopicMissing:
+                if deadline.passed:
+                    raise
+                self._clock.sleep(delay)
+        raise AssertionError("the delays are endless")
+
+    def _check_made(self, prepared: Prepared, names: Sequence[str]) -> None:
+        """Brokers that don't tell a new topic's configs beforehand tell them now."""
+        configs = self._cluster.topic_configs(names, include_defaults=True)
+        plan = replace(
+            prepared.left,
+            topics=tuple(replace(topic, exists=True) for topic in prepared.left.topics if topic.target.name in configs),
+        )
+        try:
+            check_restore(plan, self._options, replace(prepared.facts, configs=configs))
+        except PreflightRefused as error:
+            raise PreflightRefused(
+                f"{error.message}. The topics are made, and empty",
+                hint="change their configs, or delete them and give others; then run the same command again",
+                **error.context,
+            ) from error
+
+    def _take_timestamps(self, prepared: Prepared) -> None:
+        """A topic that got LogAppendTime back after an earlier run has to take records' own timestamps once more."""
+        for topic in {one.target.topic for one in prepared.left.partitions if one.segments}:
+            configs = prepared.facts.configs.get(topic, {})
+            if topic in prepared.facts.restored_before and configs.get("message.timestamp.type") == "LogAppendTime":
+                self._cluster.set_topic_configs(topic, {"message.timestamp.type": "CreateTime"})
+
+    def _look_at_the_end(
+        self, prepared: Prepared, specs: Mapping[str, TopicSpec], outcome: SendOutcome, warnings: list[str]
+    ) -> None:
+        """What was acknowledged is there, or it is said what is not."""
+        done = self._done(prepared, outcome)
+        sources = {one.plan.target: one.plan.source for one in done}
+        expected = [
+            Expected(target=one.plan.target, base=one.base, end=one.base + one.record_count) for one in done
+        ]
+        try:
+            look = look_at_the_end(
+                self._cluster, expected, specs, stop=self._stop, clock=self._clock, deadline_s=self._deadline_s
+            )
+        except ClusterError as error:
+            if not error.retriable:
+                raise
+            warnings.append(f"all records were acknowledged; whether they are still there could not be looked at: {error}")
+            return
+        outcome.gone = {**outcome.gone, **{sources[target]: count for target, count in look.gone.items()}}
+        outcome.failures.update({sources[target]: error for target, error in look.failures.items()})
+        warnings.extend(
+            f"target {target}: all records were acknowledged; whether they are still there could not be looked at: {error}"
+            for target, error in look.unseen.items()
+        )
+
+    @staticmethod
+    def _done(prepared: Prepared, outcome: SendOutcome) -> list[MappedPartition]:
+        """The partitions that have all their records in the target, as far as is known."""
+        bases = prepared.bases
+        found: list[MappedPartition] = []
+        for one in prepared.whole.partitions:
+            result = outcome.results.get(one.source)
+            if one.source in outcome.failures or (result is not None and not result.complete):
+                continue
+            sent = outcome.gained.get(one.source, 0) + (0 if result is None else result.record_count)
+            count = prepared.starts[one.target].kept + sent
+            found.append(MappedPartition(plan=one, base=bases[one.target], record_count=count))
+        return found
+
+    def _write_offset_map(
+        self, prepared: Prepared, journal: RestoreJournal, outcome: SendOutcome, warnings: list[str], *, again: bool
+    ) -> None:
+        """Where each record of the partitions that are done lies; records that are gone since are in it, too.
+
+        Args:
+            again: in place of one that is there.
+        """
+        begun = self._clock.monotonic()
+        mapping = OffsetMapping(
+            self._store,
+            prepared.whole.backup_id,
+            prepared.whole.window,
+            max_block_bytes=self._options.max_block_bytes,
+            stopped=self._stop.is_set,
+        )
+        try:
+            if not journal.is_writable:
+                warnings.append("the offset mapping is not written, as the store refused the restore's notes")
+            elif (not again and has_offset_map(self._store, prepared.whole.backup_id, journal.restore_id)) or mapping.write(
+                journal.restore_id,
+                journal.cluster_id,
+                self._done(prepared, outcome),
+                # never older than the notes, whatever the clocks of the machines say that had a part in it
+                created_at_ms=max(self._clock.now_ms(), 0 if journal.state is None else journal.state.created_at_ms),
+            ):
+                self._offset_map = offset_map_key(prepared.whole.backup_id, journal.restore_id)
+            else:
+                outcome.interrupted = True
+        except StorageError as error:
+            if error.retriable:
+                raise
+            warnings.append(f"the offset mapping could not be written: {error}")
+        self._phase("offset_map", begun)
+
+    def _judge_gone(
+        self, prepared: Prepared, outcome: SendOutcome, warnings: list[str], *, dry_run: bool
+    ) -> None:
+        """Restored records that are gone: a failure, unless somebody said that they may go."""
+        bases = prepared.bases
+        for one in prepared.whole.partitions:
+            count = outcome.gone.get(one.source, 0)
+            if not count:
+                continue
+            error = records_gone(one.target, bases[one.target], count)
+            if dry_run or self._options.accept_cleanup:
+                warnings.append(str(error))
+            else:
+                outcome.failures.setdefault(one.source, error)
+
+    def _set_configs(self, prepared: Prepared, journal: RestoreJournal, outcome: SendOutcome) -> None:
+        """Topics that have all their records get the configs that would have changed them."""
+        unfinished = {source.topic for source in outcome.failures}
+        unfinished |= {result.source.topic for result in outcome.results.values() if not result.complete}
+        done = {topic.target.name for topic in prepared.whole.topics if topic.source not in unfinished}
+        for topic in () if journal.state is None else journal.state.topics:
+            if topic.configs_afterwards and topic.name in done:
+                self._cluster.set_topic_configs(topic.name, topic.configs_afterwards)
+
+    # -- sending --------------------------------------------------------------------------
+
+    def _send(
+        self,
+        manifest: Manifest,
+        prepared: Prepared,
+        specs: Mapping[str, TopicSpec],
+        new_supervisor: Callable[[int, str], Supervisor],
+    ) -> SendOutcome:
+        wanted = [partition for partition in prepared.left.partitions if partition.segments]
+        if not wanted:
+            return SendOutcome()
+        options = self._options
+        size = size_run(
+            cores=usable_cores(),
+            partitions=len(wanted),
+            workers=options.workers,
+            threads=1,
+            memory_limit=options.memory_limit,
+            worker_bytes=RESTORE_WORKER_BYTES[self._storage.is_remote],
+            base_bytes=BASE_BYTES[self._storage.is_remote],
+        )
+
+        def task(group: tuple[PartitionPlan, ...]) -> RestoreTask:
+            return RestoreTask(
+                backup_id=manifest.backup_id,
+                compression=manifest.compression,
+                window=prepared.left.window,
+                partitions=group,
+                client=self._client,
+                storage=self._storage,
+                wire_compression=options.compression,
+                original_offset_header=self._header,
+                zero_timestamp_as=options.zero_timestamp_as,
+                batch_bytes=prepared.batch_bytes,
+                memory_bytes=size.records_bytes,
+                max_block_bytes=options.max_block_bytes,
+                deadline_s=self._deadline_s,
+                pace_path=self._pace_path,
+                lease_path=self._lease_path,
+            )
+
+        def take_event(_task_id: str, event: object) -> None:
+            self._accounts.take(event)
+            self._on_event(event)
+
+        topics = {one.target.topic for one in wanted}
+        return Sending(
+            workers=size.workers,
+            task=task,
+            new_supervisor=new_supervisor,
+            leaders=lambda: self._cluster.leaders(topics),
+            look_again=lambda targets: self._look_again(prepared, specs, targets),
+            on_event=take_event,
+            on_tick=self._on_tick,
+            stop=self._stop,
+            clock=self._clock,
+        ).run(wanted)
+
+    def _look_again(
+        self, prepared: Prepared, specs: Mapping[str, TopicSpec], targets: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, PartitionStart | KbrError]:
+        """Where partitions that failed go on, once the target is at rest."""
+        bases = prepared.bases
+
+        def standing_of(
+            offsets: Mapping[TopicPartition, PartitionOffsets | KbrError],
+        ) -> dict[TopicPartition, Standing]:
+            return {
+                target: Standing(
+                    base=bases[target],
+                    claimed=there.high_watermark - bases[target],
+                    log_start=there.log_start,
+                    noted=True,
+                )
+                for target, there in offsets.items()
+                if isinstance(there, PartitionOffsets)
+            }
+
+        with Cluster(self._client, deadline_s=min(LOOK_DEADLINE_S, self._deadline_s), clock=self._clock) as cluster:
+            names = {target.topic for target in targets}
+            present = sorted(names & {name for name, _internal, _count in cluster.topics()})
+            now = cluster.describe_topics(present) if present else {}
+            found: dict[TopicPartition, PartitionStart | KbrError] = {}
+            for target in targets:
+                error = other_topic(target, specs[target.topic], now.get(target.topic))
+                if error is not None:
+                    found[target] = error
+            same = [one for one in prepared.whole.partitions if one.target in set(targets) - found.keys()]
+            holes = {topic.target.name: topic for topic in prepared.whole.topics}
+            check = self._new_check(prepared.whole, lambda name: prepared.may_have_holes(holes[name]))
+            if same:
+                found.update(
+                    Settler(cluster, check, self._stop, self._clock).starts(
+                        same, standing_of, watch=True, refuse=False
+                    )
+                )
+            return found

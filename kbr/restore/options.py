@@ -20,6 +20,9 @@ class RestoreOptions:
         partition_mapping: source topic to {source partition: target partition}; others keep theirs.
         include_original_offset_header: add a header with the source offset to each record.
         append: write to topics that hold records already.
+        accept_cleanup: restore although the target's retention or compaction will remove some of the records.
+        allow_incomplete: restore although some segments can't be read: their partitions end before them.
+        offset_map: write which source offset became which target offset.
         create_topics: make missing topics.
         replication_factor: of topics that are made; None is as it was.
         topic_configs: set on topics that are made, over those of the backup.
@@ -40,6 +43,9 @@ class RestoreOptions:
     partition_mapping: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     include_original_offset_header: bool = False
     append: bool = False
+    accept_cleanup: bool = False
+    allow_incomplete: bool = False
+    offset_map: bool = True
     create_topics: bool = True
     replication_factor: int | None = None
     topic_configs: Mapping[str, str] = field(default_factory=dict)

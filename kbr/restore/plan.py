@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kbr.errors import UsageError
 from kbr.format.documents import Manifest, PartitionEntry, TopicEntry
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression, PartitionStatus, SegmentRef, TopicPartition, TopicSpec
+from kbr.repository.catalog import known_time_range
 from kbr.restore.options import RestoreOptions
 from kbr.restore.placement import place_partitions
 from kbr.restore.window import TimeWindow
@@ -32,6 +33,19 @@ class PartitionPlan:
     target: TopicPartition
     #: In order; only those that may hold records of the window.
     segments: tuple[SegmentRef, ...]
+    #: Source offset from which on records are sent: those before it are in the target.
+    offset_from: int = 0
+    #: Target offset that the next record has to get.
+    target_offset: int = 0
+
+    def going_on(self, *, offset_from: int, target_offset: int) -> PartitionPlan:
+        """What is left of it."""
+        return replace(
+            self,
+            segments=tuple(ref for ref in self.segments if ref.end_offset >= offset_from),
+            offset_from=offset_from,
+            target_offset=target_offset,
+        )
 
     @property
     def stored_bytes(self) -> int:
@@ -45,8 +59,10 @@ class TopicPlan:
     source: str
     target: TopicSpec
     exists: bool
-    #: Set to this after the restore: configs that would change records while they are written.
-    configs_afterwards: Mapping[str, str]
+    #: The source's cleanup.policy; where nobody knows it, what stands against nothing.
+    source_cleanup: str = "compact,delete"
+    #: Set to this after the restore: configs that would change records while they are written; None is the default.
+    configs_afterwards: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +74,8 @@ class RestorePlan:
     topics: tuple[TopicPlan, ...]
     partitions: tuple[PartitionPlan, ...]
     warnings: tuple[str, ...]
+    #: Smallest and largest timestamp of the chosen topics in the backup, also beyond the window; None where there is none.
+    archived_times: tuple[int | None, int | None] = (None, None)
 
     @property
     def segments(self) -> list[SegmentRef]:
@@ -80,8 +98,12 @@ class RestoreTask:
     batch_bytes: int
     memory_bytes: int
     max_block_bytes: int
+    #: How long the cluster may take to answer, seconds.
+    deadline_s: float
     #: The run's rate limit (kbr.runtime.pacing).
     pace_path: Path
+    #: Until when it may send (kbr.runtime.lease).
+    lease_path: Path
 
 
 def plan_restore(
@@ -123,10 +145,38 @@ def plan_restore(
     return RestorePlan(
         backup_id=manifest.backup_id,
         window=window,
-        topics=tuple(topic_plans),
+        topics=tuple(_joined(topic_plans, warnings)),
         partitions=tuple(partition_plans),
         warnings=tuple(warnings),
+        archived_times=known_time_range(
+            ref for topic in topics for partition in topic.partitions for ref in partition.segments
+        ),
     )
+
+
+def _joined(topics: Sequence[TopicPlan], warnings: list[str]) -> list[TopicPlan]:
+    """The same, where several sources go to one topic: it is made once, large enough for all, with the first one's configs."""
+    by_target: dict[str, list[TopicPlan]] = {}
+    for topic in topics:
+        by_target.setdefault(topic.target.name, []).append(topic)
+    specs: dict[str, TopicSpec] = {}
+    for name, some in by_target.items():
+        first = some[0].target
+        specs[name] = replace(
+            first,
+            partition_count=max(one.target.partition_count for one in some),
+            replication_factor=max(one.target.replication_factor for one in some),
+        )
+        if any((one.target.configs, one.configs_afterwards) != (first.configs, some[0].configs_afterwards) for one in some):
+            warnings.append(
+                f"{name}: {', '.join(one.source for one in some)} go to it and have different configs: it is made with "
+                f"those of {some[0].source}"
+            )
+    afterwards = {name: some[0].configs_afterwards for name, some in by_target.items()}
+    return [
+        replace(topic, target=specs[topic.target.name], configs_afterwards=afterwards[topic.target.name])
+        for topic in topics
+    ]
 
 
 def _completeness_warnings(topic: TopicEntry) -> list[str]:
@@ -151,15 +201,17 @@ def _topic_plan(
     warnings: list[str],
 ) -> TopicPlan:
     name = placed[TopicPartition(topic.name, 0)].topic
+    cleanup = "compact,delete" if topic.configs is None else topic.configs.get("cleanup.policy", "delete")
     if name in existing:
-        return TopicPlan(source=topic.name, target=existing[name], exists=True, configs_afterwards={})
+        return TopicPlan(source=topic.name, target=existing[name], exists=True, source_cleanup=cleanup)
     highest = max(placed[TopicPartition(topic.name, number)].partition for number in range(topic.partition_count))
     configs = {key: value for key, value in (topic.configs or {}).items() if key not in _CLUSTER_BOUND_CONFIGS}
     configs.update(options.topic_configs)
-    afterwards = {}
+    afterwards: dict[str, str | None] = {}
     if configs.get("message.timestamp.type") == "LogAppendTime":
         # with it in force the broker would replace every archived timestamp by the time of the restore
-        afterwards["message.timestamp.type"] = configs.pop("message.timestamp.type")
+        afterwards["message.timestamp.type"] = configs["message.timestamp.type"]
+        configs["message.timestamp.type"] = "CreateTime"
         warnings.append(
             f"{name}: message.timestamp.type LogAppendTime is set after the restore, so that timestamps stay as they were"
         )
@@ -174,6 +226,7 @@ def _topic_plan(
             configs=configs,
         ),
         exists=False,
+        source_cleanup=cleanup,
         configs_afterwards=afterwards,
     )
 

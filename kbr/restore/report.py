@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from kbr.errors import Incomplete, Interrupted
+from kbr.errors import ClusterUnavailable, Incomplete, Interrupted, KbrError
+from kbr.model import TopicPartition
+from kbr.restore.counting import PlanCounts
 from kbr.restore.plan import RestorePlan
 from kbr.restore.task import PartitionRestored
+from kbr.timing import utc_text
 
-__all__ = ["PlanCounts", "RestoreReport"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanCounts:
-    """What a plan will read, exact for whole segments; for those on a window's edge by their blocks.
-
-    ``records`` is an upper bound when ``exact`` is False: blocks on the window's edge hold others too.
-    """
-
-    segments: int
-    blocks: int
-    records: int
-    raw_bytes: int
-    stored_bytes: int
-    exact: bool
+__all__ = ["RestoreReport"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +21,23 @@ class RestoreReport:
     """The end of a restore run, or its plan.
 
     Attributes:
-        plan: what was to be done.
+        restore_id: which restore it is.
+        plan: what was to be done: what an earlier run has left.
         counts: what that reads.
         dry_run: nothing was written.
         results: per partition that had something to restore.
         phases_s: wall time of each phase, seconds.
         waited_s: how long tasks waited, all together, by what for: storage, target, rate_limit.
-        failures: error text per partition that failed.
+        kept: records that were in the target already, and still are, by source partition.
+        gone: records that were restored, and are no longer there, by source partition.
+        gained: records that this run sent and no result tells of, by source partition; at least, where it failed.
+        retries: rounds after the first one.
+        failures: why partitions have failed, by source partition.
         interrupted: the user stopped it.
+        offset_map: the key of the offset mapping; None where none was written.
     """
 
+    restore_id: str
     plan: RestorePlan
     counts: PlanCounts
     storage_url: str
@@ -54,33 +49,49 @@ class RestoreReport:
     worker_cpu_s: float
     warnings: tuple[str, ...]
     results: Sequence[PartitionRestored] = ()
-    failures: dict[str, str]
+    kept: Mapping[TopicPartition, int] = field(default_factory=dict)
+    gone: Mapping[TopicPartition, int] = field(default_factory=dict)
+    gained: Mapping[TopicPartition, int] = field(default_factory=dict)
+    retries: int = 0
+    failures: Mapping[TopicPartition, KbrError] = field(default_factory=dict)
     interrupted: bool = False
+    offset_map: str | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 partitions failed, 3 not everything was restored, 130 interrupted."""
+        """0 done, 3 not everything was restored, 5 the same, but only for what may pass, 130 interrupted."""
         if self.interrupted:
             return Interrupted.exit_code
         if self.failures:
-            return 1
+            temporary = all(error.retriable for error in self.failures.values())
+            return ClusterUnavailable.exit_code if temporary else Incomplete.exit_code
         if not self.dry_run and any(not result.complete for result in self.results):
             return Incomplete.exit_code
         return 0
 
     @property
     def status(self) -> str:
-        """planned, complete, incomplete, failed or interrupted."""
+        """planned, complete, incomplete or interrupted."""
         if self.dry_run:
             return "planned"
-        names = {0: "complete", Incomplete.exit_code: "incomplete", Interrupted.exit_code: "interrupted"}
-        return names.get(self.exit_code, "failed")
+        return {0: "complete", Interrupted.exit_code: "interrupted"}.get(self.exit_code, "incomplete")
+
+    def _sent(self, topic: str | None = None) -> int:
+        counts = [(one.source, one.record_count) for one in self.results]
+        return sum(count for source, count in (*counts, *self.gained.items()) if topic in (None, source.topic))
+
+    def _kept(self, topic: str | None = None) -> int:
+        return sum(count for source, count in self.kept.items() if topic in (None, source.topic))
+
+    def _gone(self, topic: str | None = None) -> int:
+        return sum(count for source, count in self.gone.items() if topic in (None, source.topic))
 
     def to_document(self) -> dict[str, Any]:
         """JSON-ready, ints and strings."""
         window = self.plan.window
         return {
             "backup_id": self.plan.backup_id,
+            "restore_id": self.restore_id,
             "storage": self.storage_url,
             "status": self.status,
             "dry_run": self.dry_run,
@@ -113,13 +124,33 @@ class RestoreReport:
             "totals": {
                 "topics": len(self.plan.topics),
                 "partitions": len(self.plan.partitions),
-                "records": sum(result.record_count for result in self.results),
+                "records": self._sent(),
+                # what was under way when a partition failed may have arrived without a word
+                "records_exact": not self.failures,
+                "already_there": self._kept(),
+                "gone": self._gone(),
                 "bytes": sum(result.record_bytes for result in self.results),
                 "changed_timestamps": sum(result.changed_timestamps for result in self.results),
             },
-            "warnings": list(self.warnings),
-            "failures": dict(self.failures),
+            "offset_map": self.offset_map,
+            "warnings": [*self.warnings, *self._empty_window()],
+            "retries": self.retries,
+            "failures": {str(source): _describe(error) for source, error in self.failures.items()},
         }
+
+    def _empty_window(self) -> list[str]:
+        """A window without a record is more often a mistake than meant."""
+        ended = not self.dry_run and self.exit_code == 0
+        none_there = not self.counts.records or (ended and not self._sent())
+        if self.plan.window.is_open or self._kept() or not none_there:
+            return []
+        first, last = self.plan.archived_times
+        what = (
+            "the chosen topics have no record with a timestamp in the backup"
+            if first is None or last is None
+            else f"those of the chosen topics in the backup are from {utc_text(first) or first} to {utc_text(last) or last}"
+        )
+        return [f"no record lies in the time window ({self.plan.window}), and nothing is restored: {what}"]
 
     def _topic(self, source: str, target: str) -> dict[str, Any]:
         partitions = [partition for partition in self.plan.partitions if partition.source.topic == source]
@@ -130,7 +161,13 @@ class RestoreReport:
             "partitions": len(partitions),
             "segments": sum(len(partition.segments) for partition in partitions),
             "stored_bytes": sum(partition.stored_bytes for partition in partitions),
-            "records": sum(result.record_count for result in results),
+            "records": self._sent(source),
+            "already_there": self._kept(source),
+            "gone": self._gone(source),
             "bytes": sum(result.record_bytes for result in results),
-            "failed": [name for name in self.failures if name.startswith(f"{source}[")],
+            "failed": [str(one) for one in self.failures if one.topic == source],
         }
+
+
+def _describe(error: KbrError) -> str:
+    return f"{error} ({error.hint})" if error.hint else str(error)

@@ -16,17 +16,20 @@ from functools import lru_cache
 from queue import Empty, Queue
 from typing import Protocol
 
-from kbr.errors import ClusterUnavailable, CorruptSegment
+from kbr.errors import ClusterUnavailable, CorruptSegment, KbrError, TargetChanged
+from kbr.kafka.cluster import Cluster
 from kbr.kafka.settings import ClientSettings
 from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
 from kbr.model import TopicPartition
 from kbr.repository.segment_reader import SegmentReader
 from kbr.restore.plan import PartitionPlan, RestoreTask
+from kbr.runtime.lease import Lease, shared_lease
 from kbr.runtime.pacing import CHECK_S, Pacer, shared_pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
-from kbr.telemetry.events import ClientMessage, ProgressEvent, TaskAccount
+from kbr.telemetry.events import ClientMessage, ProgressEvent, RecordsArrived, TaskAccount
 from kbr.timing import SYSTEM_CLOCK, Clock
 from kbr_codec import CodecError
+from kbr_codec.rdkafka import Delivered
 
 __all__ = ["PartitionRestored", "TaskContext", "run"]
 
@@ -89,9 +92,30 @@ def _store(options: StorageOptions) -> ObjectStore:
     return open_store(options)
 
 
+class _ClusterKeeper:
+    """Keeps a worker's admin client from one task to the next: a new one takes 10 ms and more to connect."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[ClientSettings, Cluster] | None = None
+
+    def cluster(self, client: ClientSettings, deadline_s: float) -> Cluster:
+        """The kept one, if it is of the same place."""
+        if self._kept is not None and self._kept[0] == client:
+            return self._kept[1]
+        if self._kept is not None:
+            self._kept[1].__exit__(None, None, None)
+        cluster = Cluster(client, deadline_s=deadline_s).__enter__()
+        self._kept = (client, cluster)
+        return cluster
+
+
+_clusters = _ClusterKeeper()
+
+
 def run(task: RestoreTask, context: TaskContext) -> tuple[PartitionRestored, ...]:
     """Read, decode and send a task's partitions; see the module."""
-    return _RestoreWorker(task, context, _store(task.storage), shared_pacer(task.pace_path), SYSTEM_CLOCK).run()
+    pacer, lease = shared_pacer(task.pace_path), shared_lease(task.lease_path)
+    return _RestoreWorker(task, context, _store(task.storage), pacer, lease, SYSTEM_CLOCK).run()
 
 
 class _SinkKeeper:
@@ -136,7 +160,7 @@ _keeper = _SinkKeeper()
 class _Readers:
     """Threads that read partitions' blocks ahead, within a budget of bytes."""
 
-    def __init__(self, task: RestoreTask, store: ObjectStore, *, ahead_bytes: int) -> None:
+    def __init__(self, task: RestoreTask, store: ObjectStore, *, ahead_bytes: int, largest_bytes: int) -> None:
         self._task = task
         self._store = store
         self._ahead_bytes = ahead_bytes
@@ -146,7 +170,8 @@ class _Readers:
         self._next = 0
         self._errors: list[BaseException] = []
         self.ready: Queue[_Ready | _PartitionRead] = Queue()
-        count = max(1, min(MAX_READERS, len(task.partitions)))
+        # each holds a block beside that budget, and a block is as large as its largest record
+        count = max(1, min(MAX_READERS, len(task.partitions), ahead_bytes // max(1, largest_bytes)))
         self._threads = [
             threading.Thread(target=self._read_loop, name=f"reader-{number}", daemon=True) for number in range(count)
         ]
@@ -199,10 +224,16 @@ class _Readers:
     def _blocks(self, index: int, partition: PartitionPlan) -> Iterator[_Ready]:
         window = self._task.window
         for reference in partition.segments:
+            if reference.end_offset < partition.offset_from:
+                continue
             reader = SegmentReader(
                 self._store, self._task.backup_id, reference, max_block_bytes=self._task.max_block_bytes
             )
-            wanted = [entry for entry in reader.index().blocks if window.touches(entry)]
+            wanted = [
+                entry
+                for entry in reader.index().blocks
+                if window.touches(entry) and entry.last_offset >= partition.offset_from
+            ]
             for entry, data in reader.read_blocks(wanted):
                 yield _Ready(index, data, reference.key, entry.position)
 
@@ -210,11 +241,14 @@ class _Readers:
 class _RestoreWorker:
     """One run of one task."""
 
-    def __init__(self, task: RestoreTask, context: TaskContext, store: ObjectStore, pacer: Pacer, clock: Clock) -> None:
+    def __init__(
+        self, task: RestoreTask, context: TaskContext, store: ObjectStore, pacer: Pacer, lease: Lease, clock: Clock
+    ) -> None:
         self._task = task
         self._context = context
         self._store = store
         self._pacer = pacer
+        self._lease = lease
         #: The block that is being sent, and its ticket once it has one.
         self._sending: _Ready | None = None
         self._ticket: int | None = None
@@ -222,7 +256,14 @@ class _RestoreWorker:
         self._acknowledged_before = 0
         self._waited_s = {"storage": 0.0, "target": 0.0, "rate_limit": 0.0}
         self._clock = clock
-        self._window = RecordWindow(timestamp_from=task.window.start_ms, timestamp_to=task.window.end_ms)
+        self._windows = [
+            RecordWindow(
+                offset_from=partition.offset_from, timestamp_from=task.window.start_ms, timestamp_to=task.window.end_ms
+            )
+            for partition in task.partitions
+        ]
+        #: Target offset that the next acknowledged record of each partition has to have.
+        self._expected = [partition.target_offset for partition in task.partitions]
         count = len(task.partitions)
         self._records = [0] * count
         self._bytes = [0] * count
@@ -238,15 +279,19 @@ class _RestoreWorker:
 
     def run(self) -> tuple[PartitionRestored, ...]:
         task = self._task
+        largest = max((ref.max_record_bytes for one in task.partitions for ref in one.segments), default=0)
         options = SinkOptions(
             memory_bytes=task.memory_bytes // 2,
             compression=task.wire_compression,
             zero_timestamp_as=task.zero_timestamp_as,
             original_offset_header=task.original_offset_header,
             batch_bytes=task.batch_bytes,
+            # told only where it matters, so that tasks with other records can share a producer
+            largest_record_bytes=largest if largest > task.memory_bytes // 2 else 0,
         )
-        readers = _Readers(task, self._store, ahead_bytes=task.memory_bytes // 4)
+        readers = _Readers(task, self._store, ahead_bytes=task.memory_bytes // 4, largest_bytes=largest)
         try:
+            self._check_ends()
             with _keeper.sink(task.client, options, self._context.emit) as sink:
                 changed, waited_s = sink.changed_timestamps, sink.waited_s
                 self._acknowledged_before = sink.acknowledged_total
@@ -254,6 +299,14 @@ class _RestoreWorker:
                 self._progress(now=True)
                 changed = sink.changed_timestamps - changed
                 self._waited_s["target"] += sink.waited_s - waited_s
+        except BaseException:
+            self._progress(now=True)
+            self._context.emit(
+                RecordsArrived(
+                    records={one.target: count for one, count in zip(task.partitions, self._records, strict=True) if count}
+                )
+            )
+            raise
         finally:
             readers.stop()
         self._context.emit(TaskAccount(record_bytes=sum(self._bytes), waited_s=self._waited_s))
@@ -268,6 +321,25 @@ class _RestoreWorker:
             )
             for index, partition in enumerate(task.partitions)
         )
+
+    def _check_ends(self) -> None:
+        """Every partition has to end where its next record is expected: a task may begin long after it was planned."""
+        cluster = _clusters.cluster(self._task.client, self._task.deadline_s)
+        found = cluster.high_watermarks([partition.target for partition in self._task.partitions])
+        for partition in self._task.partitions:
+            mark = found[partition.target]
+            if isinstance(mark, KbrError):
+                raise mark
+            if mark != partition.target_offset:
+                raise TargetChanged(
+                    f"target {partition.target} ends at offset {mark}, it was at {partition.target_offset} when it was "
+                    "looked at: somebody else writes into it",
+                    hint="end the other producer, and run the same command again: it compares what is there with the backup",
+                    topic=partition.target.topic,
+                    partition=partition.target.partition,
+                    offset=mark,
+                    before_sending=True,
+                )
 
     def _send_all(self, readers: _Readers, sink: BlockSink) -> None:
         open_partitions = len(self._task.partitions)
@@ -313,7 +385,12 @@ class _RestoreWorker:
             self._waited_s["storage"] += self._clock.monotonic() - begun
 
     def _send(self, item: _Ready, readers: _Readers, sink: BlockSink) -> float:
-        """Send the block, or as much of it as the rate limit lets pass; how long to wait before more may, seconds."""
+        """Send the block, or as much of it as the rate limit lets pass; how long to wait before more may, seconds.
+
+        Raises:
+            Locked: the restore is another run's by now.
+        """
+        self._lease.check()
         allowance = self._pacer.ask()
         if allowance.wait_s:
             return min(allowance.wait_s, CHECK_S)
@@ -322,7 +399,7 @@ class _RestoreWorker:
         begins = self._ticket is None
         try:
             if self._ticket is None:
-                sent = sink.send(partition.target, item.data, self._window, **bounds)
+                sent = sink.send(partition.target, item.data, self._windows[item.index], **bounds)
             else:
                 sent = sink.send_more(self._ticket, **bounds)
         except CodecError as error:
@@ -346,8 +423,10 @@ class _RestoreWorker:
 
     def _abandon(self, sink: BlockSink) -> None:
         """Send no more of the block that is being sent."""
-        if self._ticket is not None:
-            sink.abandon(self._ticket)
+        if self._ticket is not None and not sink.abandon(self._ticket):
+            index, size = self._tickets.pop(self._ticket)
+            self._pending[index] -= 1
+            self._queued_bytes -= size
         self._sending = self._ticket = None
 
     def _take_reports(self, sink: BlockSink, *, wait_ms: int) -> None:
@@ -360,7 +439,25 @@ class _RestoreWorker:
             unreported = self._unreported.setdefault(self._task.partitions[index].source.topic, [0, 0])
             unreported[0] += report.record_count
             unreported[1] += report.record_bytes
+            self._check_place(index, report)
         self._check_stall(sink)
+
+    def _check_place(self, index: int, report: Delivered) -> None:
+        """Acknowledged records have to lie behind those before them, and one behind the other."""
+        due = self._expected[index]
+        self._expected[index] = due + report.record_count
+        if report.first_offset < 0 or (report.first_offset, report.last_offset) == (due, due + report.record_count - 1):
+            return
+        partition = self._task.partitions[index]
+        came = f"{report.first_offset} to {report.last_offset}"
+        raise TargetChanged(
+            f"target {partition.target}: the records that had to become offsets {due} to {due + report.record_count - 1} "
+            f"became {came}: another producer writes into it, and its records lie between those of the backup",
+            hint="find and end the other producer; then delete the topic, or restore to another one with --topic-map",
+            topic=partition.target.topic,
+            partition=partition.target.partition,
+            offset=due,
+        )
 
     def _check_stall(self, sink: BlockSink) -> None:
         now = self._clock.monotonic()

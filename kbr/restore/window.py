@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from kbr.timing import utc_text
+
 __all__ = ["TimeSpan", "TimeWindow"]
 
 _MIN = -(2**63)
@@ -41,6 +43,10 @@ class TimeWindow:
     def is_open(self) -> bool:
         """Whether every record is in it."""
         return self.start_ms == _MIN and self.end_ms == _MAX
+
+    def __str__(self) -> str:
+        ends = (("from", self.start_ms, _MIN), ("to", self.end_ms, _MAX))
+        return " ".join(f"{word} {utc_text(end) or end}" for word, end, is_open in ends if end != is_open) or "all times"
 
     def touches(self, span: TimeSpan) -> bool:
         """Whether ``span`` may hold records of the window: by extremes, so out-of-order records are found."""

@@ -23,8 +23,9 @@ __all__ = ["ControlServer", "ask", "find_runs"]
 
 _log = get_logger("kbr.control")
 
-#: Of a request and of an answer, bytes: an answer has a few numbers.
+#: Of a request and of an answer, bytes.
 _MAX_LINE = 64 * 1024
+_MAX_ANSWER = 1024 * 1024
 #: For a whole request or answer, seconds: both come at once or never.
 _TIMEOUT_S = 5.0
 
@@ -139,7 +140,7 @@ def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
             connection.settimeout(_TIMEOUT_S)
             connection.connect(str(path))
             connection.sendall(_line(request))
-            answer = json.loads(_read_line(connection))
+            answer = json.loads(_read_line(connection, _MAX_ANSWER))
         except ConnectionRefusedError as error:
             path.unlink(missing_ok=True)  # left behind by a run that was killed
             raise RunMissing(
@@ -160,7 +161,7 @@ def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def _read_line(connection: socket.socket) -> bytes:
+def _read_line(connection: socket.socket, limit: int = _MAX_LINE) -> bytes:
     """Up to the first newline.
 
     Raises:
@@ -170,6 +171,6 @@ def _read_line(connection: socket.socket) -> bytes:
     while not data.endswith(b"\n"):
         some = connection.recv(_MAX_LINE)
         data += some
-        if not some or len(data) > _MAX_LINE:
+        if not some or len(data) > limit:
             raise ConnectionError("no whole line came")
     return data

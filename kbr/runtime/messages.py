@@ -8,6 +8,7 @@ from kbr.errors import KbrError
 from kbr.telemetry.events import LogLine
 
 __all__ = [
+    "Beat",
     "Leave",
     "Ready",
     "RunTask",
@@ -73,6 +74,14 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """From a worker, every few seconds: its process runs, and its threads get their turns (nobody keeps the GIL).
+
+    It says nothing of the task: whoever waits for somebody else has a deadline of its own.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class StopSeen:
     """From a worker: it was sent SIGTERM itself, and ends its task with what is there.
 
@@ -113,4 +122,4 @@ class TaskFailed:
     usage: Usage
 
 
-WorkerMessage = Ready | StopSeen | WorkerLog | TaskEvent | TaskDone | TaskFailed
+WorkerMessage = Ready | Beat | StopSeen | WorkerLog | TaskEvent | TaskDone | TaskFailed

@@ -7,19 +7,14 @@ under the file's lock and settles afterwards what it really used. Knows bytes an
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 import struct
-import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from kbr.errors import WorkerError
+from kbr.runtime.shared_page import SharedPage
 from kbr.timing import SYSTEM_CLOCK, Clock
 
 __all__ = ["CHECK_S", "UNLIMITED", "Allowance", "Pacer", "RateLimit", "shared_pacer"]
@@ -34,6 +29,7 @@ CREDIT_S = 0.15
 #: Who waits looks again after this, seconds: the limit may have changed, and so may the wish to go on.
 CHECK_S = 0.05
 
+_WHAT = "rate limit"
 _MAGIC = b"kbrpace1"
 #: Behind the magic: bytes per second, records per second (0: no limit); for each the time from which on more may pass
 #: (monotonic s); bytes and records that have passed. Read under the lock only: struct writes zeros before it writes
@@ -70,7 +66,7 @@ class Allowance:
 UNLIMITED = Allowance(0.0, -1, -1)
 
 
-class Pacer:
+class Pacer(SharedPage):
     """One process's view of the limit. Any of its threads may use it."""
 
     def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -79,21 +75,10 @@ class Pacer:
         Raises:
             WorkerError: it is not there any more, or something else.
         """
-        self.path = path
+        super().__init__(path, magic=_MAGIC, size=_SIZE, what=_WHAT)
         self._clock = clock
-        self._thread_lock = threading.Lock()
         #: Up to then (monotonic s) nobody looks whether there is a limit: there was none.
         self._unlimited_until = 0.0
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            self._page = mmap.mmap(self._fd, _SIZE)
-        except (OSError, ValueError) as error:
-            raise WorkerError(
-                f"the run's rate limit can't be read from {path}: {error}",
-                hint="something removed files of a running kbr from the folder for temporary files",
-            ) from error
-        if self._page[: len(_MAGIC)] != _MAGIC:
-            raise WorkerError(f"{path} is no rate limit of kbr", hint="something overwrote kbr's temporary files")
 
     @classmethod
     def create(cls, limit: RateLimit, *, clock: Clock = SYSTEM_CLOCK) -> Pacer:
@@ -104,20 +89,7 @@ class Pacer:
         """
         now = clock.monotonic()
         page = _MAGIC + _NUMBERS.pack(limit.bytes_per_s, limit.records_per_s, now, now, 0.0, 0.0)
-        try:
-            fd, name = tempfile.mkstemp(prefix="kbr-pace-")
-            with os.fdopen(fd, "wb") as file:
-                file.write(page)
-        except OSError as error:
-            raise WorkerError(
-                f"the run's rate limit can't be kept in the folder for temporary files: {error}",
-                hint="set TMPDIR to a folder that can be written",
-            ) from error
-        return cls(Path(name), clock=clock)
-
-    def remove(self) -> None:
-        """The run is over; who still has it open may go on. Again is fine."""
-        self.path.unlink(missing_ok=True)
+        return cls(cls.make("kbr-pace-", page, what=_WHAT), clock=clock)
 
     @property
     def limit(self) -> RateLimit:
@@ -183,27 +155,15 @@ class Pacer:
             page[4] += used_bytes
             page[5] += used_records
 
-    def close(self) -> None:
-        """Let go of it; the file stays. Who asks afterwards gets a ValueError; again is fine."""
-        with self._thread_lock:
-            if self._fd >= 0:
-                self._page.close()
-                os.close(self._fd)
-                self._fd = -1  # never another file's
-
     @contextmanager
     def _locked(self) -> Iterator[list[float]]:
         """The page's numbers, alone; they are written back."""
-        with self._thread_lock:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)  # the kernel lets go of it when a process dies
-            try:
-                numbers = list(_NUMBERS.unpack_from(self._page, len(_MAGIC)))
-                before = numbers.copy()
-                yield numbers
-                if numbers != before:
-                    _NUMBERS.pack_into(self._page, len(_MAGIC), *numbers)
-            finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        with self._alone() as page:
+            numbers = list(_NUMBERS.unpack_from(page, len(_MAGIC)))
+            before = numbers.copy()
+            yield numbers
+            if numbers != before:
+                _NUMBERS.pack_into(page, len(_MAGIC), *numbers)
 
 
 @lru_cache(maxsize=1)

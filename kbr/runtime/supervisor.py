@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kbr.errors import KbrError, WorkerBootFailed, WorkerError
 from kbr.runtime.executors.local import LocalWorker, prestart, spawn_worker
+from kbr.runtime.liveness import HANG_S, LifeSigns, beat_interval_s
 from kbr.runtime.messages import (
     Leave,
     Ready,
@@ -28,11 +30,13 @@ from kbr.runtime.messages import (
     WorkerLog,
     WorkerMessage,
 )
-from kbr.runtime.state import AskStop, Assign, Instruction, Kill, Release, SupervisorState
+from kbr.runtime.oom import OomKills, memory_events_file
+from kbr.runtime.retries import Retry
+from kbr.runtime.state import Abandon, AskStop, Assign, Instruction, Judge, Kill, Release, SupervisorState
 from kbr.telemetry.logs import replay
 from kbr.timing import SYSTEM_CLOCK, Clock
 
-__all__ = ["RunOutcome", "Supervisor"]
+__all__ = ["Retry", "RunOutcome", "Supervisor"]
 
 #: on_tick's interval and the loop's patience, seconds: progress, checkpoints and deadlines hang on it.
 TICK_S = 0.1
@@ -44,19 +48,27 @@ class RunOutcome:
 
     Attributes:
         results: by task_id; partial ones when interrupted.
-        failures: by task_id.
+        failures: by task_id; of those that others stand in for, the others' only.
+        retried: failures that others stand in for, task_id and error, in order; the last thousand.
+        retried_count: how many there were.
         interrupted: somebody stopped the run.
-        unstarted: task_ids that nobody began.
+        unstarted: task_ids that nobody began, those that waited to stand in for others included.
         peak_worker_rss_bytes: the largest worker's peak resident memory.
         worker_cpu_s: CPU seconds of all workers up to the end of their last task.
     """
 
     results: dict[str, object]
     failures: dict[str, KbrError]
+    retried: tuple[tuple[str, KbrError], ...]
+    retried_count: int
     interrupted: bool
     unstarted: tuple[str, ...]
     peak_worker_rss_bytes: int
     worker_cpu_s: float
+
+
+#: A wish to stop, and one to end early.
+_STOP, _END_EARLY = b"s", b"e"
 
 
 class _Wishes:
@@ -76,19 +88,19 @@ class _Wishes:
         """Becomes readable with a wish."""
         return self._fds[0]
 
-    def add(self) -> None:
+    def add(self, wish: bytes) -> None:
         """Note one."""
         try:
-            os.write(self._fds[1], b"s")
+            os.write(self._fds[1], wish)
         except BlockingIOError:
             return  # thousands are noted already
 
-    def take(self) -> int:
-        """How many came since the last time."""
+    def take(self) -> bytes:
+        """Those that came since the last time."""
         try:
-            return len(os.read(self.fd, 4096))
+            return os.read(self.fd, 4096)
         except BlockingIOError:
-            return 0
+            return b""
 
     def __del__(self) -> None:
         for fd in getattr(self, "_fds", ()):  # there are none when there were no descriptors left for them
@@ -103,6 +115,9 @@ class Supervisor:
         worker_count: processes at once.
         preload: modules that the forkserver imports once for all workers.
         stop_timeout_s: how long workers get after the first stop() before they are killed.
+        hang_timeout_s: a worker that gives no sign of life for so long is killed. Its process beats by itself, so this
+            finds those that are frozen, starved, or stuck in compiled code that keeps the GIL; not a task that
+            waits for ever. Time in which the supervisor did not run does not count.
     """
 
     def __init__(
@@ -112,6 +127,7 @@ class Supervisor:
         worker_count: int,
         preload: Sequence[str] = (),
         stop_timeout_s: float = 30.0,
+        hang_timeout_s: float = HANG_S,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if worker_count < 1:
@@ -120,7 +136,11 @@ class Supervisor:
         self._worker_count = worker_count
         self._preload = tuple(preload)
         self._stop_timeout_s = stop_timeout_s
+        self._hang_timeout_s = hang_timeout_s
         self._clock = clock
+        self._signs = LifeSigns(hang_timeout_s, clock.monotonic())
+        self._oom_kills = OomKills(memory_events_file())
+        self._on_failure: Callable[[TaskSpec, KbrError], Sequence[Retry]] | None = None
         self._wishes = _Wishes()
         self._workers: dict[int, LocalWorker] = {}
         self._by_fd: dict[int, int] = {}
@@ -140,7 +160,14 @@ class Supervisor:
 
         Before run() it makes the run end before it begins, after run() it does nothing.
         """
-        self._wishes.add()
+        self._wishes.add(_STOP)
+
+    def end_early(self) -> None:
+        """Have everything that was begun end with what is there, and begin no more; any number of times.
+
+        Unlike stop(), it counts as no wish of somebody who is in a hurry: a stop() that comes after it still asks.
+        """
+        self._wishes.add(_END_EARLY)
 
     def run(
         self,
@@ -148,6 +175,7 @@ class Supervisor:
         *,
         on_event: Callable[[str, object], None],
         on_tick: Callable[[], None] | None = None,
+        on_failure: Callable[[TaskSpec, KbrError], Sequence[Retry]] | None = None,
     ) -> RunOutcome:
         """Do all tasks; returns when no worker is left.
 
@@ -155,24 +183,31 @@ class Supervisor:
             tasks: in the order in which they are begun.
             on_event: gets (task_id, event) of every event that a worker emits.
             on_tick: called ten times a second.
+            on_failure: says what stands in for a task that failed, and when; nothing, or no on_failure: the failure
+                stands. Called when nobody works at the task any more, and not once the run is to end. It must be
+                quick, and bound the attempts. Not asked for: a task that nobody could begin as no worker starts, and
+                one whose worker is not known to have ended.
 
         Raises:
             ValueError: two tasks have the same id.
-            KbrError: what on_event or on_tick raise ends the run; workers are killed first.
+            KbrError: what on_event, on_tick or on_failure raise ends the run; workers are killed first.
         """
+        self._on_failure = on_failure
         state = SupervisorState(tasks, worker_limit=self._worker_count, stop_timeout_s=self._stop_timeout_s)
         if tasks:
             prestart(self._preload)
         try:
             self._hear_wishes(state)
-            self._carry_out(state, state.begin())
+            self._carry_out(state, state.begin(self._clock.monotonic()))
             tick_at = self._clock.monotonic()
             while not state.finished:
                 self._take_what_came(state, on_event, patience_s=max(0.0, tick_at - self._clock.monotonic()))
                 self._hear_wishes(state)
                 now = self._clock.monotonic()
+                self._signs.round_ended(now)
                 if now >= tick_at:
                     tick_at = now + TICK_S
+                    self._end_silent(state, now)
                     self._carry_out(state, state.tick(now))
                     if on_tick is not None:
                         on_tick()
@@ -181,6 +216,8 @@ class Supervisor:
         return RunOutcome(
             results=state.results,
             failures=state.failures,
+            retried=state.retried,
+            retried_count=state.retried_count,
             interrupted=state.stopping,
             unstarted=state.unstarted,
             peak_worker_rss_bytes=max((usage.peak_rss_bytes for usage in self._usage.values()), default=0),
@@ -188,8 +225,9 @@ class Supervisor:
         )
 
     def _hear_wishes(self, state: SupervisorState) -> None:
-        for _ in range(self._wishes.take()):
-            self._carry_out(state, state.stop(self._clock.monotonic()))
+        for wish in self._wishes.take():
+            now = self._clock.monotonic()
+            self._carry_out(state, state.stop(now) if wish == _STOP[0] else state.end_early(now))
 
     # -- what workers say -----------------------------------------------------------------
 
@@ -219,6 +257,7 @@ class Supervisor:
         self, state: SupervisorState, number: int, worker: LocalWorker, on_event: Callable[[str, object], None]
     ) -> bool:
         """Take what a worker says; False when it will say no more."""
+        self._signs.heard(number)
         try:
             messages, more = worker.receive()
         except Exception as error:
@@ -228,7 +267,7 @@ class Supervisor:
                 hint="this is a bug in kbr; run with --debug and report what it prints",
             )
             unreadable.__cause__ = error
-            self._carry_out(state, state.broken(number, unreadable))
+            self._carry_out(state, state.broken(number, unreadable, self._clock.monotonic()))
             return False
         for message in messages:
             self._take(state, number, message, on_event)
@@ -247,11 +286,12 @@ class Supervisor:
             self._carry_out(state, state.done(number, message.task_id, message.result, now))
         elif isinstance(message, TaskFailed):
             self._usage[number] = message.usage
-            self._carry_out(state, state.failed(number, message.task_id, message.error, now))
+            self._carry_out(state, state.failed(number, message.error, now))
         elif isinstance(message, Ready):
             self._carry_out(state, state.ready(number, message.error, now))
         elif isinstance(message, StopSeen):
-            self._carry_out(state, state.stop_seen(now))
+            self._carry_out(state, state.end_early(now))
+        # a Beat was heard, that is all
 
     def _bury(
         self, state: SupervisorState, number: int, worker: LocalWorker, on_event: Callable[[str, object], None]
@@ -260,7 +300,24 @@ class Supervisor:
         while worker.wait_for_last_words() and self._listen(state, number, worker, on_event):
             pass
         self._forget(number, worker)
-        self._carry_out(state, state.exited(number, worker.pid, worker.end()))
+        code = worker.end()
+        self._carry_out(
+            state,
+            state.exited(
+                number,
+                worker.pid,
+                code,
+                self._clock.monotonic(),
+                oom_killed=code == -signal.SIGKILL and self._oom_kills.take(),
+            ),
+        )
+
+    def _end_silent(self, state: SupervisorState, now: float) -> None:
+        for number in self._signs.silent():
+            worker = self._workers[number]
+            # what came while this round's other messages were dealt with counts
+            if not worker.has_words():
+                self._carry_out(state, state.silent(number, worker.pid, self._hang_timeout_s, now))
 
     # -- what the state machine says ------------------------------------------------------
 
@@ -274,6 +331,10 @@ class Supervisor:
                 self._workers[instruction.worker].kill()
             elif isinstance(instruction, Release):
                 self._workers[instruction.worker].send(Leave())
+            elif isinstance(instruction, Judge):
+                self._judge(state, instruction)
+            elif isinstance(instruction, Abandon):
+                self._abandon(state, instruction.worker)
             else:
                 self._spawn(state)
 
@@ -281,22 +342,34 @@ class Supervisor:
         number = self._next_worker
         self._next_worker += 1
         try:
-            worker = spawn_worker(number, self._entry)
+            worker = spawn_worker(number, self._entry, beat_interval_s(self._hang_timeout_s))
         except WorkerBootFailed as error:
-            self._carry_out(state, state.spawn_failed(error))
+            self._carry_out(state, state.spawn_failed(error, self._clock.monotonic()))
             return
         self._workers[number] = worker
+        self._signs.heard(number)
         self._by_fd[worker.pipe] = self._by_fd[worker.sentinel] = number
         self._carry_out(state, state.spawned(number))
 
+    def _judge(self, state: SupervisorState, failure: Judge) -> None:
+        retries = self._on_failure(failure.task, failure.error) if self._on_failure is not None else ()
+        self._carry_out(state, state.judged(failure.task.task_id, retries, self._clock.monotonic()))
+
+    def _abandon(self, state: SupervisorState, number: int) -> None:
+        worker = self._workers[number]
+        self._forget(number, worker)
+        worker.abandon()
+        self._carry_out(state, state.exited(number, worker.pid, None, self._clock.monotonic()))
+
     def _forget(self, number: int, worker: LocalWorker) -> None:
+        self._signs.forget(number)
         del self._workers[number], self._by_fd[worker.pipe], self._by_fd[worker.sentinel]
 
     def _end_all(self) -> None:
         """No worker outlives the run, whatever ended it."""
-        for worker in self._workers.values():
+        workers = self._workers.copy()
+        for worker in workers.values():
             worker.kill()
-        for worker in self._workers.values():
+        for number, worker in workers.items():
+            self._forget(number, worker)
             worker.end()
-        self._workers.clear()
-        self._by_fd.clear()

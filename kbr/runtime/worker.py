@@ -3,12 +3,14 @@
 A control thread reads the pipe, so that a stop, or the supervisor's death, is seen whatever the main
 thread is doing. When the supervisor is gone the process ends at once, without clean-up: whatever it
 was doing must be safe to be cut anywhere, and nothing may be written once nobody watches.
+
+Tasks run in the main thread. When that, the control thread or the one that beats ends by an error, the process does: a
+worker that only seems to live would be waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import os
@@ -23,9 +25,10 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import forkserver
 
-from kbr.errors import KbrError, WorkerBootFailed, WorkerError
+from kbr.errors import KbrError, WorkerBootFailed, WorkerCrashed, WorkerError
 from kbr.runtime.framing import FrameReader, frame
 from kbr.runtime.messages import (
+    Beat,
     Leave,
     Ready,
     RunTask,
@@ -39,12 +42,11 @@ from kbr.runtime.messages import (
     WorkerLog,
     WorkerMessage,
 )
+from kbr.runtime.orphans import FORKSERVER_PID, ORPHANED_STATUS, die_with
 from kbr.telemetry.logs import forward_to
 
 __all__ = ["SHIELDED_SIGNALS", "TaskContext", "worker_main"]
 
-#: Exit status of a worker whose supervisor is gone.
-ORPHANED_STATUS = 70
 #: What a terminal, a service manager or `pkill -USR1 kbr` may send to all processes at once. The forkserver is
 #: started with these blocked, for they would end it and every worker with it; a worker unblocks them.
 SHIELDED_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
@@ -52,7 +54,6 @@ SHIELDED_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, sig
 #: ru_maxrss is in KiB on Linux, in bytes on macOS (getrusage(2)).
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 _READ_BYTES = 64 * 1024
-_PR_SET_PDEATHSIG = 1
 
 _Entry = Callable[[object, "TaskContext"], object]
 
@@ -71,7 +72,10 @@ class _Pipe:
         Raises:
             Exception: whatever pickling an odd value raises; then nothing was sent.
         """
-        data = frame(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
+        self.send_frame(_framed(message))
+
+    def send_frame(self, data: bytes) -> None:
+        """The same with a message that is framed already."""
         try:
             with self._lock:
                 self._socket.sendall(data)
@@ -87,6 +91,10 @@ class _Pipe:
         if not data:
             os._exit(ORPHANED_STATUS)
         return [pickle.loads(message) for message in self._reader.feed(data)]
+
+
+def _framed(message: WorkerMessage) -> bytes:
+    return frame(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 class _Stop:
@@ -144,7 +152,7 @@ class TaskContext:
         return self._stop.requested
 
 
-def worker_main(end: socket.socket, worker_id: int, entry: str, log_level: int) -> None:
+def worker_main(end: socket.socket, worker_id: int, entry: str, log_level: int, beat_s: float) -> None:
     """The process's main function; never returns.
 
     Args:
@@ -152,7 +160,23 @@ def worker_main(end: socket.socket, worker_id: int, entry: str, log_level: int) 
         worker_id: unique in a run.
         entry: ``package.module:function``, called with (payload, context) for each task.
         log_level: of the lines that are worth sending, as `logging` numbers them.
+        beat_s: how often it gives a sign of life.
     """
+    status = 1
+    try:
+        _work(end, worker_id, entry, log_level, beat_s)
+        status = 0
+    except BaseException as error:
+        # what no task may raise, or an error of this module: said here, as the interpreter's own end is not waited for
+        if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+            status = error.code or 0
+        else:
+            traceback.print_exc()
+    finally:
+        _leave(status)
+
+
+def _work(end: socket.socket, worker_id: int, entry: str, log_level: int, beat_s: float) -> None:
     pipe = _Pipe(end)
     stop = _Stop(pipe)
     _die_with_the_forkserver()
@@ -163,8 +187,9 @@ def worker_main(end: socket.socket, worker_id: int, entry: str, log_level: int) 
         faulthandler.enable()
     forward_to(lambda line: pipe.send(WorkerLog(line)), level=log_level)
     tasks: queue.SimpleQueue[TaskSpec | None] = queue.SimpleQueue()
-    threading.Thread(target=_control, args=(pipe, stop, tasks), name="control", daemon=True).start()
-    threading.Thread(target=stop.watch, name="sigterm", daemon=True).start()
+    _start("control", lambda: _control(pipe, stop, tasks))
+    _start("sigterm", stop.watch)
+    _start("beat", lambda: _beat(pipe, beat_s))
     _take_signals(stop)
     function = _load(entry, pipe)
     if function is not None:
@@ -174,7 +199,32 @@ def worker_main(end: socket.socket, worker_id: int, entry: str, log_level: int) 
             ended = _run(function, task, TaskContext(worker_id, task.task_id, pipe, stop))
             stop.tell_supervisor()
             pipe.send(ended)
-    _leave()
+
+
+def _start(name: str, work: Callable[[], None]) -> None:
+    """Run a thread without which the process is of no use."""
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException:  # MemoryError, above all
+            try:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+
+
+def _beat(pipe: _Pipe, beat_s: float) -> None:
+    """A thread's work: proves that the process runs and that its threads get the GIL, and no more than that.
+
+    It waits while another message is on its way, which is a sign of life itself.
+    """
+    beat = _framed(Beat())
+    never = threading.Event()
+    while not never.wait(beat_s):
+        pipe.send_frame(beat)
 
 
 def _control(pipe: _Pipe, stop: _Stop, tasks: queue.SimpleQueue[TaskSpec | None]) -> None:
@@ -197,19 +247,16 @@ def _take_signals(stop: _Stop) -> None:
 
 
 def _die_with_the_forkserver() -> None:
-    """Have the kernel kill this process when its parent, the forkserver, ends (prctl(2)).
+    """Have the kernel kill this process when its parent, the forkserver, ends, which is tied to the supervisor in the same way.
 
-    The forkserver ends when the supervisor does. The control thread is quicker, but needs the GIL, which compiled
-    code may hold; and a forkserver that was killed can't watch this process any more.
+    The control thread sees the supervisor's end as well, but needs the GIL, which compiled code may hold, and does nothing
+    in a process that is stopped; and a forkserver that was killed can't watch this process any more.
     """
     # the forkserver goes on for as long as anybody has this descriptor, so that workers could start workers
     alive_fd = forkserver._forkserver.__dict__.pop("_forkserver_alive_fd", None)
     if alive_fd is not None:
         os.close(alive_fd)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-        if os.getppid() == 1:
-            os._exit(ORPHANED_STATUS)
+    die_with(FORKSERVER_PID)
 
 
 def _load(entry: str, pipe: _Pipe) -> _Entry | None:
@@ -239,9 +286,11 @@ def _run(function: _Entry, task: TaskSpec, context: TaskContext) -> TaskDone | T
     except MemoryError:
         return TaskFailed(
             task.task_id,
-            WorkerError(
-                f"task {task.task_id}: no memory was left for a worker",
+            WorkerCrashed(
+                f"task {task.task_id}: no memory was left for worker process {os.getpid()}",
                 hint="lower memory_limit or workers",
+                pid=os.getpid(),
+                task_ids=(task.task_id,),
                 traceback=traceback.format_exc(),
             ),
             _usage(),
@@ -284,9 +333,12 @@ def _usage() -> Usage:
     return Usage(cpu_s=used.ru_utime + used.ru_stime, peak_rss_bytes=used.ru_maxrss * _RSS_UNIT_BYTES)
 
 
-def _leave() -> None:
-    """End without the interpreter's own end, which would wait for whatever threads a library left behind."""
+def _leave(status: int) -> None:
+    """End without the interpreter's own end, which would wait for whatever threads a library left behind.
+
+    Meanwhile the process would beat as if it were alive.
+    """
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with contextlib.suppress(OSError, ValueError):  # closed, or its reader is gone: nobody is left to tell
             stream.flush()
-    os._exit(0)
+    os._exit(status)

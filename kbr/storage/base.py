@@ -22,6 +22,7 @@ __all__ = [
     "ObjectStore",
     "StoreProperties",
     "Upload",
+    "check_folder",
     "check_key",
     "check_prefix",
     "check_range",
@@ -44,12 +45,15 @@ class ObjectInfo:
     Attributes:
         modified_at_ms: by the store's clock; None where it doesn't tell.
         metadata: only from head(); empty on stores that keep none.
+        is_archived: it has to be got back from an archive before it can be read. Where list() says so, it may have
+            been got back: head() knows.
     """
 
     key: str
     size_bytes: int
     modified_at_ms: int | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
+    is_archived: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,8 @@ class StoreProperties:
     Attributes:
         name: its kind, such as ``s3``.
         honours_if_absent: whether of two put(if_absent=True) at the same moment exactly one succeeds; None where
-            only the server knows, and has not shown it yet. One after the other is refused by every store.
+            only the server knows, and has not shown it yet. One after the other is refused by every store. So with
+            uploads, but that some servers honour it for the one and not for the other.
         replaces_whole: whether a reader sees the older or the newer object and never a part of one.
         is_durable: whether what was committed outlives a power cut of this machine.
         keeps_metadata: whether head() gives back what put() and open_upload() were given.
@@ -84,7 +89,11 @@ class Upload(Protocol):
         """Append; may block while earlier parts are on their way."""
 
     def commit(self) -> ObjectInfo:
-        """Make it visible, whole and durable, in place of an older object; its size has been checked on return."""
+        """Make it visible, whole and durable, in place of an older object; its size has been checked on return.
+
+        Raises:
+            PreconditionFailed: it was opened with ``if_absent``, and another's object is there.
+        """
 
     def abort(self) -> None:
         """Leave nothing behind; again, and after commit() or an error, it does nothing. Never raises.
@@ -96,7 +105,7 @@ class Upload(Protocol):
 class ObjectStore(Protocol):
     """Keys and bytes below a root. Thread-safe.
 
-    Every method is idempotent but for put(if_absent=True), and each of those tells its own earlier try, whose
+    Every method is idempotent but for writes with ``if_absent``, and each of those tells its own earlier try, whose
     reply was lost, from another writer's object. So temporary errors are tried again inside, until one deadline
     for each call; a caller has no reason to do it once more.
 
@@ -126,8 +135,14 @@ class ObjectStore(Protocol):
                 ``properties.honours_if_absent``.
         """
 
-    def open_upload(self, key: str, *, metadata: Mapping[str, str] = NO_METADATA) -> Upload:
-        """Begin to write an object piece by piece."""
+    def open_upload(
+        self, key: str, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
+    ) -> Upload:
+        """Begin to write an object piece by piece.
+
+        Args:
+            if_absent: as put()'s, told by the commit: what is there by then is never replaced.
+        """
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """A whole object.
@@ -161,6 +176,22 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove; one that is not there is fine. After a power cut the object may be back."""
+
+    def remove_leftovers(self, folder: str) -> int:
+        """Remove what interrupted writers left below a folder and readers never see: temporary files, unfinished uploads.
+
+        Only for who holds the lock of the backup in that folder: an upload of another's may be ended. It never fails:
+        what can't be found or removed is told by the log, and a later call finds it again.
+
+        Args:
+            folder: the first part of keys.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            UsageError: not the first part of a key.
+        """
 
     def check(self) -> None:
         """Whether the place can be used at all, told fast: it exists, and the credentials are known."""
@@ -208,6 +239,17 @@ def check_prefix(prefix: str) -> str:
     if (folder and not is_key(folder)) or prefix.startswith("/") or not _is_text(beginning):
         raise UsageError(f"not a prefix of object keys: {prefix[:200]!r}", object=prefix[:200])
     return prefix
+
+
+def check_folder(folder: str) -> str:
+    """``folder``, if it can be the first part of a key.
+
+    Raises:
+        UsageError: it can't.
+    """
+    if "/" in folder:
+        raise UsageError(f"not the first part of object keys: {folder[:200]!r}", object=folder[:200])
+    return check_key(folder)
 
 
 def check_range(key: str, start: int, length: int) -> None:

@@ -6,11 +6,13 @@ kbr.storage.fsspec_store makes the filesystem of a URL.
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from kbr.errors import (
     AccessDenied,
@@ -26,6 +28,7 @@ from kbr.storage.base import (
     ObjectInfo,
     StoreProperties,
     Upload,
+    check_folder,
     check_key,
     check_prefix,
     check_range,
@@ -38,7 +41,12 @@ from kbr.timing import SYSTEM_CLOCK, Backoff, Clock
 __all__ = ["FilesystemStore"]
 
 _T = TypeVar("_T")
+_log = logging.getLogger("kbr.storage")
+#: A temporary file this old is no one's any more: a whole object is written at once, within the deadline of a request.
+_ABANDONED_MS = 86_400_000
 
+#: Two objects are compared in pieces of this, bytes.
+_COMPARED_BYTES = 8 * 1024 * 1024
 #: Filesystems whose write of a whole object is one PUT: it appears whole or not at all.
 _OBJECT_STORES = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "ocilake", "oss", "tos"})
 #: Beginning of names that are being written, on the others.
@@ -58,6 +66,13 @@ _PERMANENT = (
     ValueError,
 )
 _PERMANENT_NUMBERS = frozenset({errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY})
+
+
+class _Write(Protocol):
+    """Writes a whole object to a path."""
+
+    def __call__(self, path: str, **mode: str) -> object:
+        """``mode`` is fsspec's."""
 
 
 class FilesystemStore:
@@ -87,6 +102,7 @@ class FilesystemStore:
         protocol = filesystem.protocol
         self._protocols = frozenset((protocol,) if isinstance(protocol, str) else protocol)
         # fsspec's own mv() copies; a filesystem that has its own renames
+        self._clock = clock
         self._renames = any(
             "mv" in vars(kind)
             for kind in type(filesystem).__mro__
@@ -114,12 +130,18 @@ class FilesystemStore:
         self, key: str, data: bytes, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
     ) -> ObjectInfo:
         """See ObjectStore; metadata is not kept, as fsspec has no common way."""
-        path = self._path(key)
-        self._call(lambda: self._put(key, path, data, if_absent=if_absent), "put", key)
+
+        def same() -> bool:
+            size = len(data)
+            return self._info(key).size_bytes == size and self._bytes(key, 0, size) == data
+
+        self._write(key, lambda path, **mode: self._filesystem.pipe_file(path, data, **mode), same, if_absent=if_absent)
         return self._checked(key, len(data))
 
-    def open_upload(self, key: str, *, metadata: Mapping[str, str] = NO_METADATA) -> Upload:
-        return _SpooledUpload(self, check_key(key))
+    def open_upload(
+        self, key: str, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
+    ) -> Upload:
+        return _SpooledUpload(self, check_key(key), if_absent=if_absent)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         path = self._path(key)
@@ -175,6 +197,21 @@ class FilesystemStore:
 
         self._call(attempt, "delete", key)
 
+    def remove_leftovers(self, folder: str) -> int:
+        """See ObjectStore: temporary files a day old; whether a younger one is still written can't be told here."""
+        path = f"{self._root}/{check_folder(folder)}"
+        before_ms = self._clock.now_ms() - _ABANDONED_MS
+        removed = 0
+        try:
+            for name, entry in self._call(lambda: self._find(path), "list", folder).items():
+                moment = self._to_info(name, entry).modified_at_ms
+                if name.rpartition("/")[2].startswith(_TEMPORARY) and moment is not None and moment < before_ms:
+                    self._call(lambda name=name: self._filesystem.rm_file(name), "delete", folder)  # type: ignore[misc]
+                    removed += 1
+        except KbrError as error:
+            _log.warning("temporary files of interrupted runs stay: %s", error.message)
+        return removed
+
     def check(self) -> None:
         def attempt() -> None:
             try:
@@ -189,10 +226,21 @@ class FilesystemStore:
 
     # -- for uploads ----------------------------------------------------------------------
 
-    def put_file(self, key: str, local: str, size: int) -> ObjectInfo:
-        """Store a local file."""
-        path = self._path(key)
-        self._call(lambda: self._place(path, lambda target: self._filesystem.put_file(local, target)), "put", key)
+    def put_file(self, key: str, local: str, size: int, *, if_absent: bool) -> ObjectInfo:
+        """Store a local file; see ObjectStore.put()."""
+
+        def same() -> bool:
+            if self._info(key).size_bytes != size:
+                return False
+            with open(local, "rb") as file:
+                return all(
+                    file.read(_COMPARED_BYTES) == self._bytes(key, start, min(_COMPARED_BYTES, size - start))
+                    for start in range(0, size, _COMPARED_BYTES)
+                )
+
+        self._write(
+            key, lambda path, **mode: self._filesystem.put_file(local, path, **mode), same, if_absent=if_absent
+        )
         return self._checked(key, size)
 
     def name(self, key: str) -> str:
@@ -217,20 +265,46 @@ class FilesystemStore:
     def _call(self, function: Callable[[], _T], operation: str, key: str, *, deadline_s: float | None = None) -> _T:
         return self._retry.call(lambda _deadline: function(), operation, key, deadline_s=deadline_s)
 
-    def _put(self, key: str, path: str, data: bytes, *, if_absent: bool) -> None:
-        if if_absent and self._filesystem.exists(path):
-            raise PreconditionFailed(f"{self.name(key)} is already there", object=key)
-        if if_absent and self._is_object_store:
-            try:
-                self._filesystem.pipe_file(path, data, mode="create")
-            except FileExistsError as error:
-                raise PreconditionFailed(f"{self.name(key)} is already there", object=key) from error
-            except (NotImplementedError, TypeError):  # that filesystem has no such mode
-                self._filesystem.pipe_file(path, data)
-            return
-        self._place(path, lambda target: self._filesystem.pipe_file(target, data))
+    def _bytes(self, key: str, start: int, length: int) -> bytes:
+        return bytes(self._filesystem.cat_file(self._path(key), start=start, end=start + length)) if length else b""
 
-    def _place(self, path: str, write: Callable[[str], object]) -> None:
+    def _write(self, key: str, write: _Write, same: Callable[[], bool], *, if_absent: bool) -> None:
+        """Make an object appear, tried again after temporary errors.
+
+        Args:
+            write: of the whole object to a path; takes fsspec's ``mode``.
+            same: whether what is there now has the bytes that are written.
+        """
+        path = self._path(key)
+        tries = 0
+
+        def attempt() -> None:
+            nonlocal tries
+            tries += 1
+            if not if_absent:
+                self._place(path, write)
+                return
+            try:
+                self._write_if_absent(path, write)
+            except FileExistsError as error:
+                # an earlier try may have been done, and its answer lost; no metadata tells whose it is, but its bytes
+                if tries == 1 or not same():
+                    raise PreconditionFailed(f"{self.name(key)} is already there", object=key) from error
+
+        self._call(attempt, "put", key)
+
+    def _write_if_absent(self, path: str, write: _Write) -> None:
+        if self._filesystem.exists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        if not self._is_object_store:
+            self._place(path, write)
+            return
+        try:
+            write(path, mode="create")
+        except (NotImplementedError, TypeError):  # that filesystem has no such mode
+            write(path)
+
+    def _place(self, path: str, write: _Write) -> None:
         """Make an object appear whole, as well as the filesystem can."""
         if self._is_object_store:
             write(path)
@@ -305,9 +379,10 @@ class FilesystemStore:
 class _SpooledUpload:
     """Pieces on the local disk until they are put."""
 
-    def __init__(self, store: FilesystemStore, key: str) -> None:
+    def __init__(self, store: FilesystemStore, key: str, *, if_absent: bool) -> None:
         self._store = store
         self._key = key
+        self._if_absent = if_absent
         self._size = 0
         self._file: Any = None
         self._over = False
@@ -336,8 +411,8 @@ class _SpooledUpload:
         self._require_open()
         try:
             if self._file is None:
-                return self._store.put(self._key, b"")
-            return self._store.put_file(self._key, self._file.name, self._size)
+                return self._store.put(self._key, b"", if_absent=self._if_absent)
+            return self._store.put_file(self._key, self._file.name, self._size, if_absent=self._if_absent)
         finally:
             self.abort()
 

@@ -8,8 +8,8 @@ Below the root no symbolic link is followed, at no level: each folder is opened 
 from __future__ import annotations
 
 import errno
+import logging
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +28,15 @@ from kbr.storage.base import (
     ObjectInfo,
     StoreProperties,
     Upload,
+    check_folder,
     check_key,
     check_prefix,
     check_range,
     is_key,
 )
+from kbr.storage.local_temporary import create_temporary, remove_abandoned
 from kbr.storage.local_upload import FileUpload, WholeSync, commit_together, object_info
+from kbr.timing import SYSTEM_CLOCK, Clock
 
 __all__ = ["LocalStore"]
 
@@ -44,14 +47,18 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: Folders that are remembered to be durable, at most.
 _DURABLE_KNOWN = 20_000
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Where no lock says whether a temporary file is still written, one this old is not.
+_ABANDONED_MS = 86_400_000
+_log = logging.getLogger("kbr.storage")
 
 
 class LocalStore:
     """Objects as files below a folder. Thread-safe; the folder is made with the first object."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._root = os.path.abspath(os.path.expanduser(root))
+        self._honours_if_absent = True
         self._whole: WholeSync | None = None
         self._whole_lock = threading.Lock()
         #: Folders whose names this process has seen made durable; one that is just there may be another's, who has
@@ -66,7 +73,11 @@ class LocalStore:
     @property
     def properties(self) -> StoreProperties:
         return StoreProperties(
-            name="folder", honours_if_absent=True, replaces_whole=True, is_durable=True, keeps_metadata=False
+            name="folder",
+            honours_if_absent=self._honours_if_absent,
+            replaces_whole=True,
+            is_durable=True,
+            keeps_metadata=False,
         )
 
     # -- ObjectStore ----------------------------------------------------------------------
@@ -74,13 +85,15 @@ class LocalStore:
     def put(
         self, key: str, data: bytes, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
     ) -> ObjectInfo:
-        upload = self._open_upload(key)
+        upload = self._open_upload(key, if_absent=if_absent)
         upload.write(data)
-        return upload.commit(if_absent=if_absent)
+        return upload.commit()
 
-    def open_upload(self, key: str, *, metadata: Mapping[str, str] = NO_METADATA) -> Upload:
+    def open_upload(
+        self, key: str, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
+    ) -> Upload:
         """See ObjectStore; files keep no metadata, a segment says who wrote it in its own index."""
-        upload = self._open_upload(key)
+        upload = self._open_upload(key, if_absent=if_absent)
         with self._whole_lock:
             if self._whole is None:  # from before the first byte that it is to answer for
                 with suppress(OSError):  # folders that can't be opened are told by who needs them
@@ -127,6 +140,23 @@ class LocalStore:
             return
         except OSError as error:
             raise self.translated(error, "delete", key) from error
+
+    def remove_leftovers(self, folder: str) -> int:
+        """See ObjectStore: temporary files that no process is writing."""
+        removed = 0
+        try:
+            with self._folder([check_folder(folder)]) as descriptor:
+                with os.scandir(descriptor) as entries:
+                    names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+                for name in names:
+                    if name.startswith(_TEMPORARY):
+                        removed += remove_abandoned(name, descriptor, before_ms=self._clock.now_ms() - _ABANDONED_MS)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            problem = self.translated(error, "removal of temporary files", folder)
+            _log.warning("temporary files of interrupted runs stay: %s", problem.message)
+        return removed
 
     def check(self) -> None:
         """The folder is there and can be read, or one above it is where it can be made."""
@@ -191,16 +221,20 @@ class LocalStore:
         finally:
             folders.close()
 
+    def cannot_write_if_absent(self) -> None:
+        """This filesystem has shown that it has no way to write only if absent in one step."""
+        self._honours_if_absent = False
+
     # -- inner ----------------------------------------------------------------------------
 
-    def _open_upload(self, key: str) -> FileUpload:
+    def _open_upload(self, key: str, *, if_absent: bool) -> FileUpload:
         name = check_key(key).rpartition("/")[2]
         if name.startswith(_TEMPORARY):
             raise UsageError(f"not an object key: {key} begins like a file that is being written", object=key)
-        temporary = _TEMPORARY + secrets.token_hex(8)
         try:
             with self.folder_of_temporary(key, make=True) as folder:
-                return FileUpload(self, key, temporary, os.open(temporary, _CREATE, 0o600, dir_fd=folder))
+                temporary, descriptor = create_temporary(_TEMPORARY, folder)
+                return FileUpload(self, key, temporary, descriptor, if_absent=if_absent)
         except OSError as error:
             raise self.translated(error, "write", key) from error
 

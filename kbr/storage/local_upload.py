@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 from kbr.errors import KbrError, PreconditionFailed, StorageError
@@ -23,6 +24,9 @@ from kbr.storage.base import ObjectInfo, Upload
 __all__ = ["FileUpload", "Folders", "OpenFolders", "WholeSync", "commit_together", "object_info"]
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+#: renameat2(2): fail where the new name is there; some filesystems can't (EINVAL), nor can kernels before 3.15.
+_RENAME_NOREPLACE = 1
+_NO_NOREPLACE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 #: A file is written back to the disk in steps of this, bytes.
 _WRITEBACK_BYTES = 8 * 1024 * 1024
 #: From so many files on, one sync of the filesystem is cheaper than one of each file and of each folder: 1,000 files
@@ -75,6 +79,9 @@ class Folders(Protocol):
 
     def open_folders(self) -> AbstractContextManager[OpenFolders]:
         """Folders for one batch."""
+
+    def cannot_write_if_absent(self) -> None:
+        """This filesystem has shown that it has no way to write only if absent in one step."""
 
 
 class WholeSync:
@@ -139,9 +146,10 @@ class FileUpload:
     Args:
         temporary: name of the temp file in ``folder_of_temporary()``.
         descriptor: of that file, open for writing; closed by this object.
+        if_absent: never in place of another file.
     """
 
-    def __init__(self, store: Folders, key: str, temporary: str, descriptor: int) -> None:
+    def __init__(self, store: Folders, key: str, temporary: str, descriptor: int, *, if_absent: bool = False) -> None:
         self._store = store
         self.key = key
         self._size = 0
@@ -149,6 +157,7 @@ class FileUpload:
         self._flushing = 0
         self._temporary = temporary
         self._descriptor = descriptor
+        self._if_absent = if_absent
         self._over = False
 
     def write(self, data: bytes | memoryview) -> None:
@@ -177,7 +186,7 @@ class FileUpload:
             os.posix_fadvise(self._descriptor, self._flushing, self._size - self._flushing, os.POSIX_FADV_DONTNEED)
             self._flushing = self._size
 
-    def commit(self, *, if_absent: bool = False) -> ObjectInfo:
+    def commit(self) -> ObjectInfo:
         """See Upload. After a failed fsync the pages are gone from the cache: the file is never tried again.
 
         Where only the folder's fsync fails, the object is there and whole, and its name may not outlive a power cut.
@@ -187,13 +196,9 @@ class FileUpload:
             self.sync()
             status = self.checked()
             with self._store.folder_of(self.key, make=True) as folder:
-                if if_absent:
-                    self._link(folder)
-                else:
-                    self.place(folder)
+                with self._store.folder_of_temporary(self.key) as source:
+                    self.place(folder, source)
                 os.fsync(folder)
-        except FileExistsError as error:
-            raise PreconditionFailed(f"{self._store.path(self.key)} is already there", object=self.key) from error
         except OSError as error:
             raise self._store.translated(error, "write", self.key) from error
         finally:
@@ -227,35 +232,77 @@ class FileUpload:
             )
         return status
 
-    def place(self, folder: int, temporary_folder: int | None = None) -> None:
-        """Give the file its name in its folder, in place of an older one; both folders are open ones."""
-        name = self.key.rpartition("/")[2]
-        if temporary_folder is not None:
-            os.rename(self._temporary, name, src_dir_fd=temporary_folder, dst_dir_fd=folder)
-        else:
-            with self._store.folder_of_temporary(self.key) as source:
-                os.rename(self._temporary, name, src_dir_fd=source, dst_dir_fd=folder)
-        self._temporary = ""
+    def place(self, folder: int, source: int) -> None:
+        """Give the file its name in its folder, or raise OSError; both folders are open ones.
 
-    def _link(self, folder: int) -> None:
-        """A second name for the temp file, which abort() then takes away: link() never replaces."""
+        Raises:
+            PreconditionFailed: it is not to replace another, and there is one.
+        """
         name = self.key.rpartition("/")[2]
+        if not self._if_absent:
+            os.rename(self._temporary, name, src_dir_fd=source, dst_dir_fd=folder)
+            self._temporary = ""
+            return
         try:
-            with self._store.folder_of_temporary(self.key) as source:
-                os.link(self._temporary, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+            if _rename_if_absent(self._temporary, name, source, folder):
+                self._temporary = ""
+            else:
+                self._link(name, source, folder)
+        except FileExistsError as error:
+            raise PreconditionFailed(f"{self._store.path(self.key)} is already there", object=self.key) from error
+
+    def _link(self, name: str, source: int, folder: int) -> None:
+        """A second name for the temp file, which abort() then takes away: link() never replaces."""
+        try:
+            os.link(self._temporary, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            # a file server that had done it and whose answer was lost is asked again by the kernel: the name is ours
+            if not os.path.samestat(
+                os.fstat(self._descriptor), os.stat(name, dir_fd=folder, follow_symlinks=False)
+            ):
+                raise
         except OSError as error:
-            if error.errno in _NO_LINKS:
-                raise StorageError(
-                    f"write of {self._store.path(self.key)}: this filesystem can't write only if absent (no hard links)",
-                    hint="use another filesystem for backups",
-                    object=self.key,
-                ) from error
-            raise
+            if error.errno not in _NO_LINKS:
+                raise
+            self._look_and_rename(name, source, folder)
+
+    def _look_and_rename(self, name: str, source: int, folder: int) -> None:
+        """For filesystems that have nothing better, such as some of FUSE: one writer after another is kept apart."""
+        self._store.cannot_write_if_absent()
+        try:
+            os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(self._temporary, name, src_dir_fd=source, dst_dir_fd=folder)
+            self._temporary = ""
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
     def require_open(self) -> None:
         """Raise StorageError if it is over."""
         if self._over:
             raise StorageError(f"the upload of {self.key} is over", object=self.key)
+
+
+@lru_cache(maxsize=1)
+def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+    """The system's call, where the C library has it (glibc 2.28)."""
+    found = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if found is not None:
+        found.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    return found
+
+
+def _rename_if_absent(old: str, new: str, source: int, folder: int) -> bool:
+    """Rename, unless the new name is there: FileExistsError. False where this system or filesystem can't do that."""
+    rename = _renameat2()
+    if rename is None:
+        return False
+    if rename(source, os.fsencode(old), folder, os.fsencode(new), _RENAME_NOREPLACE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_NOREPLACE:
+        return False
+    raise OSError(number, os.strerror(number), new)
 
 
 def commit_together(

@@ -6,7 +6,15 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from kbr.errors import ObjectMissing, PreconditionFailed, StorageError
-from kbr.storage.base import NO_METADATA, ObjectInfo, StoreProperties, check_key, check_prefix, check_range
+from kbr.storage.base import (
+    NO_METADATA,
+    ObjectInfo,
+    StoreProperties,
+    check_folder,
+    check_key,
+    check_prefix,
+    check_range,
+)
 from kbr.timing import SYSTEM_CLOCK, Clock
 
 __all__ = ["MemoryStore"]
@@ -53,8 +61,10 @@ class MemoryStore:
             self._objects[key] = (bytes(data), info)
         return info
 
-    def open_upload(self, key: str, *, metadata: Mapping[str, str] = NO_METADATA) -> _MemoryUpload:
-        return _MemoryUpload(self, check_key(key), metadata)
+    def open_upload(
+        self, key: str, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
+    ) -> _MemoryUpload:
+        return _MemoryUpload(self, check_key(key), metadata, if_absent=if_absent)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         data, _info = self._find(key)
@@ -84,6 +94,11 @@ class MemoryStore:
         with self._lock:
             self._objects.pop(check_key(key), None)
 
+    def remove_leftovers(self, folder: str) -> int:
+        """See ObjectStore: what isn't committed is nowhere."""
+        check_folder(folder)
+        return 0
+
     def check(self) -> None:
         return None
 
@@ -101,10 +116,11 @@ class MemoryStore:
 class _MemoryUpload:
     """Pieces until they are put."""
 
-    def __init__(self, store: MemoryStore, key: str, metadata: Mapping[str, str]) -> None:
+    def __init__(self, store: MemoryStore, key: str, metadata: Mapping[str, str], *, if_absent: bool) -> None:
         self._store = store
         self._key = key
         self._metadata = metadata
+        self._if_absent = if_absent
         self._pieces: list[bytes] = []
         self._open = True
 
@@ -121,7 +137,9 @@ class _MemoryUpload:
         if not self._open:
             raise StorageError(f"the upload of {self._key} is over", object=self._key)
         self._open = False
-        return self._store.put(self._key, b"".join(self._pieces), metadata=self._metadata)
+        return self._store.put(
+            self._key, b"".join(self._pieces), if_absent=self._if_absent, metadata=self._metadata
+        )
 
     def abort(self) -> None:
         self._open = False

@@ -20,6 +20,7 @@ from kbr.storage.base import (
     ObjectInfo,
     StoreProperties,
     Upload,
+    check_folder,
     check_key,
     check_prefix,
     check_range,
@@ -37,6 +38,7 @@ from kbr.storage.s3_errors import (
     is_taken,
     translate,
 )
+from kbr.storage.s3_leftovers import end_unfinished_uploads
 from kbr.storage.s3_upload import UPLOAD_NONCE, S3Upload
 from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
@@ -106,7 +108,8 @@ class S3Store:
         self._endpoint = options.endpoint_url or "AWS"
         self._client = client
         self._clock = clock
-        self._honours_if_absent: bool | None = None
+        #: By operation: servers may honour a condition in one of them and not in the other.
+        self._honours_if_absent: dict[str, bool] = {}
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
@@ -123,7 +126,7 @@ class S3Store:
     def properties(self) -> StoreProperties:
         return StoreProperties(
             name="s3",
-            honours_if_absent=self._honours_if_absent,
+            honours_if_absent=self._honours_if_absent.get("put_object"),
             replaces_whole=True,
             is_durable=True,
             keeps_metadata=True,
@@ -136,19 +139,13 @@ class S3Store:
     ) -> ObjectInfo:
         check_key(key)
         nonce = secrets.token_hex(8)
-        arguments: dict[str, Any] = {"Body": data, "Metadata": {**metadata, UPLOAD_NONCE: nonce}}
-
-        def attempt(deadline: Deadline) -> None:
-            if if_absent:
-                self._put_if_absent(key, nonce, arguments, deadline)
-            else:
-                self.request("put_object", key, deadline, **arguments)
-
-        self._retry.call(attempt, "put", key)
+        self.put_object(key, nonce, if_absent=if_absent, Body=data, Metadata={**metadata, UPLOAD_NONCE: nonce})
         return self.checked(key, len(data), nonce)
 
-    def open_upload(self, key: str, *, metadata: Mapping[str, str] = NO_METADATA) -> Upload:
-        return S3Upload(self, check_key(key), metadata, self._options.part_bytes)
+    def open_upload(
+        self, key: str, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
+    ) -> Upload:
+        return S3Upload(self, check_key(key), metadata, self._options.part_bytes, if_absent=if_absent)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         check_key(key)
@@ -198,6 +195,11 @@ class S3Store:
 
         self._retry.call(attempt, "delete", key)
 
+    def remove_leftovers(self, folder: str) -> int:
+        """See ObjectStore: multipart uploads that were neither completed nor aborted."""
+        prefix = f"{check_folder(folder)}/"
+        return end_unfinished_uploads(self, self._prefix, prefix, deadline_s=self._options.check_deadline_s)
+
     def check(self) -> None:
         self._retry.call(
             lambda deadline: self.request("list_objects_v2", "", deadline, Prefix=self._prefix, MaxKeys=1),
@@ -234,12 +236,26 @@ class S3Store:
             is_unwanted=is_unwanted,
         )
 
-    def complete(self, key: str, nonce: str, size: int, **arguments: Any) -> None:
+    def put_object(self, key: str, nonce: str, *, if_absent: bool, **arguments: Any) -> None:
+        """Write an object that carries the nonce at once; one whose reply was lost is recognised by that."""
+
+        def attempt(deadline: Deadline) -> None:
+            if if_absent:
+                self._write_if_absent("put_object", key, nonce, deadline, arguments)
+            else:
+                self.request("put_object", key, deadline, **arguments)
+
+        self._retry.call(attempt, "put", key)
+
+    def complete(self, key: str, nonce: str, size: int, *, if_absent: bool, **arguments: Any) -> None:
         """Complete a multipart upload; one whose reply was lost is recognised by the object that is there."""
 
         def attempt(deadline: Deadline) -> None:
             try:
-                self.request("complete_multipart_upload", key, deadline, **arguments)
+                if if_absent:
+                    self._write_if_absent("complete_multipart_upload", key, nonce, deadline, arguments)
+                else:
+                    self.request("complete_multipart_upload", key, deadline, **arguments)
             except S3Failure as failure:
                 if failure.status != 404:
                     raise
@@ -297,16 +313,18 @@ class S3Store:
             operation, timeout_s=deadline.remaining_s(), max_body_bytes=max_body_bytes, Bucket=self._bucket, **arguments
         )
 
-    def _put_if_absent(self, key: str, nonce: str, arguments: Mapping[str, Any], deadline: Deadline) -> None:
+    def _write_if_absent(
+        self, operation: str, key: str, nonce: str, deadline: Deadline, arguments: Mapping[str, Any]
+    ) -> None:
         """A look first, as some servers ignore the condition (SeaweedFS) or refuse it (Ceph RGW 16)."""
         if self._is_there(key, nonce, deadline):
             return
-        if self._honours_if_absent is not False:
+        if self._honours_if_absent.get(operation) is not False:
             try:
-                self.request("put_object", key, deadline, IfNoneMatch="*", **arguments)
+                self.request(operation, key, deadline, IfNoneMatch="*", **arguments)
             except S3Failure as failure:
                 if is_taken(failure):
-                    self._honours_if_absent = True
+                    self._honours_if_absent[operation] = True
                     if self._is_there(key, nonce, deadline):
                         return
                     raise S3Failure(FailureKind.NO_ANSWER, "somebody else wrote and deleted it meanwhile") from None
@@ -314,9 +332,9 @@ class S3Store:
                     raise
             else:
                 return
-        self.request("put_object", key, deadline, **arguments)
-        # only now: an error that the plain PUT meets as well says nothing of conditions
-        self._honours_if_absent = False
+        self.request(operation, key, deadline, **arguments)
+        # only now: an error that the plain request meets as well says nothing of conditions
+        self._honours_if_absent[operation] = False
 
     def _is_there(self, key: str, nonce: str, deadline: Deadline) -> bool:
         """Whether our own earlier try was done; PreconditionFailed for another's object, False for none."""
@@ -346,6 +364,7 @@ class S3Store:
             size_bytes=int(reply["ContentLength"]),
             modified_at_ms=_epoch_ms(reply.get("LastModified")),
             metadata=dict(reply.get("Metadata") or {}),
+            is_archived=_is_archived(reply),
         )
 
     def _body(self, key: str, max_bytes: int, deadline: Deadline, **arguments: Any) -> bytes:
@@ -362,14 +381,14 @@ class S3Store:
         return data
 
     def _list(self, prefix: str) -> Iterator[ObjectInfo]:
-        found: list[tuple[str, int, int | None]] = []
+        found: list[tuple[str, int, int | None, bool]] = []
         token = ""
         while True:
             page = self._page(self._prefix + prefix, token)
             for entry in page.get("Contents") or ():
                 key = str(entry["Key"])[len(self._prefix) :]
                 if is_key(key):
-                    found.append((key, int(entry["Size"]), _epoch_ms(entry.get("LastModified"))))
+                    found.append((key, int(entry["Size"]), _epoch_ms(entry.get("LastModified")), _is_archived(entry)))
             if not page.get("IsTruncated"):
                 break
             before, token = token, str(page.get("NextContinuationToken") or "")
@@ -379,8 +398,8 @@ class S3Store:
                     hint="the server says that there is more, and not how to get it",
                 )
         found.sort()
-        for key, size, modified_at_ms in found:
-            yield ObjectInfo(key=key, size_bytes=size, modified_at_ms=modified_at_ms)
+        for key, size, modified_at_ms, is_archived in found:
+            yield ObjectInfo(key=key, size_bytes=size, modified_at_ms=modified_at_ms, is_archived=is_archived)
 
     def _page(self, prefix: str, token: str) -> Mapping[str, Any]:
         arguments: dict[str, Any] = {"ContinuationToken": token} if token else {}
@@ -398,6 +417,17 @@ class S3Store:
         name = self.name(key) if key else f"bucket {self._bucket}"
         place = Place(operation=operation, endpoint=self._endpoint, bucket=self._bucket, name=name, key=key)
         return translate(error, place, now_ms=self._clock.now_ms())
+
+
+#: Classes whose objects can't be read before they were restored (S3's API reference, RestoreObject).
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+
+
+def _is_archived(facts: Mapping[str, Any]) -> bool:
+    """By a head's or a listing's facts of an object; a listing does not tell of what was restored for a while."""
+    if 'ongoing-request="false"' in str(facts.get("Restore", "")):
+        return False
+    return facts.get("StorageClass") in _ARCHIVES or bool(facts.get("ArchiveStatus"))
 
 
 def _epoch_ms(moment: Any) -> int | None:

@@ -88,6 +88,10 @@ _DENIED = {
     "expiredtoken": ("the session token has expired", "get new temporary credentials"),
     "tokenrefreshrequired": ("the session token has expired", "get new temporary credentials"),
     "accountproblem": ("the account has a problem", "ask whoever runs the account"),
+    "invalidobjectstate": (
+        "the object lies in an archive, where it can't be read at once",
+        "a lifecycle rule moved it: get it back from the archive (aws s3api restore-object), then run the same command again",
+    ),
     "allaccessdisabled": ("access is switched off", "ask whoever runs the store"),
 }
 _FORBIDDEN = frozenset({"accessdenied", "403", "forbidden", "unauthorizedaccess", "401", "unauthorized"})

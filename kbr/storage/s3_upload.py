@@ -39,8 +39,11 @@ class UploadTarget(Protocol):
     ) -> Mapping[str, Any]:
         """One idempotent request, with retries."""
 
-    def complete(self, key: str, nonce: str, size: int, **arguments: Any) -> None:
-        """Complete a multipart upload."""
+    def put_object(self, key: str, nonce: str, *, if_absent: bool, **arguments: Any) -> None:
+        """Write an object that carries the nonce at once."""
+
+    def complete(self, key: str, nonce: str, size: int, *, if_absent: bool, **arguments: Any) -> None:
+        """Complete a multipart upload whose object carries the nonce."""
 
     def checked(self, key: str, size: int, nonce: str) -> ObjectInfo:
         """The object as it is now, if it is the one that was written."""
@@ -52,9 +55,12 @@ class UploadTarget(Protocol):
 class S3Upload:
     """See kbr.storage.base.Upload."""
 
-    def __init__(self, store: UploadTarget, key: str, metadata: Mapping[str, str], part_bytes: int) -> None:
+    def __init__(
+        self, store: UploadTarget, key: str, metadata: Mapping[str, str], part_bytes: int, *, if_absent: bool
+    ) -> None:
         self._store = store
         self._key = key
+        self._if_absent = if_absent
         self._nonce = secrets.token_hex(8)
         self._metadata = {**metadata, UPLOAD_NONCE: self._nonce}
         self._part_bytes = part_bytes
@@ -147,14 +153,21 @@ class S3Upload:
         rest = b"".join(self._pieces)
         self._pieces = []
         if not self._upload_id:
-            self._store.call("put_object", self._key, Body=rest, Metadata=self._metadata)
+            self._store.put_object(
+                self._key, self._nonce, if_absent=self._if_absent, Body=rest, Metadata=self._metadata
+            )
         else:
             if rest:
                 self._send(rest)
             while self._flying:
                 self._land()
             self._store.complete(
-                self._key, self._nonce, self._size, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+                self._key,
+                self._nonce,
+                self._size,
+                if_absent=self._if_absent,
+                UploadId=self._upload_id,
+                MultipartUpload={"Parts": self._parts},
             )
             self._upload_id = ""
         return self._store.checked(self._key, self._size, self._nonce)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kbr.errors import KbrError
-from kbr.model import SegmentRef
+from kbr.model import SegmentRef, TopicPartition
 
 __all__ = [
     "ClientMessage",
     "LogLine",
     "PartitionFailed",
     "ProgressEvent",
+    "RecordsArrived",
     "SegmentCommitted",
     "TaskAccount",
 ]
@@ -25,6 +26,13 @@ class ProgressEvent:
     topic: str
     records: int
     raw_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsArrived:
+    """What of a restore's task was acknowledged before it failed: records, by target partition. More may arrive."""
+
+    records: Mapping[TopicPartition, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,6 +94,13 @@ class ProgressModel:
         self._topics = {topic: _Topic(total) for topic, total in totals.items()}
         self._all = _Topic(sum(totals.values()))
 
+    def expect(self, totals: Mapping[str, int]) -> None:
+        """So many more records per topic, at most."""
+        with self._lock:
+            for topic, total in totals.items():
+                self._topics.setdefault(topic, _Topic(0)).total += total
+                self._all.total += total
+
     def add(self, event: ProgressEvent) -> None:
         """One event."""
         with self._lock:

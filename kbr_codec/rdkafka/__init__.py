@@ -7,8 +7,10 @@ process (``confluent_kafka.cimpl.__file__``). Clients' log lines and errors are 
 from ._api import MINIMUM_VERSION, ClientConfigError, LibraryError, library_version, load
 from ._events import (
     ERR_HEADER_NUL,
+    ERR_LOG_REPLACED,
     ERR_NO_MEMORY,
     ERR_OFFSETS_FELL,
+    ERR_QUEUE_TOO_SMALL,
     ERR_RECORD_TOO_LARGE,
     ERR_TIMESTAMP_ZERO,
     BlockReady,
@@ -25,8 +27,10 @@ from ._source import Source
 
 __all__ = [
     "ERR_HEADER_NUL",
+    "ERR_LOG_REPLACED",
     "ERR_NO_MEMORY",
     "ERR_OFFSETS_FELL",
+    "ERR_QUEUE_TOO_SMALL",
     "ERR_RECORD_TOO_LARGE",
     "ERR_TIMESTAMP_ZERO",
     "MINIMUM_VERSION",

@@ -5,7 +5,7 @@ Types and signatures: rdkafka.h and rdkafka_mock.h of librdkafka 2.10 and newer.
 structures are laid out here (rd_kafka_message_t, rd_kafka_vu_t, rd_kafka_metadata_t); the others stay opaque.
 """
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int16_t, int32_t, int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
@@ -70,10 +70,13 @@ cdef enum:
     ERR_BAD_MSG = -199
     ERR_PARTITION_EOF = -191
     ERR_QUEUE_FULL = -184
+    ERR_GAPLESS_GUARANTEE = -148
+    ERR_INVALID_DIFFERENT_RECORD = -138
     # events (rd_kafka_event_type_t)
     EVENT_DR = 0x1
     EVENT_LOG = 0x4
     EVENT_ERROR = 0x8
+    EVENT_STATS = 0x40
     # rd_kafka_vtype_t
     VTYPE_RKT = 2
     VTYPE_PARTITION = 3
@@ -84,6 +87,10 @@ cdef enum:
     VTYPE_HEADERS = 10
     PURGE_QUEUE = 1
     PURGE_INFLIGHT = 2
+
+
+# makes a socket as socket(2) does: domain, type, protocol, the client's opaque pointer
+ctypedef int (*socket_maker)(int domain, int kind, int protocol, void *opaque) noexcept nogil
 
 
 ctypedef struct rdkafka_table:
@@ -101,6 +108,7 @@ ctypedef struct rdkafka_table:
     void *(*conf_new)() noexcept nogil
     int (*conf_set)(void *conf, const char *name, const char *value, char *errstr, size_t size) noexcept nogil
     void (*conf_set_events)(void *conf, int events) noexcept nogil
+    void (*conf_set_socket_cb)(void *conf, socket_maker make) noexcept nogil
     void (*conf_destroy)(void *conf) noexcept nogil
     void *(*handle_new)(int type, void *conf, char *errstr, size_t size) noexcept nogil
     void (*destroy_flags)(void *rk, int flags) noexcept nogil
@@ -121,6 +129,7 @@ ctypedef struct rdkafka_table:
     const char *(*event_error_string)(void *event) noexcept nogil
     int (*event_error_is_fatal)(void *event) noexcept nogil
     int (*event_log)(void *event, const char **fac, const char **text, int *level) noexcept nogil
+    const char *(*event_stats)(void *event) noexcept nogil
     size_t (*event_message_array)(void *event, const message **messages, size_t size) noexcept nogil
     # consuming
     int (*consume_start_queue)(void *rkt, int32_t partition, int64_t offset, void *rkqu) noexcept nogil
@@ -129,6 +138,7 @@ ctypedef struct rdkafka_table:
     ssize_t (*consume_batch_queue)(void *rkqu, int timeout_ms, message **messages, size_t size) noexcept nogil
     void (*message_destroy)(message *m) noexcept nogil
     int64_t (*message_timestamp)(const message *m, int *tstype) noexcept nogil
+    int32_t (*message_leader_epoch)(const message *m) noexcept nogil
     int (*message_headers)(const message *m, void **hdrs) noexcept nogil
     int (*header_get_all)(
         const void *hdrs, size_t idx, const char **name, const void **value, size_t *size) noexcept nogil
@@ -148,11 +158,13 @@ ctypedef struct rdkafka_table:
     void *(*mock_cluster_new)(void *rk, int broker_count) noexcept nogil
     void (*mock_cluster_destroy)(void *cluster) noexcept nogil
     const char *(*mock_cluster_bootstraps)(const void *cluster) noexcept nogil
+    void (*mock_push_request_errors)(
+        void *cluster, int16_t api_key, size_t count, const int *codes) noexcept nogil
     int (*mock_topic_create)(void *cluster, const char *topic, int partitions, int replication_factor) noexcept nogil
 
 
 cdef rdkafka_table rd
 
 cdef int require_loaded() except -1
-cdef void *new_handle(int type, object properties, int events) except NULL
+cdef void *new_handle(int type, object properties, int events, socket_maker make_socket=*) except NULL
 cdef object take_events(void *rkqu)

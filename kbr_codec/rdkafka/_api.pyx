@@ -74,6 +74,7 @@ def load(path: str) -> str:
     resolve(library, b"rd_kafka_conf_new", <void **>&rd.conf_new)
     resolve(library, b"rd_kafka_conf_set", <void **>&rd.conf_set)
     resolve(library, b"rd_kafka_conf_set_events", <void **>&rd.conf_set_events)
+    resolve(library, b"rd_kafka_conf_set_socket_cb", <void **>&rd.conf_set_socket_cb)
     resolve(library, b"rd_kafka_conf_destroy", <void **>&rd.conf_destroy)
     resolve(library, b"rd_kafka_new", <void **>&rd.handle_new)
     resolve(library, b"rd_kafka_destroy_flags", <void **>&rd.destroy_flags)
@@ -93,6 +94,7 @@ def load(path: str) -> str:
     resolve(library, b"rd_kafka_event_error_string", <void **>&rd.event_error_string)
     resolve(library, b"rd_kafka_event_error_is_fatal", <void **>&rd.event_error_is_fatal)
     resolve(library, b"rd_kafka_event_log", <void **>&rd.event_log)
+    resolve(library, b"rd_kafka_event_stats", <void **>&rd.event_stats)
     resolve(library, b"rd_kafka_event_message_array", <void **>&rd.event_message_array)
     resolve(library, b"rd_kafka_consume_start_queue", <void **>&rd.consume_start_queue)
     resolve(library, b"rd_kafka_consume_stop", <void **>&rd.consume_stop)
@@ -100,6 +102,7 @@ def load(path: str) -> str:
     resolve(library, b"rd_kafka_consume_batch_queue", <void **>&rd.consume_batch_queue)
     resolve(library, b"rd_kafka_message_destroy", <void **>&rd.message_destroy)
     resolve(library, b"rd_kafka_message_timestamp", <void **>&rd.message_timestamp)
+    resolve(library, b"rd_kafka_message_leader_epoch", <void **>&rd.message_leader_epoch)
     resolve(library, b"rd_kafka_message_headers", <void **>&rd.message_headers)
     resolve(library, b"rd_kafka_header_get_all", <void **>&rd.header_get_all)
     resolve(library, b"rd_kafka_header_cnt", <void **>&rd.header_cnt)
@@ -114,6 +117,7 @@ def load(path: str) -> str:
     resolve(library, b"rd_kafka_mock_cluster_new", <void **>&rd.mock_cluster_new)
     resolve(library, b"rd_kafka_mock_cluster_destroy", <void **>&rd.mock_cluster_destroy)
     resolve(library, b"rd_kafka_mock_cluster_bootstraps", <void **>&rd.mock_cluster_bootstraps)
+    resolve(library, b"rd_kafka_mock_push_request_errors_array", <void **>&rd.mock_push_request_errors)
     resolve(library, b"rd_kafka_mock_topic_create", <void **>&rd.mock_topic_create)
     rd.loaded = 1
     return library_version()
@@ -130,8 +134,11 @@ cdef int require_loaded() except -1:
     return 0
 
 
-cdef void *new_handle(int type, object properties, int events) except NULL:
-    """A client of ``properties`` (pairs of str) whose logs and errors come as events on its main queue."""
+cdef void *new_handle(int type, object properties, int events, socket_maker make_socket=NULL) except NULL:
+    """A client of ``properties`` (pairs of str) whose logs and errors come as events on its main queue.
+
+    ``make_socket`` makes its sockets; NULL is librdkafka's own way.
+    """
     cdef char text[512]
     cdef void *conf
     cdef void *handle
@@ -144,6 +151,8 @@ cdef void *new_handle(int type, object properties, int events) except NULL:
             if rd.conf_set(conf, name.encode(), value.encode(), text, sizeof(text)) != CONF_OK:
                 raise ClientConfigError(name, text.decode(errors="replace"))
         rd.conf_set_events(conf, events | EVENT_LOG | EVENT_ERROR)
+        if make_socket != NULL:
+            rd.conf_set_socket_cb(conf, make_socket)
         handle = rd.handle_new(type, conf, text, sizeof(text))
         if handle == NULL:
             raise ClientConfigError("", text.decode(errors="replace"))
@@ -155,9 +164,10 @@ cdef void *new_handle(int type, object properties, int events) except NULL:
 
 
 cdef object take_events(void *rkqu):
-    """Logs and errors that wait on a client's main queue: (level, facility, text, code, fatal) each.
+    """Logs, errors and statistics that wait on a client's main queue: (level, facility, text, code, fatal) each.
 
-    ``level`` is syslog's, 3 for errors; ``code`` is 0 for a log line.
+    ``level`` is syslog's, 3 for errors; ``code`` is 0 for a log line. Statistics (a JSON text, STATISTICS.md of
+    librdkafka) have the facility STATS and level 7.
     """
     cdef void *event
     cdef const char *facility
@@ -178,5 +188,7 @@ cdef object take_events(void *rkqu):
                 3, "ERROR", rd.event_error_string(event).decode(errors="replace"), rd.event_error(event),
                 bool(rd.event_error_is_fatal(event)),
             ))
+        elif kind == EVENT_STATS:
+            found.append((7, "STATS", rd.event_stats(event).decode(errors="replace"), 0, False))
         rd.event_destroy(event)
     return found

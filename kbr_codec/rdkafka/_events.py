@@ -8,8 +8,10 @@ from kbr_codec._block import RawBlock
 
 __all__ = [
     "ERR_HEADER_NUL",
+    "ERR_LOG_REPLACED",
     "ERR_NO_MEMORY",
     "ERR_OFFSETS_FELL",
+    "ERR_QUEUE_TOO_SMALL",
     "ERR_RECORD_TOO_LARGE",
     "ERR_TIMESTAMP_ZERO",
     "BlockReady",
@@ -21,12 +23,14 @@ __all__ = [
     "SourceError",
 ]
 
-#: kbr's own codes in SourceError, outside librdkafka's range (rd_kafka_resp_err_t).
+#: kbr's own codes in SourceError and SinkFailure, outside librdkafka's range (rd_kafka_resp_err_t).
 ERR_HEADER_NUL = -100001
 ERR_NO_MEMORY = -100002
 ERR_RECORD_TOO_LARGE = -100003
 ERR_OFFSETS_FELL = -100004
 ERR_TIMESTAMP_ZERO = -100005
+ERR_LOG_REPLACED = -100006
+ERR_QUEUE_TOO_SMALL = -100007
 
 
 class ClientEvent(NamedTuple):
@@ -46,6 +50,8 @@ class BlockReady(NamedTuple):
     block: RawBlock
     #: First offset after it that has not been seen: where the partition goes on.
     next_offset: int
+    #: Of its last record (KIP-320); -1 where the broker doesn't tell.
+    leader_epoch: int
 
 
 class PartitionEnd(NamedTuple):
@@ -70,8 +76,9 @@ class Delivered(NamedTuple):
     ticket: int
     record_count: int
     record_bytes: int
-    #: Target offsets of the first and the last of them; -1 where the broker's reply did not tell
-    #: (none matched, or a retried batch of an idempotent producer).
+    #: Target offsets of the first and the last of them: as told, or counted from the nearest record that was told of
+    #: (a reply to a retried batch may not tell); -1 where no reply told any. They are ``record_count - 1`` apart unless
+    #: another producer's records came between.
     first_offset: int
     last_offset: int
 
@@ -94,5 +101,5 @@ class SinkFailure(NamedTuple):
     ticket: int
     code: int
     text: str
-    #: The record's offset in the archive.
+    #: The record's offset in the archive; -1 where a broker refused a batch, without a word about which record.
     source_offset: int

@@ -71,3 +71,10 @@ cdef class MockCluster:
         code = rd.mock_topic_create(self.cluster, name.encode(), partitions, replication_factor)
         if code:
             raise ValueError(f"the mock cluster refused topic {name!r}: {rd.err2str(code).decode()}")
+
+    def refuse(self, api_key: int, code: int):
+        """Answer the next request of a kind (Kafka's protocol guide) with an error (rd_kafka_resp_err_t)."""
+        cdef int answer = code
+        if self.cluster == NULL:
+            raise RuntimeError("the cluster is closed")
+        rd.mock_push_request_errors(self.cluster, api_key, 1, &answer)

@@ -14,11 +14,10 @@ from posix.unistd cimport usleep
 
 from .._view cimport view, view_error_kind, view_header, view_next, view_open, view_record, view_record_bytes
 from ._api cimport (
-    ERR_QUEUE_FULL, EVENT_DR, EVENT_ERROR, EVENT_LOG, PURGE_INFLIGHT, PURGE_QUEUE, TYPE_PRODUCER, VTYPE_HEADERS,
-    VTYPE_KEY, VTYPE_OPAQUE, VTYPE_PARTITION, VTYPE_RKT, VTYPE_TIMESTAMP, VTYPE_VALUE, message, metadata_answer,
-    monotonic_ms,
-    new_handle, rd,
-    require_loaded, vu, vu_i32, vu_i64, vu_mem, vu_ptr,
+    ERR_GAPLESS_GUARANTEE, ERR_INVALID_DIFFERENT_RECORD, ERR_QUEUE_FULL, EVENT_DR, EVENT_ERROR, EVENT_LOG,
+    PURGE_INFLIGHT, PURGE_QUEUE, TYPE_PRODUCER, VTYPE_HEADERS, VTYPE_KEY, VTYPE_OPAQUE, VTYPE_PARTITION, VTYPE_RKT,
+    VTYPE_TIMESTAMP, VTYPE_VALUE, message, metadata_answer, monotonic_ms, new_handle, rd, require_loaded, vu, vu_i32,
+    vu_i64, vu_mem, vu_ptr,
 )
 
 from ..errors import Corrupt, Truncated
@@ -29,7 +28,62 @@ __all__ = ["Sink"]
 cdef enum:
     REPORTS = 1024
     TEXT_MAX = 384
+    # how long one call waits for room in librdkafka's queue, ms
+    FULL_WAIT_MS = 100
+    # how long is waited for the broker's own answer, once librdkafka has said that there was one, ms
+    ANSWER_WAIT_MS = 5000
     ERR_TIMESTAMP_ZERO = -100005
+    ERR_QUEUE_TOO_SMALL = -100007
+
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <sys/socket.h>
+    #include <unistd.h>
+    #ifndef SOCK_CLOEXEC
+    #include <fcntl.h>
+    #endif
+
+    /* As librdkafka makes its sockets (rd_kafka_socket_cb_linux and _generic in rdkafka_broker.c), but one that is
+       closed, or loses its process, drops what was not sent, with a reset. Otherwise the kernel would go on sending for
+       minutes what a killed restore had given to it, behind the back of the next one. Nothing that counts is lost:
+       that has been acknowledged before a socket is closed. */
+    static int kbr_unlingering_socket(int domain, int kind, int protocol, void *opaque) {
+        struct linger at_once = {1, 0};
+        int made, failed;
+        (void)opaque;
+    #ifdef SOCK_CLOEXEC
+        made = socket(domain, kind | SOCK_CLOEXEC, protocol);
+    #else
+        made = socket(domain, kind, protocol);
+        if (made != -1)
+            fcntl(made, F_SETFD, FD_CLOEXEC);
+    #endif
+        if (made != -1 && setsockopt(made, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once))) {
+            failed = errno;
+            close(made);
+            errno = failed;
+            return -1;
+        }
+        return made;
+    }
+    """
+    int unlingering_socket "kbr_unlingering_socket"(int domain, int kind, int protocol, void *opaque) noexcept nogil
+
+
+# what send_record() says
+cdef enum sending:
+    QUEUED
+    FULL
+    FAILED
+
+
+# how much a failure says, the most last
+cdef enum blame:
+    NO_FAILURE
+    VAGUE                # librdkafka's own conclusion
+    PRECISE              # a broker's answer, or what was found of a record before it was sent
 
 
 cdef struct filter:
@@ -44,13 +98,16 @@ cdef struct ticket:
     int64_t queued           # records given to librdkafka
     int64_t reported         # of them, acknowledged or failed
     int64_t record_bytes
-    int64_t first_offset     # target offsets, -1 unknown
-    int64_t last_offset
+    int64_t first_offset     # the first record's target offset, told or counted back from; -1 unknown
+    int64_t last_offset      # the last one that was told, and its place among the block's records
+    int64_t last_place
     int complete             # no more records of the block will be queued
     ticket *next_done
     Py_buffer buffer
     # where the block's rest goes
     view rest
+    view_record record       # taken from the rest, but there was no room for it yet
+    bint has_record
     filter wanted
     void *rkt
     int32_t partition
@@ -78,7 +135,7 @@ cdef class Sink:
     cdef ticket *done
     cdef int64_t next_id
     cdef int64_t zero_timestamp_as
-    cdef bint failed
+    cdef blame failed
     cdef int failed_code
     cdef int64_t failed_ticket
     cdef int64_t failed_offset
@@ -103,7 +160,7 @@ cdef class Sink:
             raise RuntimeError("a sink is made once")
         require_loaded()
         self.zero_timestamp_as = zero_timestamp_as
-        self.rk = new_handle(TYPE_PRODUCER, properties, EVENT_DR)
+        self.rk = new_handle(TYPE_PRODUCER, properties, EVENT_DR, unlingering_socket)
         self.queue = rd.queue_get_main(self.rk)
 
     def __dealloc__(self):
@@ -185,7 +242,7 @@ cdef class Sink:
         timestamp_from: int, timestamp_to: int, original_offset_header: bytes = b"", max_records: int = -1,
         max_bytes: int = -1,
     ):
-        """Queue the block's records that lie in the window; waits while librdkafka's queue is full.
+        """Queue the block's records that lie in the window; waits a moment while librdkafka's queue is full.
 
         Args:
             topic: from open_topic().
@@ -200,7 +257,8 @@ cdef class Sink:
 
         Returns:
             Sent. Delivered of its ticket comes from poll() once it is complete, unless none of the block's
-            records lay in the window. An incomplete one goes on with resume() or ends with abandon().
+            records lay in the window. An incomplete one goes on with resume() or ends with abandon(); where the
+            queue stayed full, it may hold less than was asked for, or no record at all.
 
         Raises:
             Truncated: the block ends too early.
@@ -256,13 +314,19 @@ cdef class Sink:
         return self.go_on(self.incomplete(number), max_records, max_bytes)
 
     def abandon(self, number: int):
-        """Queue no more of an incomplete block; Delivered tells of what was queued, unless that is nothing.
+        """Queue no more of an incomplete block.
+
+        Returns:
+            Whether anything of it was queued: only then Delivered tells of it.
 
         Raises:
             KeyError: no such ticket is open.
             ValueError: it is complete.
         """
-        self.end(self.incomplete(number))
+        cdef ticket *t = self.incomplete(number)
+        cdef bint queued = t.queued > 0
+        self.end(t)
+        return queued
 
     cdef ticket *incomplete(self, number) except NULL:
         cdef ticket *t
@@ -304,35 +368,58 @@ cdef class Sink:
 
     cdef bint send(self, ticket *t, int64_t max_records, int64_t max_bytes) noexcept nogil:
         """Queue records up to a bound; whether the block has more."""
-        cdef view_record record
         cdef int64_t first = t.queued
         cdef int64_t first_bytes = t.record_bytes
+        cdef int64_t waited = self.waited_ms
+        cdef sending outcome
         while not self.failed:
             if t.queued > first and (
                     0 <= max_records <= t.queued - first or 0 <= max_bytes <= t.record_bytes - first_bytes):
                 return True
-            if not view_next(&t.rest, &record):
+            if not t.has_record and not self.take_record(t):
                 return False
-            if (record.offset < t.wanted.offset_from or record.offset >= t.wanted.offset_to_exclusive
-                    or record.timestamp < t.wanted.timestamp_from or record.timestamp > t.wanted.timestamp_to):
-                continue
-            self.send_record(t, &record)
+            outcome = self.send_record(t, &t.record)
+            if outcome == QUEUED:
+                t.has_record = 0
+            elif outcome == FULL:
+                self.wait_for_room(t)
+                if self.waited_ms - waited >= FULL_WAIT_MS:
+                    # the caller has other things to look at: stops, and how long nothing was acknowledged
+                    return True
         return False
 
-    cdef void send_record(self, ticket *t, view_record *record) noexcept nogil:
+    cdef bint take_record(self, ticket *t) noexcept nogil:
+        """The next record of the window out of the block's rest; whether there was one."""
+        cdef view_record *record = &t.record
+        while view_next(&t.rest, record):
+            if (t.wanted.offset_from <= record.offset < t.wanted.offset_to_exclusive
+                    and t.wanted.timestamp_from <= record.timestamp <= t.wanted.timestamp_to):
+                t.has_record = 1
+                return True
+        return False
+
+    cdef void wait_for_room(self, ticket *t) noexcept nogil:
+        """Take one event, for the queue is full. One that is empty has no room for this record, and never will."""
+        cdef int64_t begun
+        if rd.outq_len(self.rk) == 0:
+            self.fail(PRECISE, t.id, ERR_QUEUE_TOO_SMALL, b"a record larger than the client's queue", t.record.offset)
+            return
+        begun = monotonic_ms()
+        self.serve(FULL_WAIT_MS)
+        self.waited_ms += monotonic_ms() - begun
+
+    cdef sending send_record(self, ticket *t, view_record *record) noexcept nogil:
         cdef vu vus[7]
         cdef size_t count = 6
         cdef void *headers = NULL
         cdef void *error
         cdef int code
-        cdef int64_t begun
         cdef int64_t timestamp = record.timestamp
         if timestamp == 0:
-            self.zero_timestamps += 1
             timestamp = self.zero_timestamp_as
             if timestamp == 0:
-                self.fail(t.id, ERR_TIMESTAMP_ZERO, b"timestamp 0 can't be sent", record.offset)
-                return
+                self.fail(PRECISE, t.id, ERR_TIMESTAMP_ZERO, b"timestamp 0 can't be sent", record.offset)
+                return FAILED
         vu_ptr(&vus[0], VTYPE_RKT, t.rkt)
         vu_i32(&vus[1], VTYPE_PARTITION, t.partition)
         vu_mem(&vus[2], VTYPE_KEY, record.key, <size_t>record.key_size if record.key_size > 0 else 0)
@@ -343,25 +430,21 @@ cdef class Sink:
             headers = self.make_headers(record, t.header, t.header_size)
             vu_ptr(&vus[6], VTYPE_HEADERS, headers)
             count = 7
-        while True:
-            error = rd.produceva(self.rk, vus, count)
-            if error == NULL:
-                t.queued += 1
-                t.record_bytes += view_record_bytes(record)
-                return
-            code = rd.error_code(error)
-            if code != ERR_QUEUE_FULL:
-                self.fail(t.id, code, rd.error_string(error), record.offset)
-                rd.error_destroy(error)
-                break
-            rd.error_destroy(error)
-            begun = monotonic_ms()
-            self.serve(100)
-            self.waited_ms += monotonic_ms() - begun
-            if self.failed:
-                break
+        error = rd.produceva(self.rk, vus, count)
+        if error == NULL:
+            t.queued += 1
+            t.record_bytes += view_record_bytes(record)
+            if record.timestamp == 0:
+                self.zero_timestamps += 1
+            return QUEUED
         if headers != NULL:
             rd.headers_destroy(headers)
+        code = rd.error_code(error)
+        if code != ERR_QUEUE_FULL:
+            self.fail(
+                VAGUE if code < 0 else PRECISE, t.id, code, rd.error_string(error), record.offset)
+        rd.error_destroy(error)
+        return FULL if code == ERR_QUEUE_FULL else FAILED
 
     cdef void *make_headers(self, view_record *record, const char *header, ssize_t header_size) noexcept nogil:
         cdef void *headers = rd.headers_new(record.header_count + 1)
@@ -372,20 +455,21 @@ cdef class Sink:
         cdef uint32_t _i
         cdef char number[24]
         cdef int size
+        cdef view_record walked = record[0]      # it may be asked for again, and is walked as it is read
         for _i in range(record.header_count):
-            view_header(record, &name, &name_size, &value, &value_size)
+            view_header(&walked, &name, &name_size, &value, &value_size)
             rd.header_add(headers, <const char *>name, name_size, value, value_size if value_size > 0 else 0)
         if header != NULL:
             size = snprintf(number, sizeof(number), b"%lld", <long long>record.offset)
             rd.header_add(headers, header, header_size, number, size)
         return headers
 
-    cdef void fail(self, int64_t number, int code, const char *text, int64_t offset) noexcept nogil:
-        """Keep the first failure; nothing is queued after it."""
+    cdef void fail(self, blame whose, int64_t number, int code, const char *text, int64_t offset) noexcept nogil:
+        """Keep the first failure of those that say most; nothing is queued after it."""
         cdef size_t size, i
-        if self.failed:
+        if whose <= self.failed:
             return
-        self.failed = True
+        self.failed = whose
         self.failed_ticket = number
         self.failed_code = code
         self.failed_offset = offset
@@ -415,13 +499,18 @@ cdef class Sink:
                     t = <ticket *>reports[i]._private
                     t.reported += 1
                     if reports[i].err:
-                        self.fail(t.id, reports[i].err, rd.err2str(reports[i].err), -1)
+                        # not by the broker's own words: rd_kafka_message_produce_errstr() points to freed memory (2.16)
+                        self.fail(
+                            PRECISE if reports[i].err > 0 else VAGUE, t.id, reports[i].err,
+                            rd.err2str(reports[i].err), -1)
                     else:
                         self.report_total += 1
                         if reports[i].offset >= 0:
+                            # reports of one partition come in the order of its records
                             if t.first_offset < 0:
-                                t.first_offset = reports[i].offset
+                                t.first_offset = reports[i].offset - (t.reported - 1)
                             t.last_offset = reports[i].offset
+                            t.last_place = t.reported
                     if t.complete and t.reported == t.queued:
                         self.finished(t)
             rd.event_destroy(event)
@@ -435,7 +524,9 @@ cdef class Sink:
     cdef void keep_event(self, void *event, int kind):
         cdef const char *facility
         cdef const char *text
+        cdef char why[TEXT_MAX]
         cdef int level
+        cdef int code
         if kind == EVENT_LOG:
             if len(self.pending_events) < 1000 and rd.event_log(event, &facility, &text, &level) == 0:
                 self.pending_events.append(
@@ -447,7 +538,9 @@ cdef class Sink:
             if len(self.pending_events) < 1000:
                 self.pending_events.append(ClientEvent(3, "ERROR", words.decode(errors="replace"), code, fatal))
             if fatal:
-                self.fail(-1, code, words, -1)
+                # the event's own code says no more than that
+                code = rd.fatal_error(self.rk, why, sizeof(why))
+                self.fail(PRECISE if code > 0 else VAGUE, -1, code, why, -1)
         rd.event_destroy(event)
 
     def poll(self, timeout_ms: int):
@@ -475,16 +568,30 @@ cdef class Sink:
         while t != NULL:
             following = t.next_done
             if not self.failed:
-                delivered.append(Delivered(t.id, t.queued, t.record_bytes, t.first_offset, t.last_offset))
+                last = t.last_offset + t.queued - t.last_place if t.last_offset >= 0 else -1
+                delivered.append(Delivered(t.id, t.queued, t.record_bytes, t.first_offset, last))
             self.drop(t)
             t = following
         delivered.sort()
         return delivered
 
     def failure(self):
-        """The first failure as SinkFailure, or None."""
+        """The first failure as SinkFailure, or None.
+
+        Of a record that a broker refuses librdkafka first says what follows (a fatal error: the guarantee of no gaps
+        can't be kept; or that another record of its batch was refused), and the broker's answer is in that record's
+        report, which comes right behind: that one is waited for.
+        """
+        cdef int64_t until
         if not self.failed:
             return None
+        if self.failed == VAGUE and self.rk != NULL:
+            until = monotonic_ms() + ANSWER_WAIT_MS
+            with nogil:
+                while (self.failed == VAGUE
+                        and self.failed_code in (ERR_GAPLESS_GUARANTEE, ERR_INVALID_DIFFERENT_RECORD)
+                        and rd.outq_len(self.rk) > 0 and monotonic_ms() < until):
+                    self.serve(100)
         text = (<bytes>self.failed_text).decode(errors="replace")
         return SinkFailure(self.failed_ticket, self.failed_code, text, self.failed_offset)
 

@@ -18,7 +18,7 @@ from .._builder cimport (
     builder_capacity, builder_clear, builder_free, builder_init, builder_seal, builder_size,
 )
 from ._api cimport (
-    ERR_PARTITION_EOF, TYPE_CONSUMER, message, monotonic_ms, new_handle, rd, require_loaded, take_events,
+    ERR_PARTITION_EOF, EVENT_STATS, TYPE_CONSUMER, message, monotonic_ms, new_handle, rd, require_loaded, take_events,
 )
 
 from ._events import BlockReady, PartitionEnd, SourceError
@@ -35,6 +35,7 @@ cdef enum:
     ERR_NO_MEMORY = -100002
     ERR_RECORD_TOO_LARGE = -100003
     ERR_OFFSETS_FELL = -100004
+    ERR_LOG_REPLACED = -100006
 
 
 cdef struct lane:
@@ -44,7 +45,12 @@ cdef struct lane:
     int64_t next_offset      # first offset not yet seen
     int64_t sealed_offset    # first offset that no sealed block answers for
     int64_t end_offset       # exclusive
+    int64_t anchor_offset    # a record that was taken before; -1 for none, or when it has been looked at
+    int64_t anchor_timestamp
+    int32_t anchor_epoch     # -1 for unknown
+    int32_t leader_epoch     # of the last record that was taken; -1 for unknown
     int done                 # nothing more is wanted or can be had
+    int64_t at_log_end_ms    # since when the log has been read to its end, short of end_offset; 0 if it is not
     size_t counted           # of the build's bytes, those that are in open_total
     builder build
 
@@ -54,6 +60,7 @@ cdef struct ready_block:
     uint8_t *data
     size_t size
     int64_t next_offset
+    int32_t leader_epoch
     block_stats stats
 
 
@@ -144,7 +151,7 @@ cdef class Source:
             raise ValueError("open_bytes has to hold one block")
         self.block_bytes = block_bytes
         self.open_limit = open_bytes
-        self.rk = new_handle(TYPE_CONSUMER, properties, 0)
+        self.rk = new_handle(TYPE_CONSUMER, properties, EVENT_STATS)
         self.queue = rd.queue_new(self.rk)
         self.main_queue = rd.queue_get_main(self.rk)
 
@@ -192,12 +199,16 @@ cdef class Source:
         """Stop fetching and free everything; blocks already handed over stay valid. Again is fine."""
         self.release()
 
-    def start(self, partitions):
+    def start(self, partitions, anchors=None):
         """Begin to fetch; once.
 
         Args:
             partitions: (topic, partition, start_offset, end_offset_exclusive) each. An empty range
                 ends at once. Events name a partition by its place in this list.
+            anchors: by place: (offset, timestamp, leader epoch or -1) of a record before start_offset that was
+                read some other time. If the log holds another record there now, it was cut and has grown
+                again: that is a SourceError (ERR_LOG_REPLACED), and nothing is taken. A record is named by its
+                offset and leader epoch (KIP-101). That none is there any more says nothing.
         """
         cdef lane *entry
         cdef topic_lanes *t
@@ -207,10 +218,13 @@ cdef class Source:
         if self.rk == NULL or self.lanes != NULL:
             raise RuntimeError("a source is started once, before it is closed")
         wanted = list(partitions)
+        anchors = anchors or {}
         by_topic = {}
         for index, (topic, partition, start, end) in enumerate(wanted):
             if partition < 0 or start < 0 or end < 0:
                 raise ValueError(f"a negative partition or offset: {topic}[{partition}] {start}..{end}")
+            if index in anchors and not 0 <= anchors[index][0] < start:
+                raise ValueError(f"an anchor behind the start: {topic}[{partition}] {anchors[index]} {start}")
             if partition in by_topic.setdefault(topic, {}):
                 raise ValueError(f"{topic}[{partition}] is named twice")
             by_topic[topic][partition] = index
@@ -247,11 +261,17 @@ cdef class Source:
                 entry.partition = partition
         for index, (topic, partition, start, end) in enumerate(wanted):
             entry = &self.lanes[<int32_t>index]
+            entry.leader_epoch = -1
+            entry.anchor_offset = -1
+            if index in anchors:
+                entry.anchor_offset, entry.anchor_timestamp, entry.anchor_epoch = anchors[index]
             entry.next_offset = start
             entry.sealed_offset = start
             entry.end_offset = end
             if start >= end:
                 continue
+            if entry.anchor_offset >= 0:
+                start = entry.anchor_offset
             if rd.consume_start_queue(entry.rkt, entry.partition, start, self.queue) != 0:
                 raise ValueError(f"can't fetch {topic}[{partition}]: {rd.err2str(rd.last_error()).decode()}")
             entry.done = 0
@@ -281,7 +301,8 @@ cdef class Source:
         for i in range(self.ready_count):
             block = RawBlock.take(self.ready[i].data, self.ready[i].size, &self.ready[i].stats)
             self.ready[i].data = NULL
-            events.append(BlockReady(self.ready[i].lane, block, self.ready[i].next_offset))
+            events.append(BlockReady(
+                self.ready[i].lane, block, self.ready[i].next_offset, self.ready[i].leader_epoch))
         self.ready_count = 0
         for i in range(self.failure_count):
             events.append(SourceError(
@@ -379,6 +400,7 @@ cdef class Source:
             return -1
         r.lane = index
         r.next_offset = entry.next_offset
+        r.leader_epoch = entry.leader_epoch
         entry.sealed_offset = entry.next_offset
         r.stats = entry.build.stats
         self.ready_count += 1
@@ -430,13 +452,24 @@ cdef class Source:
             if m.err == ERR_PARTITION_EOF:
                 if m.offset >= entry.end_offset:
                     self.finish(index)
-                elif m.offset > entry.next_offset:
+                    return
+                if m.offset > entry.next_offset:
                     entry.next_offset = m.offset
+                entry.at_log_end_ms = monotonic_ms()
                 return
             self.fail(index, m.err, <const char *>m.payload, m.offset)
+            # What may come behind the error must not be taken: it would stand behind a hole that nobody hears of. What
+            # was gathered before it is for flush().
+            entry.done = 1
+            self.open_lanes -= 1
             return
         if m.offset >= entry.end_offset:
             self.finish(index)
+            return
+        if m.offset == entry.anchor_offset:
+            entry.anchor_offset = -1
+            if not self.is_anchor(m, entry):
+                self.give_up(index, ERR_LOG_REPLACED, b"another record than the one that was read", m.offset)
             return
         if m.offset < entry.next_offset:
             if entry.build.stats.record_count and m.offset <= entry.build.stats.last_offset:
@@ -466,6 +499,8 @@ cdef class Source:
                 self.give_up(index, ERR_RECORD_TOO_LARGE, b"a record too large for a block", m.offset)
             return
         entry.next_offset = m.offset + 1
+        entry.leader_epoch = rd.message_leader_epoch(m)
+        entry.at_log_end_ms = 0
         self.record_total += 1
         self.byte_total += entry.build.record_bytes
         if entry.next_offset >= entry.end_offset:
@@ -478,6 +513,13 @@ cdef class Source:
             self.seal(index)
         elif self.open_total > self.open_limit:
             self.seal_largest()
+
+    cdef bint is_anchor(self, message *m, lane *entry) noexcept nogil:
+        cdef int tstype = 0
+        cdef int32_t epoch = rd.message_leader_epoch(m)
+        if epoch >= 0 and entry.anchor_epoch >= 0 and epoch != entry.anchor_epoch:
+            return False
+        return rd.message_timestamp(m, &tstype) == entry.anchor_timestamp
 
     cdef int take_headers(self, int32_t index, void *headers) noexcept nogil:
         cdef const char *name
@@ -520,7 +562,8 @@ cdef class Source:
         self.ready_count -= 1
         block = RawBlock.take(
             self.ready[self.ready_count].data, self.ready[self.ready_count].size, &self.ready[self.ready_count].stats)
-        return BlockReady(index, block, self.ready[self.ready_count].next_offset)
+        return BlockReady(
+            index, block, self.ready[self.ready_count].next_offset, self.ready[self.ready_count].leader_epoch)
 
     def stop(self, index: int):
         """Stop fetching one partition; what it gathered is dropped unless flushed before."""
@@ -533,6 +576,16 @@ cdef class Source:
     def position(self, index: int) -> int:
         """The first offset of a partition that has not been seen."""
         return self.lane_at(index).next_offset
+
+    def short_of_end(self, for_ms: int) -> list[int]:
+        """Partitions whose log has ended before the wanted end, and has not grown for so long.
+
+        A log only ends there if it was cut: the end that is wanted was in it once.
+        """
+        cdef int32_t i
+        cdef int64_t until = monotonic_ms() - <int64_t>for_ms
+        return [i for i in range(self.lane_count)
+                if not self.lanes[i].done and 0 < self.lanes[i].at_log_end_ms <= until]
 
     cdef lane *lane_at(self, index) except NULL:
         if self.lanes == NULL or not 0 <= index < self.lane_count:
@@ -555,10 +608,11 @@ cdef class Source:
         return self.record_total, self.byte_total
 
     def client_events(self):
-        """librdkafka's log lines and client-wide errors since the last call.
+        """librdkafka's log lines, client-wide errors and statistics since the last call.
 
         Returns:
-            (level, facility, text, code, fatal) each; code is 0 for a log line.
+            (level, facility, text, code, fatal) each; code is 0 for a log line. Statistics are JSON with the
+            facility STATS; they come where ``statistics.interval.ms`` is set.
         """
         if self.rk == NULL:
             return []

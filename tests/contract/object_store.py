@@ -251,6 +251,48 @@ class ObjectStoreConformance:
             assert store.get("m", max_bytes=1) == b"%d" % winners[0]
             assert all(isinstance(one, PreconditionFailed) for one in outcomes if isinstance(one, Exception))
 
+    @pytest.mark.parametrize("size", [0, 10, 2 * PART_BYTES + 1], ids=lambda size: f"{size}B")
+    def test_an_upload_if_absent_never_takes_the_place_of_an_object(self, store: ObjectStore, size: int) -> None:
+        early = store.open_upload("up", if_absent=True)
+        late = store.open_upload("up", if_absent=True)
+        for upload in (early, late):
+            upload.write(b"x" * size)
+        assert early.commit().size_bytes == size
+        with pytest.raises(PreconditionFailed, match="already there"):
+            late.commit()
+        after = store.open_upload("up", if_absent=True)
+        after.write(b"another's")
+        with pytest.raises(PreconditionFailed):
+            after.commit()
+        assert store.get("up", max_bytes=size) == b"x" * size
+        assert keys_of(store) == ["up"]
+
+    @pytest.mark.parametrize("size", [10, PART_BYTES + 1], ids=lambda size: f"{size}B")
+    def test_of_several_uploads_if_absent_one_wins(self, store: ObjectStore, size: int) -> None:
+        def write(number: int) -> None:
+            upload = store.open_upload("up", if_absent=True)
+            upload.write(b"%d" % number * size)
+            upload.commit()
+
+        outcomes = at_the_same_time(4, write)
+        winners = [number for number, one in enumerate(outcomes) if not isinstance(one, Exception)]
+        assert winners
+        if store.properties.honours_if_absent:
+            assert len(winners) == 1
+            assert store.get("up", max_bytes=size) == b"%d" % winners[0] * size
+            assert all(isinstance(one, PreconditionFailed) for one in outcomes if isinstance(one, Exception))
+
+    def test_removing_leftovers_touches_no_object_and_nothing_of_other_folders(self, store: ObjectStore) -> None:
+        names = ["b/.kbr-tmp", "b/m", "b/topics/.hidden", "b2/m", "m"]
+        for name in names:
+            store.put(name, b"x")
+        assert store.remove_leftovers("b") == 0
+        assert store.remove_leftovers("not-there") == 0
+        assert keys_of(store) == sorted(names)
+        for folder in ("", "a/b", "..", "b/", "/"):
+            with pytest.raises(UsageError):
+                store.remove_leftovers(folder)
+
     def test_metadata_is_kept_where_the_store_says_so(self, store: ObjectStore) -> None:
         store.put("put", b"x", metadata={"kbr-writer": "me"})
         upload = store.open_upload("up", metadata={"kbr-writer": "me", "kbr-sha256": "ab" * 32})

@@ -92,6 +92,21 @@ class TestS3Store(ObjectStoreConformance):
         assert unfinished() == 0
         client.close()
 
+    def test_unfinished_uploads_below_one_folder_are_ended_and_those_of_others_are_not(
+        self, store: ObjectStore, options: StorageOptions
+    ) -> None:
+        keys = ["nightly/topics/a", "nightly/topics/b", "nightly-2/a", "other"]
+        uploads = [store.open_upload(key) for key in keys]
+        for upload in uploads:
+            upload.write(b"x" * (PART_BYTES + 1))
+        assert store.remove_leftovers("nightly") == 2
+        assert store.remove_leftovers("nightly") == 0
+        with pytest.raises(StorageError, match="unfinished upload"):
+            uploads[0].commit()
+        for upload in uploads[2:]:
+            upload.commit()
+        assert [info.key for info in store.list("")] == ["nightly-2/a", "other"]
+
     @pytest.mark.parametrize(
         ("changes", "kind", "words"),
         [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import run_kbr, run_kbr_json
-from tests.support.kafka import KafkaHarness
+from tests.support.kafka import KafkaHarness, send
 from tests.support.mixed_topics import BASE_MS, CLEANER_OFF, make_mixed_topics
 from tests.support.plain_reader import read_segment
 
@@ -42,8 +42,9 @@ def _mapping(topics: list[str], prefix: str) -> list[str]:
     return [word for topic in topics for word in ("--topic-map", f"{topic}={prefix}{topic}")]
 
 
+@pytest.mark.fault("K5", "aborted, committed, markers at the end, holes of compaction", promise=3)
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("compression", ["zstd", "lz4", "none"])
+@pytest.mark.parametrize("compression", ["zstd", pytest.param("lz4", marks=pytest.mark.long), "none"])
 def test_every_committed_record_comes_back_identical_and_nothing_else(
     kafka: KafkaHarness, mixed: list[str], tmp_path: Path, compression: str
 ) -> None:
@@ -138,19 +139,27 @@ def test_the_offset_header_is_added_when_asked_for(kafka: KafkaHarness, mixed: l
     assert [int(mark or b"-1") for mark in marks] == [one.offset for one in source]
 
 
-def test_a_target_with_records_is_refused_unless_told_to_append(
+@pytest.mark.fault("R4", "a target with records", promise=5)
+def test_a_target_with_other_records_is_refused_unless_told_to_append(
     kafka: KafkaHarness, mixed: list[str], tmp_path: Path
 ) -> None:
     _back_up(kafka, tmp_path, "full", "-t", "mixed.null-keys")
     mapping = _mapping(["mixed.null-keys"], "full-")
     _restore(kafka, tmp_path, "full", *mapping)
+    restored = kafka.read_all("full-mixed.null-keys")
+    again = _restore(kafka, tmp_path, "full", *mapping)
+    assert (again["totals"]["records"], again["totals"]["already_there"]) == (0, sum(map(len, restored)))
+    assert kafka.read_all("full-mixed.null-keys") == restored
+    send(kafka.producer(), "full-mixed.null-keys", [{"partition": 1, "value": b"somebody else's"}])
     before = kafka.read_all("full-mixed.null-keys")
     refused = run_kbr("restore", "-b", kafka.bootstrap, "--backup-id", "full", "--storage", str(tmp_path), *mapping)
     assert refused.returncode == 13
-    assert "holds records" in refused.stderr
+    assert f"the backup's records end before its offset {len(restored[1])}" in refused.stderr
     assert kafka.read_all("full-mixed.null-keys") == before
     _restore(kafka, tmp_path, "full", *mapping, "--append")
-    assert [len(one) for one in kafka.read_all("full-mixed.null-keys")] == [2 * len(one) for one in before]
+    assert [len(one) for one in kafka.read_all("full-mixed.null-keys")] == [
+        len(one) + len(other) for one, other in zip(before, restored)
+    ]
 
 
 def test_internal_topics_are_left_out_unless_asked_for(

@@ -37,6 +37,7 @@ def _run(*payloads: object, on_event, workers: int = 2, stop_timeout_s: float = 
     return supervisor.run(tasks, on_event=lambda task_id, event: on_event(supervisor, task_id, event))
 
 
+@pytest.mark.fault("P6", "SIGTERM to one worker", promise=2)
 def test_a_worker_that_is_terminated_ends_the_run_with_partial_results() -> None:
     outcome = _run(
         ("until_stopped", "a"),
@@ -56,6 +57,7 @@ def test_a_result_that_a_signal_cut_short_never_comes_before_the_news_of_the_sig
     assert outcome.unstarted == ("1",)
 
 
+@pytest.mark.fault("P6", "SIGTERM to all processes", promise=2)
 def test_a_service_managers_sigterm_to_all_processes_is_one_clean_stop() -> None:
     pids: list[int] = []
 
@@ -72,6 +74,7 @@ def test_a_service_managers_sigterm_to_all_processes_is_one_clean_stop() -> None
     assert outcome.results == {"0": "partial a", "1": "partial b"}
 
 
+@pytest.mark.fault("P6", "signals to the process group", promise=1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_signals_meant_for_the_supervisor_do_workers_and_forkserver_no_harm(number: signal.Signals) -> None:
     def disturb(supervisor: Supervisor, _task: str, pid: int) -> None:
@@ -84,6 +87,7 @@ def test_signals_meant_for_the_supervisor_do_workers_and_forkserver_no_harm(numb
     assert outcome.results == {"0": "partial a"}
 
 
+@pytest.mark.fault("P6", "a frozen worker", promise=4)
 def test_a_frozen_worker_keeps_nobody_from_stopping() -> None:
     def freeze(supervisor: Supervisor, _task: str, pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
@@ -114,6 +118,7 @@ def test_a_worker_frozen_in_the_middle_of_a_message_keeps_nobody_from_stopping()
     assert isinstance(outcome.failures["2"], WorkerCrashed)
 
 
+@pytest.mark.fault("P1", "the forkserver is killed", promise=1)
 def test_a_killed_forkserver_fails_what_ran_and_a_new_one_does_the_rest() -> None:
     pids: list[int] = []
 
@@ -204,6 +209,7 @@ def _script(tmp_path: Path, verb: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.fault("P2", "workers and forkserver end within seconds, even while compiled code holds the GIL", promise=1)
 @pytest.mark.parametrize("verb", ["deaf", "deaf_with_the_gil"])
 def test_workers_and_forkserver_end_within_seconds_of_their_supervisors_death(tmp_path: Path, verb: str) -> None:
     with _script(tmp_path, verb) as process:

@@ -20,12 +20,15 @@ from kbr.errors import (
     AccessDenied,
     ConfigError,
     KbrError,
+    Locked,
     ObjectMissing,
     PreconditionFailed,
     StorageError,
     StoreFull,
     StoreUnavailable,
 )
+from kbr.repository.lock_claim import LockClaim, LockTimes
+from kbr.repository.lock_process import LockProcess
 from kbr.storage import StorageOptions, open_store
 from kbr.storage.fsspec_store import S3fsClient
 from kbr.storage.s3 import S3Store
@@ -96,9 +99,9 @@ def hasty(server: ScriptedS3, client: tuple[ScriptedS3, S3fsClient]) -> S3Store:
     return store_at(server.endpoint_url, client[1], deadline_s=0.5)
 
 
-def upload(store: S3Store, size: int) -> bytes:
+def upload(store: S3Store, size: int, *, if_absent: bool = False) -> bytes:
     data = os.urandom(size)
-    begun = store.open_upload("m")
+    begun = store.open_upload("m", if_absent=if_absent)
     for start in range(0, size, 3_000_001):
         begun.write(data[start : start + 3_000_001])
     begun.commit()
@@ -128,6 +131,7 @@ TEMPORARY = {
 }
 
 
+@pytest.mark.fault("S1", "500, 503, SlowDown, 429, reset, for every operation", promise=1)
 @pytest.mark.parametrize(
     ("operation", "fault"),
     [
@@ -149,6 +153,7 @@ def test_what_can_get_better_is_tried_again_until_it_is(
     assert server.uploads == {} or (operation, fault) == ("create", "reply lost")  # the id is in the lost reply
 
 
+@pytest.mark.fault("S1", "an outage longer than the deadline", promise=4)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_outage_ends_at_the_deadline_and_leaves_no_object(
     server: ScriptedS3, hasty: S3Store, operation: str
@@ -163,6 +168,7 @@ def test_an_outage_ends_at_the_deadline_and_leaves_no_object(
     assert set(server.objects) == {"p/there"}
 
 
+@pytest.mark.fault("S1", "no answer", promise=1)
 @pytest.mark.parametrize("operation", ["get", "put", "list"])
 def test_a_server_that_does_not_answer_is_given_up_and_asked_again(
     server: ScriptedS3, store: S3Store, operation: str
@@ -172,6 +178,7 @@ def test_a_server_that_does_not_answer_is_given_up_and_asked_again(
     OPERATIONS[operation](store)
 
 
+@pytest.mark.fault("S3", "a short body", promise=9)
 @pytest.mark.parametrize("kind", ["cut", "short"])
 def test_a_body_shorter_than_asked_is_read_again_and_never_given(server: ScriptedS3, store: S3Store, kind: str) -> None:
     data = os.urandom(100_000)
@@ -193,6 +200,7 @@ def test_a_range_beyond_the_end_says_where_the_object_ends(server: ScriptedS3, s
 # -- lost replies -----------------------------------------------------------------------------
 
 
+@pytest.mark.fault("S2", "of a conditional PUT", promise=1)
 @pytest.mark.parametrize("conditions", ["honour", "ignore", "refuse"])
 def test_a_conditional_write_whose_reply_was_lost_is_known_as_ours(
     server: ScriptedS3, store: S3Store, conditions: str
@@ -203,6 +211,7 @@ def test_a_conditional_write_whose_reply_was_lost_is_known_as_ours(
     assert server.objects["p/m"].data == b"ours"
 
 
+@pytest.mark.fault("S2", "412 on an object of our own", promise=1)
 def test_a_conditional_write_that_was_done_twice_at_once_is_known_as_ours_by_its_412(
     server: ScriptedS3, store: S3Store
 ) -> None:
@@ -220,6 +229,7 @@ def test_a_look_that_fails_after_a_412_is_not_taken_for_another_writer(server: S
     assert server.objects["p/m"].data == b"ours"
 
 
+@pytest.mark.fault("S2", "412 on another's object", promise=1)
 @pytest.mark.parametrize("conditions", ["honour", "ignore", "refuse"])
 def test_a_conditional_write_never_replaces_another_s_object(
     server: ScriptedS3, store: S3Store, conditions: str
@@ -242,6 +252,75 @@ def test_of_two_conditional_writers_at_once_the_second_is_refused(server: Script
     assert store.properties.honours_if_absent is True
 
 
+#: One PUT, and parts.
+SIZES = {"put": 100, "complete": 2 * PART_BYTES + 17}
+
+
+@pytest.mark.parametrize("operation", SIZES)
+@pytest.mark.parametrize("conditions", ["honour", "ignore", "refuse"])
+def test_an_upload_if_absent_is_done_and_never_replaces_another_s_object(
+    server: ScriptedS3, store: S3Store, conditions: str, operation: str
+) -> None:
+    server.conditions = conditions
+    data = upload(store, SIZES[operation], if_absent=True)
+    assert server.objects["p/m"].data == data
+    server.objects["p/m"] = StoredObject(b"another's")
+    with pytest.raises(PreconditionFailed, match=r"s3://bucket/p/m is already there"):
+        upload(store, SIZES[operation], if_absent=True)
+    assert server.objects["p/m"].data == b"another's"
+    assert server.uploads == {}
+
+
+@pytest.mark.parametrize("operation", SIZES)
+@pytest.mark.parametrize("conditions", ["honour", "ignore", "refuse"])
+def test_an_upload_if_absent_whose_reply_was_lost_is_known_as_ours(
+    server: ScriptedS3, store: S3Store, conditions: str, operation: str
+) -> None:
+    server.conditions = conditions
+    server.fail(operation, "lose", skip=1 if conditions == "refuse" else 0)
+    data = upload(store, SIZES[operation], if_absent=True)
+    assert server.faults[0].times == 0
+    assert server.objects["p/m"].data == data
+    assert server.count("abort") == 0
+
+
+@pytest.mark.parametrize("operation", SIZES)
+def test_an_upload_if_absent_that_was_done_twice_at_once_is_known_as_ours_by_its_412(
+    server: ScriptedS3, store: S3Store, operation: str
+) -> None:
+    server.fail(operation, "lose")
+    server.fail("head", "error", skip=1)  # of the look before the second try
+    data = upload(store, SIZES[operation], if_absent=True)
+    assert server.objects["p/m"].data == data
+
+
+@pytest.mark.parametrize("operation", SIZES)
+def test_of_two_uploads_if_absent_at_once_the_second_is_refused(
+    server: ScriptedS3, store: S3Store, operation: str
+) -> None:
+    server.objects["p/m"] = StoredObject(b"another's")
+    server.fail("head", "error", code="404", status=404)  # the look was before the other one wrote
+    with pytest.raises(PreconditionFailed):
+        upload(store, SIZES[operation], if_absent=True)
+    assert server.objects["p/m"].data == b"another's"
+    assert server.uploads == {}
+
+
+def test_a_server_that_refuses_conditions_for_completions_only_keeps_them_for_puts(
+    server: ScriptedS3, store: S3Store
+) -> None:
+    server.complete_conditions = "refuse"
+    data = upload(store, SIZES["complete"], if_absent=True)
+    assert server.objects["p/m"].data == data
+    assert server.count("complete") == 2
+    server.objects["p/n"] = StoredObject(b"another's")
+    server.fail("head", "error", code="404", status=404)
+    with pytest.raises(PreconditionFailed):
+        store.put("n", b"ours", if_absent=True)
+    assert store.properties.honours_if_absent is True
+
+
+@pytest.mark.fault("S2", "of CompleteMultipartUpload: NoSuchUpload", promise=1)
 def test_a_completion_whose_reply_was_lost_is_known_as_ours(server: ScriptedS3, store: S3Store) -> None:
     server.fail("complete", "lose")
     data = upload(store, 2 * PART_BYTES + 17)
@@ -259,6 +338,7 @@ def test_an_upload_that_somebody_ended_is_an_error_and_not_another_s_object(serv
     assert server.objects["p/m"].data == b"another's"
 
 
+@pytest.mark.fault("S3", "200 with an error inside", promise=1)
 def test_an_error_inside_a_200_is_an_error(server: ScriptedS3, store: S3Store) -> None:
     server.fail("complete", "error in 200", times=2)
     data = upload(store, 2 * PART_BYTES)
@@ -266,6 +346,7 @@ def test_an_error_inside_a_200_is_an_error(server: ScriptedS3, store: S3Store) -
     assert server.count("complete") == 3
 
 
+@pytest.mark.fault("S2", "of a deletion", promise=1)
 def test_a_deletion_whose_reply_was_lost_is_done(server: ScriptedS3, store: S3Store) -> None:
     store.put("m", b"x")
     server.fail("delete", "lose")
@@ -276,6 +357,7 @@ def test_a_deletion_whose_reply_was_lost_is_done(server: ScriptedS3, store: S3St
 # -- what the server did with what it was given -----------------------------------------------
 
 
+@pytest.mark.fault("S4", "any other bytes", promise=1)
 @pytest.mark.parametrize("write", [lambda store: store.put("m", b"x"), lambda store: upload(store, 100)])
 def test_a_server_that_stores_other_bytes_is_found_out(
     server: ScriptedS3, store: S3Store, write: Callable[[S3Store], object]
@@ -292,6 +374,7 @@ def test_an_object_that_another_writer_replaced_is_told(server: ScriptedS3, stor
         store.put("m", b"another-s")
 
 
+@pytest.mark.fault("S4", "aws-chunked framing", promise=1)
 def test_nothing_is_sent_in_aws_chunked_framing(server: ScriptedS3, store: S3Store) -> None:
     store.put("m", b"x")
     upload(store, 2 * PART_BYTES)
@@ -310,9 +393,122 @@ def test_each_try_is_one_request(server: ScriptedS3, hasty: S3Store) -> None:
     assert server.count("put") in (int(tries[1]), int(tries[1]) - 1)  # the last may not have got out
 
 
+# -- the lock on a backup -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["", "lose", "error"])
+@pytest.mark.parametrize("conditions", ["honour", "ignore", "refuse"])
+def test_of_runs_that_lock_a_backup_at_once_one_gets_it_whatever_the_server_makes_of_conditions(
+    server: ScriptedS3, store: S3Store, conditions: str, fault: str
+) -> None:
+    server.conditions = conditions
+    if fault:
+        for operation in ("put", "list", "head"):
+            server.fail(operation, fault, times=2, skip=1)
+    barrier = threading.Barrier(3)
+    outcomes: list[object] = []
+
+    def run(number: int) -> None:
+        process = LockProcess(
+            host=f"host-{number}", boot_id=f"{number}", pid=1, pid_namespace="n", started="1", user="u"
+        )
+        claim = LockClaim(store, "nightly", verb="backup", times=LockTimes(life_s=60), process=process)
+        barrier.wait(10)
+        try:
+            outcomes.append(claim.attempt())
+        except BaseException as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [type(one) for one in outcomes if one is not None] == [Locked, Locked]
+    assert len(outcomes) == 3
+    assert not any("if-none-match" in headers for headers in server.headers)
+
+
+# -- archives ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("storage_class", "restored", "by_head", "by_list"),
+    [
+        ("", "", False, False),
+        ("STANDARD_IA", "", False, False),
+        ("GLACIER_IR", "", False, False),
+        ("GLACIER", "", True, True),
+        ("DEEP_ARCHIVE", "", True, True),
+        ("GLACIER", 'ongoing-request="true"', True, True),
+        ("GLACIER", 'ongoing-request="false", expiry-date="Fri, 21 Dec 2029 00:00:00 GMT"', False, True),
+    ],
+)
+def test_an_object_in_an_archive_is_known_by_its_facts(
+    server: ScriptedS3, store: S3Store, storage_class: str, restored: str, by_head: bool, by_list: bool
+) -> None:
+    server.objects["p/there"] = StoredObject(b"data", storage_class=storage_class, restored=restored)
+    assert store.head("there").is_archived is by_head
+    assert [one.is_archived for one in store.list("")] == [by_list]
+
+
+# -- what interrupted writers left ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignores_prefixes", [False, True])
+def test_unfinished_uploads_are_found_by_pages_and_those_of_other_folders_stay(
+    server: ScriptedS3, store: S3Store, ignores_prefixes: bool
+) -> None:
+    server.page_size = 3
+    server.ignores_prefixes = ignores_prefixes
+    others = ["p/nightly", "p/nightly-2/a", "nightly/a", "p/other/nightly/a"]
+    keys = [f"p/nightly/topics/{number}" for number in range(7)] + ["p/nightly/topics/0"]
+    server.uploads.update({f"id-{number}": (key, {}, {}) for number, key in enumerate(keys + others)})
+    server.fail("list_uploads", "lose")
+    server.fail("abort", "error", code="SlowDown", status=503)
+    assert store.remove_leftovers("nightly") == 8
+    assert sorted(key for key, _, _ in server.uploads.values()) == sorted(others)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"code": "AccessDenied", "status": 403},
+        {"code": "NotImplemented", "status": 501},
+        {"code": "MethodNotAllowed", "status": 405},
+        {"code": "SlowDown", "status": 503, "times": 10_000},
+    ],
+    ids=lambda fault: str(fault["code"]),
+)
+@pytest.mark.parametrize("operation", ["list_uploads", "abort"])
+def test_unfinished_uploads_that_can_not_be_ended_are_told_and_fail_nothing(
+    server: ScriptedS3, hasty: S3Store, caplog: pytest.LogCaptureFixture, operation: str, fault: dict[str, object]
+) -> None:
+    server.uploads["id"] = ("p/nightly/a", {}, {})
+    server.fail(operation, "error", **fault)
+    assert hasty.remove_leftovers("nightly") == 0
+    assert "unfinished uploads of interrupted runs may stay" in caplog.text
+    assert "id" in server.uploads
+
+
+def test_an_unfinished_upload_that_ended_meanwhile_does_not_keep_the_others(server: ScriptedS3, store: S3Store) -> None:
+    server.uploads.update({f"id-{number}": (f"p/nightly/{number}", {}, {}) for number in range(3)})
+    server.fail("abort", "lose")
+    assert store.remove_leftovers("nightly") == 2
+    assert server.uploads == {}
+
+
+def test_a_listing_of_uploads_that_never_ends_is_given_up(server: ScriptedS3, store: S3Store) -> None:
+    server.page_size = 2
+    server.forgets_tokens = True
+    server.uploads.update({f"id-{number}": (f"p/nightly/{number}", {}, {}) for number in range(5)})
+    assert store.remove_leftovers("nightly") == 2
+
+
 # -- uploads that fail --------------------------------------------------------------------------
 
 
+@pytest.mark.fault("S8", "parts of a failed upload", promise=1)
 def test_a_failed_upload_tells_the_server_to_forget_its_parts(server: ScriptedS3, store: S3Store) -> None:
     server.fail("upload_part", "error", skip=1, times=100, code="AccessDenied", status=403)
     with pytest.raises(AccessDenied):
@@ -383,6 +579,7 @@ def test_a_listing_goes_on_over_all_pages_in_key_order_whatever_the_server_s(
         assert [info.key for info in store.list("")] == sorted(names)
 
 
+@pytest.mark.fault("S3", "a listing that breaks off", promise=2)
 def test_a_listing_that_breaks_off_is_an_error_and_not_a_short_list(server: ScriptedS3, store: S3Store) -> None:
     for number in range(10):
         server.objects[f"p/{number}"] = StoredObject(b"x")
@@ -411,6 +608,7 @@ FINAL = [
 ]
 
 
+@pytest.mark.fault("S6", "denied, no such bucket, wrong clock: one line", promise=4)
 @pytest.mark.parametrize(("code", "status", "kind", "words", "hint"), FINAL, ids=[one[0] for one in FINAL])
 def test_what_cannot_get_better_is_one_clear_line_after_one_try(
     server: ScriptedS3, store: S3Store, code: str, status: int, kind: type[KbrError], words: str, hint: str

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.kafka import KafkaHarness
 from tests.support.servers import REPOSITORY
 
 SCALE = "0.002"
 
 
+@pytest.mark.timeout(300)
 def test_a_run_measures_kbr_and_a_peer_and_proves_what_was_restored(kafka: KafkaHarness, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     peer = (
@@ -21,18 +24,19 @@ def test_a_run_measures_kbr_and_a_peer_and_proves_what_was_restored(kafka: Kafka
     back = f"copy:restore={sys.executable} benchmarks/peers/confluent_json.py restore {{bootstrap_servers}} {{target}} {{directory}}"
     done = subprocess.run(
         [
-            sys.executable, "-m", "benchmarks", "run", "k1", "m1000", "headers", "window", "flights",
+            sys.executable, "-m", "benchmarks", "run", "k1", "window", "flights",
             "--keep", str(tmp_path / "kept"), "--scale", SCALE, "--rounds", "2", "--peer", peer, "--peer", back, "--peer", "broken=exit 7",
             "--bootstrap-servers", kafka.bootstrap, "--output", str(output), "--directory", str(tmp_path),
         ],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=110, check=False,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 1, done.stderr[-3000:]  # one engine fails, and is told of at the end
+    assert "failed: k1 (scale 0.002): broken: in 2 of 2 rounds" in done.stdout
     document = json.loads(output.read_text())
     assert document["machine"]["cores"] >= 1
     assert document["versions"]["kbr"]
     by_name = {one["scenario"]: one for one in document["results"]}
-    assert set(by_name) == {"k1", "m1000", "headers", "window", "flights"}
+    assert set(by_name) == {"k1", "window", "flights"}
     for result in by_name.values():
         assert result["checked"]["kbr"] == []
         assert len(result["rounds"]) == 2
@@ -49,6 +53,6 @@ def test_a_run_measures_kbr_and_a_peer_and_proves_what_was_restored(kafka: Kafka
     assert {"k1-kbr-1", "k1-copy-1", "flights-kbr-1"} <= kept
     assert "k1-kbr-0" not in kept
     assert "ended with 7" in by_name["k1"]["rounds"][0]["broken"]["failed"]
-    assert "| k1 | copy |" in done.stdout
-    assert "| k1 | broken | failed" in done.stdout
+    assert "| k1 (scale 0.002) | copy |" in done.stdout
+    assert "| k1 (scale 0.002) | broken | failed" in done.stdout
     assert not [name for name in kafka.admin.list_topics(timeout=10).topics if name.startswith("bench-")]

@@ -38,6 +38,7 @@ def test_topics_are_described_with_id_and_own_configs_only(kafka: KafkaHarness, 
     assert (name, False, 3) in cluster.topics()
 
 
+@pytest.mark.fault("K4", "the last stable offset of a real broker", promise=3)
 def test_the_end_of_committed_data_is_before_an_open_transaction(kafka: KafkaHarness, cluster: Cluster) -> None:
     name = kafka.create_topic("open-transaction")
     send(kafka.producer(), name, [{"value": b"1"}, {"value": b"2"}])
@@ -94,6 +95,7 @@ def test_offsets_start_where_old_records_were_deleted(kafka: KafkaHarness, clust
     }
 
 
+@pytest.mark.fault("K1", "a leader that hangs, while offsets are asked for", promise=4)
 def test_a_leader_that_hangs_is_waited_out_until_another_is_elected(three_kafka: KafkaHarness) -> None:
     name = three_kafka.create_topic("hung-leader", 6, replication_factor=3)
     send(three_kafka.producer(), name, [{"value": b"x", "partition": number} for number in range(6)])
@@ -108,6 +110,24 @@ def test_a_leader_that_hangs_is_waited_out_until_another_is_elected(three_kafka:
         finally:
             hanging.signal(signal.SIGCONT)
     three_kafka.server.start()  # returns when all three know each other again
+
+
+def test_ends_of_partitions_are_told_alone(kafka: KafkaHarness, cluster: Cluster) -> None:
+    name = kafka.create_topic("ends", 2)
+    send(kafka.producer(), name, [{"value": b"x", "partition": 1}])
+    keys = [TopicPartition(name, number) for number in range(2)]
+    assert cluster.high_watermarks(keys) == {keys[0]: 0, keys[1]: 1}
+
+
+def test_a_new_topics_configs_are_told_before_it_is_made(kafka: KafkaHarness, cluster: Cluster) -> None:
+    defaults = cluster.new_topic_configs()
+    assert defaults["retention.ms"] == "604800000"
+    name = "with-the-brokers-configs"
+    cluster.create_topics([TopicSpec(name=name, partition_count=1, replication_factor=1)])
+    cluster.wait_for_leaders([name])
+    made = kafka.topic_configs(name)
+    assert defaults == {key: made[key] for key in defaults}
+    assert {"max.message.bytes", "message.timestamp.type", "cleanup.policy", "min.insync.replicas"} <= set(defaults)
 
 
 def test_internal_topics_are_known_as_such(kafka: KafkaHarness, cluster: Cluster) -> None:

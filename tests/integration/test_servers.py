@@ -71,9 +71,8 @@ def test_compaction_and_retention_happen_while_a_test_waits(kafka: KafkaHarness)
     def old_values_go() -> bool:
         for topic in (compacted, short):
             send(producer, topic, [{"key": b"k", "value": b"new"}])  # a segment is closed by the next record only
-        first_values = [one.value for one in kafka.read_all(short)[0][:1]]
         offsets = [one.offset for one in kafka.read_all(compacted)[0]]
-        return first_values != [b"old"] and len(offsets) < offsets[-1] + 1
+        return kafka.log_start(short) > 0 and len(offsets) < offsets[-1] + 1
 
     wait_until(old_values_go, deadline_s=60, what="compaction and retention")
 

@@ -6,6 +6,7 @@ Compiled and pure codec have to say the same of each, down to the class and the 
 from __future__ import annotations
 
 import random
+from array import array
 from typing import Any
 
 import msgpack
@@ -13,8 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbr_codec import BlockStats, CodecError, Corrupt, Record, Truncated, decode_block, encode_block, pure, scan_block
-from tests.support.strategies import INT64_MAX, INT64_MIN, odd_record_lists, pack_block, record_columns
+from kbr_codec import (
+    BlockStats,
+    CodecError,
+    Corrupt,
+    Record,
+    Truncated,
+    decode_block,
+    encode_block,
+    offset_ranges,
+    pure,
+    scan_block,
+)
+from tests.support.strategies import INT64_MAX, INT64_MIN, TIMESTAMPS, odd_record_lists, pack_block, record_columns
 
 SEEDS = st.integers(0, 2**32)
 
@@ -34,9 +46,11 @@ def agreed(data: bytes) -> Any:
     assert found == outcome(pure.decode_block, data)
     scanned = outcome(scan_block, data)
     assert scanned == outcome(pure.scan_block, data)
+    ranges = outcome(lambda block: offset_ranges(block, timestamp_from=0, timestamp_to=INT64_MAX), data)
+    assert ranges == outcome(lambda block: pure.offset_ranges(block, timestamp_from=0, timestamp_to=INT64_MAX), data)
     assert isinstance(found, list) == isinstance(scanned, BlockStats)
     if isinstance(found, tuple):
-        assert found == scanned
+        assert found == scanned == ranges
     return found
 
 
@@ -64,6 +78,19 @@ def test_a_scan_says_what_the_decoded_records_say(records: list[Record]) -> None
     for data in (bytearray(block), memoryview(block)):
         assert decode_block(data) == records
         assert scan_block(data) == scan_block(block)
+
+
+@given(odd_record_lists(max_size=40), TIMESTAMPS, TIMESTAMPS)
+def test_the_ranges_of_a_block_hold_the_offsets_of_the_window_and_no_others(
+    records: list[Record], start: int, end: int
+) -> None:
+    starts, counts = (
+        array("q", found) for found in offset_ranges(encode_block(records), timestamp_from=start, timestamp_to=end)
+    )
+    found = [offset for first, count in zip(starts, counts, strict=True) for offset in range(first, first + count)]
+    assert found == [record.offset for record in records if start <= record.timestamp <= end]
+    # none of them could be joined to the one before it
+    assert all(a + count < b for a, count, b in zip(starts, counts, starts[1:], strict=False))
 
 
 @given(odd_record_lists())

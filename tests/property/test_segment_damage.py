@@ -42,6 +42,7 @@ def backup(compression: Compression) -> tuple[RecordingStore, Any, str, list[byt
     return store, manifest, f"nightly/{reference.key}", blocks
 
 
+@pytest.mark.fault("D1", "every truncation", promise=9)
 @EVERY_COMPRESSION
 def test_every_truncation_of_a_segment_is_found(compression: Compression) -> None:
     store, manifest, key, blocks = backup(compression)
@@ -57,6 +58,7 @@ def test_every_truncation_of_a_segment_is_found(compression: Compression) -> Non
     assert len(blocks) == 3
 
 
+@pytest.mark.fault("D1", "a thousand flips", promise=9)
 @EVERY_COMPRESSION
 def test_a_thousand_random_flips_are_found_and_nothing_damaged_is_given_out(
     compression: Compression,
@@ -93,6 +95,7 @@ def test_garbage_is_never_more_than_corrupt(data: bytes, extra: int) -> None:
             parse_index(data, object_bytes=size, name="o")
 
 
+@pytest.mark.fault("D1", "garbage with a proper footer", promise=9)
 @settings(max_examples=300, deadline=None)
 @given(packed=st.binary(max_size=300), position=st.integers(0, 2**64 - 1), crc=st.booleans())
 def test_garbage_with_a_proper_footer_is_never_more_than_corrupt(packed: bytes, position: int, crc: bool) -> None:

@@ -74,10 +74,10 @@ class RecordingStore(MemoryStore):
 
     # The parent names its own kind of upload; who opens one only counts on the protocol.
     def open_upload(  # type: ignore[override]
-        self, key: str, *, metadata: Mapping[str, str] = NO_METADATA
+        self, key: str, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
     ) -> RecordingUpload:
         self.enter("open_upload", key)
-        upload = RecordingUpload(self, key, super().open_upload(key, metadata=metadata))
+        upload = RecordingUpload(self, key, super().open_upload(key, if_absent=if_absent, metadata=metadata))
         self.uploads.append(upload)
         return upload
 

@@ -12,6 +12,9 @@ class FakeClock:
     def monotonic(self) -> float:
         return self._now
 
+    def boot_ns(self) -> int:
+        return 1_000_000_000_000 + int(self._now * 1_000_000_000)
+
     def now_ms(self) -> int:
         return 1_714_564_800_000 + int(self._now * 1000)
 

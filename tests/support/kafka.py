@@ -7,8 +7,24 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from .servers import KafkaServer, kafka_jars
 from .waiting import wait_until
@@ -39,6 +55,8 @@ class KafkaHarness:
     def __init__(self, server: KafkaServer) -> None:
         self.server = server
         self.bootstrap = server.bootstrap_servers
+        #: Through the proxy of the fixture ``network`` (or ``three_network``), which has to run.
+        self.proxied_bootstrap = server.proxied_bootstrap_servers if server.proxied else ""
         self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
 
     def topic_name(self, prefix: str) -> str:
@@ -55,6 +73,23 @@ class KafkaHarness:
             future.result(30)
         self.wait_for_leaders(name, partitions)
         return name
+
+    def count(self, topic: str) -> int:
+        """Offsets of a topic over its partitions: told by the brokers, without reading; 0 while it is being made."""
+        found = self.admin.list_topics(timeout=10).topics.get(topic)
+        if found is None or not found.partitions:
+            return 0
+        wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in found.partitions}
+        try:
+            return sum(future.result(10).offset for future in self.admin.list_offsets(wanted).values())
+        except KafkaException:
+            return 0  # a topic that is being made has no leaders yet
+
+    def log_start(self, topic: str, partition: int = 0) -> int:
+        """A partition's log start offset."""
+        place = TopicPartition(topic, partition)
+        found = self.admin.list_offsets({place: OffsetSpec.earliest()})
+        return int(next(iter(found.values())).result(10).offset)
 
     def wait_for_leaders(self, name: str, partitions: int) -> None:
         """Until every partition of a topic has a leader."""
@@ -93,7 +128,6 @@ class KafkaHarness:
         self, topic: str, *, isolation_level: str = "read_committed", deadline_s: float = 60
     ) -> list[list[Read]]:
         """Every record, by partition, by a plain consumer, each partition to its end."""
-        count = len(self.admin.list_topics(topic, timeout=10).topics[topic].partitions)
         consumer = Consumer(
             {
                 "bootstrap.servers": self.bootstrap,
@@ -108,9 +142,11 @@ class KafkaHarness:
                 "fetch.max.bytes": 100_000_000,
             }
         )
-        found: list[list[Read]] = [[] for _ in range(count)]
-        waiting = set(range(count))
         try:
+            # Asked by the consumer itself: without knowing the leaders it would look for them again after 0.5 s only.
+            count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+            found: list[list[Read]] = [[] for _ in range(count)]
+            waiting = set(range(count))
             consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(count)])
 
             def step() -> bool:
@@ -128,6 +164,55 @@ class KafkaHarness:
         finally:
             consumer.close()
         return found
+
+    def consume_some(
+        self, topic: str, group: str, count: int, *, protocol: str = "classic", deadline_s: float = 60
+    ) -> list[Read]:
+        """``count`` records by a plain consumer of a group, which commits behind the last one and leaves."""
+        consumer = self.group_consumer(group, protocol=protocol)
+        found: list[Read] = []
+        try:
+            consumer.subscribe([topic])
+
+            def step() -> bool:
+                for message in consumer.consume(count - len(found), timeout=0.2):
+                    assert message.error() is None, message.error()
+                    found.append(_read(message))
+                return len(found) == count
+
+            wait_until(step, deadline_s=deadline_s, what=f"{count} records of {topic} for {group}")
+            consumer.commit(asynchronous=False)
+        finally:
+            consumer.close()
+        return found
+
+    def group_consumer(self, group: str, *, protocol: str = "classic") -> Consumer:
+        """A plain consumer of a group, that begins where the group has no offset yet, and commits when it is told to."""
+        return Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": group,
+                "group.protocol": protocol,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 20,
+            }
+        )
+
+    def committed(self, group: str) -> dict[tuple[str, int], int]:
+        """What a group has committed."""
+        answer = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(30)
+        return {(one.topic, one.partition): one.offset for one in answer.topic_partitions if one.offset >= 0}
+
+    def commit(self, group: str, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Commit for a group without members."""
+
+        def is_done() -> bool:  # a coordinator that was just made may not know of the topic yet
+            rows = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
+            answer = self.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, rows)])[group].result(30)
+            return all(one.error is None for one in answer.topic_partitions)
+
+        wait_until(is_done, deadline_s=30, what=f"the offsets of {group}")
 
     def java(self, main_class: str, *arguments: str, deadline_s: float = 60) -> str:
         """Run one of Kafka's own tools; its output."""

@@ -46,6 +46,8 @@ class StoredObject:
     data: bytes
     metadata: dict[str, str] = field(default_factory=lambda: {"kbr-upload": "another"})
     modified_at: float = field(default_factory=time.time)
+    storage_class: str = ""
+    restored: str = ""  # as the header x-amz-restore
 
 
 class ScriptedS3:
@@ -62,10 +64,12 @@ class ScriptedS3:
     def reset(self) -> None:
         """As at the start: nothing stored, no fault."""
         self.conditions = "honour"  # or "ignore", "refuse"
+        self.complete_conditions = ""  # as above, where completions differ from puts
         self.page_size = 1000
         self.clock_off_s = 0.0
         self.last_first = False  # lists in the wrong order
         self.forgets_tokens = False
+        self.ignores_prefixes = False  # in listings of uploads
         self.buckets = {"bucket"}
         self.objects: dict[str, StoredObject] = {}
         self.uploads: dict[str, tuple[str, dict[str, str], dict[int, bytes]]] = {}
@@ -120,6 +124,11 @@ class ScriptedS3:
             return f"upload-{self._next_upload}"
 
 
+def _iso(moment: float) -> str:
+    """As S3 gives it in listings: whole seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(moment))
+
+
 def _operation(method: str, key: str, query: dict[str, list[str]]) -> str:
     if method == "PUT":
         return "upload_part" if "partNumber" in query else "put"
@@ -127,6 +136,8 @@ def _operation(method: str, key: str, query: dict[str, list[str]]) -> str:
         return "create" if "uploads" in query else "complete"
     if method == "DELETE":
         return "abort" if "uploadId" in query else "delete"
+    if method == "GET" and "uploads" in query:
+        return "list_uploads"
     if method == "HEAD":
         return "head"
     return "get" if key else "list"
@@ -176,13 +187,8 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
         # -- operations -------------------------------------------------------------------
 
         def do_put(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
-            if self.headers.get("If-None-Match"):
-                if s3.conditions == "refuse":
-                    self.refuse("InvalidArgument", 400)
-                    return
-                if s3.conditions == "honour" and key in s3.objects:
-                    self.refuse("PreconditionFailed", 412)
-                    return
+            if self.refused_condition(key, s3.conditions):
+                return
             s3.objects[key] = StoredObject(b"5\r\n" + body if kind == "frame" else body, self.metadata())
             self.answer(200, b"", {"ETag": '"e"'}, lose=kind == "lose")
 
@@ -204,6 +210,8 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
             upload_id = query["uploadId"][0]
             if upload_id not in s3.uploads:
                 self.refuse("NoSuchUpload", 404)
+                return
+            if self.refused_condition(key, s3.complete_conditions or s3.conditions):
                 return
             _key, metadata, parts = s3.uploads.pop(upload_id)
             numbers = [int(node.text or "") for node in ET.fromstring(body).iter() if node.tag.endswith("PartNumber")]
@@ -247,6 +255,26 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
                 data = data[: len(data) // 2]
             self.answer(status, data, self.facts(found), lose=kind == "lose", cut=kind == "cut")
 
+        def do_list_uploads(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
+            prefix = "" if s3.ignores_prefixes else query.get("prefix", [""])[0]
+            after = (query.get("key-marker", [""])[0], query.get("upload-id-marker", [""])[0])
+            found = sorted((name, upload) for upload, (name, _, _) in s3.uploads.items() if name.startswith(prefix))
+            found = [one for one in found if one > after]
+            page, more = found[: s3.page_size], len(found) > s3.page_size
+            entries = "".join(
+                f"<Upload><Key>{escape(name)}</Key><UploadId>{upload}</UploadId></Upload>" for name, upload in page
+            )
+            markers = (
+                f"<NextKeyMarker>{escape(page[-1][0])}</NextKeyMarker><NextUploadIdMarker>{page[-1][1]}</NextUploadIdMarker>"
+                if more and not s3.forgets_tokens
+                else ""
+            )
+            xml = (
+                f"<ListMultipartUploadsResult><IsTruncated>{str(more).lower()}</IsTruncated>{markers}{entries}"
+                f"</ListMultipartUploadsResult>"
+            )
+            self.answer(200, xml.encode(), lose=kind == "lose")
+
         def do_list(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
             prefix = query.get("prefix", [""])[0]
             after = query.get("continuation-token", [""])[0]
@@ -256,7 +284,8 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
             more = start + s3.page_size < len(names)
             entries = "".join(
                 f"<Contents><Key>{escape(quote(name))}</Key><Size>{len(s3.objects[name].data)}</Size>"
-                f"<LastModified>2026-01-02T03:04:05.000Z</LastModified></Contents>"
+                f"<LastModified>{_iso(s3.objects[name].modified_at)}</LastModified>"
+                f"<StorageClass>{s3.objects[name].storage_class or 'STANDARD'}</StorageClass></Contents>"
                 for name in page
             )
             token = (
@@ -269,6 +298,18 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
                 f"{token}{entries}</ListBucketResult>"
             )
             self.answer(200, xml.encode(), lose=kind == "lose")
+
+        def refused_condition(self, key: str, conditions: str) -> bool:
+            """Whether the request had a condition that ended it."""
+            if not self.headers.get("If-None-Match") or conditions == "ignore":
+                return False
+            if conditions == "refuse":
+                self.refuse("InvalidArgument", 400)
+                return True
+            if key in s3.objects:
+                self.refuse("PreconditionFailed", 412)
+                return True
+            return False
 
         # -- answers ----------------------------------------------------------------------
 
@@ -284,6 +325,8 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
             return {
                 "Last-Modified": formatdate(found.modified_at, usegmt=True),
                 **{f"x-amz-meta-{name}": value for name, value in found.metadata.items()},
+                **({"x-amz-storage-class": found.storage_class} if found.storage_class else {}),
+                **({"x-amz-restore": found.restored} if found.restored else {}),
             }
 
         def refuse(self, code: str, status: int, message: str = "") -> None:

@@ -251,12 +251,17 @@ def _record(folder: Path, facts: dict[str, int]) -> None:
 
 
 class KafkaServer:
-    """One to three brokers, each also a controller, on consecutive ports (then the controllers' ports)."""
+    """One to three brokers, each also a controller, on consecutive ports (then the controllers' ports).
 
-    def __init__(self, folder: Path, *, brokers: int = 1, port: int = 19092) -> None:
+    With ``proxied`` each has a second listener for clients that come through a proxy: it listens on the ports behind
+    the controllers', and tells its clients that the brokers are at the ports behind those, where the proxy has to be.
+    """
+
+    def __init__(self, folder: Path, *, brokers: int = 1, port: int = 19092, proxied: bool = False) -> None:
         self.folder = folder.resolve()
         self.brokers = brokers
         self.port = port
+        self.proxied = proxied
         self.processes = [Process(f"kafka-{number}", self.folder) for number in range(1, brokers + 1)]
 
     @classmethod
@@ -268,6 +273,17 @@ class KafkaServer:
     @property
     def bootstrap_servers(self) -> str:
         return ",".join(f"127.0.0.1:{self._port(number)}" for number in range(1, self.brokers + 1))
+
+    @property
+    def proxy_routes(self) -> dict[int, int]:
+        """For a proxy: where it has to listen, and the port behind it, for each broker."""
+        numbers = range(1, self.brokers + 1)
+        return {self._proxy_port(number): self._proxied_port(number) for number in numbers}
+
+    @property
+    def proxied_bootstrap_servers(self) -> str:
+        """For clients that come through the proxy."""
+        return ",".join(f"127.0.0.1:{port}" for port in self.proxy_routes)
 
     def start(self, deadline_s: float = 90.0) -> None:
         """Start the brokers and wait until each of them tells clients of all."""
@@ -341,6 +357,12 @@ class KafkaServer:
     def _controller_port(self, number: int) -> int:
         return self.port + self.brokers + number - 1
 
+    def _proxied_port(self, number: int) -> int:
+        return self.port + 2 * self.brokers + number - 1
+
+    def _proxy_port(self, number: int) -> int:
+        return self.port + 3 * self.brokers + number - 1
+
     def _is_up(self, number: int) -> bool:
         try:
             return _registered_brokers(self._port(number)) == self.brokers
@@ -350,18 +372,27 @@ class KafkaServer:
     def _properties(self, number: int, data: Path) -> str:
         voters = ",".join(f"{one}@127.0.0.1:{self._controller_port(one)}" for one in range(1, self.brokers + 1))
         factor = self.brokers
+        listeners = (
+            f"PLAINTEXT://127.0.0.1:{self._port(number)},CONTROLLER://127.0.0.1:{self._controller_port(number)}"
+        )
+        advertised = f"PLAINTEXT://127.0.0.1:{self._port(number)}"
+        if self.proxied:
+            listeners += f",PROXIED://127.0.0.1:{self._proxied_port(number)}"
+            advertised += f",PROXIED://127.0.0.1:{self._proxy_port(number)}"
         return "\n".join(
             [
                 "process.roles=broker,controller",
                 f"node.id={number}",
                 f"controller.quorum.voters={voters}",
-                f"listeners=PLAINTEXT://127.0.0.1:{self._port(number)},CONTROLLER://127.0.0.1:{self._controller_port(number)}",
-                f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._port(number)}",
+                f"listeners={listeners}",
+                f"advertised.listeners={advertised}",
+                "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
                 "controller.listener.names=CONTROLLER",
                 "inter.broker.listener.name=PLAINTEXT",
                 f"log.dirs={data}",
                 "auto.create.topics.enable=false",
-                "offsets.topic.num.partitions=1",
+                # of several brokers, each coordinates some groups
+                f"offsets.topic.num.partitions={self.brokers}",
                 f"offsets.topic.replication.factor={factor}",
                 "transaction.state.log.num.partitions=1",
                 f"transaction.state.log.replication.factor={factor}",
@@ -392,14 +423,15 @@ def _registered_brokers(port: int) -> int:
 
 
 class S3Server:
-    """versitygw over a folder; honours If-None-Match."""
+    """versitygw over a folder; honours If-None-Match. With ``keeps_versions`` buckets may have them, and object lock."""
 
     access_key = S3_ACCESS_KEY
     secret_key = S3_SECRET_KEY
 
-    def __init__(self, folder: Path, *, port: int = 17070) -> None:
+    def __init__(self, folder: Path, *, port: int = 17070, keeps_versions: bool = False) -> None:
         self.folder = folder.resolve()
         self.port = port
+        self.keeps_versions = keeps_versions
         self.process = Process("versitygw", self.folder)
 
     @classmethod
@@ -420,8 +452,13 @@ class S3Server:
         _record(self.folder, {"port": self.port})
         data = self.folder / "buckets"
         data.mkdir(parents=True, exist_ok=True)
+        options = []
+        if self.keeps_versions:
+            versions = self.folder / "versions"
+            versions.mkdir(exist_ok=True)
+            options = ["--versioning-dir", str(versions)]
         self.process.start(
-            [str(binary), "--port", f"127.0.0.1:{self.port}", "posix", str(data)],
+            [str(binary), "--port", f"127.0.0.1:{self.port}", "posix", *options, str(data)],
             port=self.port,
             env={"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key},
         )

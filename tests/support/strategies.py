@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kbr_codec import Record
 
-__all__ = ["INT64_MAX", "INT64_MIN", "odd_record_lists", "pack_block", "pack_int", "record_columns"]
+__all__ = ["INT64_MAX", "INT64_MIN", "TIMESTAMPS", "odd_record_lists", "pack_block", "pack_int", "record_columns"]
 
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1

@@ -7,23 +7,28 @@ import multiprocessing
 import multiprocessing.util
 import os
 import pickle
+import queue
 import re
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
+from multiprocessing import process as processes
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from kbr.errors import WorkerBootFailed
+from kbr.runtime.deaths import UNKNOWN_CODE
 from kbr.runtime.framing import FrameReader, frame
 from kbr.runtime.messages import SupervisorMessage, WorkerMessage
 from kbr.runtime.worker import SHIELDED_SIGNALS, worker_main
+from kbr.timing import Deadline
 
 __all__ = ["LocalWorker", "prestart", "spawn_worker", "worker_environment"]
 
@@ -39,6 +44,9 @@ _LAST_WORDS_TIMEOUT_S = 2.0
 _EXIT_TIMEOUT_S = 1.0
 #: After SIGKILL; longer means that the kernel can't end it (a dead network mount).
 _KILL_TIMEOUT_S = 10.0
+#: Until a forkserver has made a process: 6 ms, and the time of its imports at first, which a slow disk can make long.
+_START_TIMEOUT_S = 60.0
+_START_ROUND_S = 0.1
 
 _SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 
@@ -96,22 +104,28 @@ def _launch(path: Any, args: Any, passfds: Any) -> int:
     from there (CPython before 3.12 does not even use the path that it is given): any ``logging.py`` in the folder
     where somebody takes a backup would be run. So the caller's own path is set before anything is imported.
 
-    Changing os.environ for the moment instead would race with getenv() in librdkafka's threads. The signals are
-    blocked here and not around it all, as resource_tracker unblocks two of them half-way (CPython 3.10 to 3.13).
+    Changing os.environ for the moment instead would race with getenv() in librdkafka's threads. The signals are blocked in
+    _popen() and not around it all, as resource_tracker unblocks two of them half-way (CPython 3.10 to 3.13).
     """
     *options, dash_c, command = args
     if dash_c != "-c":
         raise RuntimeError(f"multiprocessing starts its helpers in a way that kbr does not know: {args!r}")
     search = [entry or os.getcwd() for entry in sys.path]
+    # the collector as kbr/__main__.py sets it: imports make objects that stay
+    first = f"import sys, gc; gc.set_threshold(50_000, 20, 100); sys.path[:] = {search!r}"
+    if "multiprocessing.forkserver" not in command:
+        return _popen([*options, dash_c, f"{first}; {command}"], path, passfds)
+    # the workers' parent: it must not outlive this process, which it would if somebody has stopped it
+    tie = f"from kbr.runtime.orphans import die_with; die_with({os.getpid()})"
+    return _launcher.call(lambda: _popen([*options, dash_c, f"{first}; {tie}; {command}"], path, passfds))
+
+
+def _popen(arguments: list[str], path: Any, passfds: Any) -> int:
+    """The pid of a new process of this interpreter."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED_SIGNALS)
     try:
         process = subprocess.Popen(  # noqa: S603  (this interpreter, with multiprocessing's own arguments)
-            # the collector as kbr/__main__.py sets it: imports make objects that stay
-            [
-                *options,
-                dash_c,
-                f"import sys, gc; gc.set_threshold(50_000, 20, 100); sys.path[:] = {search!r}; {command}",
-            ],
+            arguments,
             executable=path,
             pass_fds=passfds,
             env=worker_environment(dict(os.environ)),
@@ -125,6 +139,52 @@ def _launch(path: Any, args: Any, passfds: Any) -> int:
     return process.pid
 
 
+class _Launcher:
+    """Makes processes in a thread that ends with this process and never before.
+
+    A process that is to die with its parent dies when the thread that made it ends (prctl(2), PR_SET_PDEATHSIG), and
+    the one that needs a forkserver may be of any kind.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked: queue.SimpleQueue[tuple[Callable[[], int], queue.SimpleQueue[int | BaseException]]]
+        #: Whose thread there is: a fork of this process has none.
+        self._pid = 0
+
+    def call(self, make: Callable[[], int]) -> int:
+        """What ``make`` returns, or raises, in that thread.
+
+        Raises:
+            OSError: there is no thread to be had.
+        """
+        with self._lock:
+            if self._pid != os.getpid():
+                self._asked = queue.SimpleQueue()
+                try:
+                    threading.Thread(target=self._serve, name="launcher", daemon=True).start()
+                except RuntimeError as error:
+                    raise OSError(str(error)) from error  # no more threads
+                self._pid = os.getpid()
+        answer: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
+        self._asked.put((make, answer))
+        made = answer.get()
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    def _serve(self) -> None:
+        while True:
+            make, answer = self._asked.get()
+            try:
+                answer.put(make())
+            except BaseException as error:  # raised again by call()
+                answer.put(error)
+
+
+_launcher = _Launcher()
+
+
 class LocalWorker:
     """One worker process and the supervisor's end of its pipe. Nothing here waits but end()."""
 
@@ -133,6 +193,8 @@ class LocalWorker:
         self._socket = end
         self._reader = FrameReader()
         self._unsent = bytearray()
+        #: The worker's end is closed: no thread of it runs any more.
+        self._pipe_ended = False
         self._pid = process.pid or 0
         end.setblocking(False)
 
@@ -183,11 +245,16 @@ class LocalWorker:
             return [], True
         except OSError:
             data = b""
+        self._pipe_ended = not data
         return [pickle.loads(message) for message in self._reader.feed(data)], bool(data)
+
+    def has_words(self) -> bool:
+        """Whether receive() has something to give."""
+        return self._readable(0.0)
 
     def wait_for_last_words(self) -> bool:
         """After the process's end: whether receive() has more to give, or will have within a moment."""
-        return bool(select.select([self._socket], [], [], _LAST_WORDS_TIMEOUT_S)[0])
+        return self._readable(_LAST_WORDS_TIMEOUT_S)
 
     def kill(self) -> None:
         """SIGKILL: whatever a worker does is safe to be cut anywhere."""
@@ -197,20 +264,49 @@ class LocalWorker:
         """Wait for a process that has ended, was killed, or has given up its pipe.
 
         Returns:
-            Its exit code, negative for a signal; None when it does not end even so.
+            Its exit code, negative for a signal; None when it does not end even so, or nobody knows.
         """
-        self._socket.close()
+        # the worker's control thread ends it, should it live
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
         self._process.join(_EXIT_TIMEOUT_S)
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join(_KILL_TIMEOUT_S)
         code = self._process.exitcode
-        if code is not None:
-            self._process.close()
+        if code is None:
+            self.abandon()
+            # the end of its pipe is its own; then it is the forkserver that does not tell, as it is frozen
+            return UNKNOWN_CODE if self._pipe_ended else None
+        if code == UNKNOWN_CODE and not self._ends_its_pipe():
+            # the forkserver was killed and took its word for it along
+            code = None
+        self._socket.close()
+        self._process.close()
         return code
 
+    def abandon(self) -> None:
+        """Wait no more for a process that does not end: neither now nor when this one ends."""
+        self._socket.close()
+        # multiprocessing's own end waits for all of these
+        processes._children.discard(self._process)  # type: ignore[attr-defined]
 
-def spawn_worker(worker_id: int, entry: str) -> LocalWorker:
+    def _ends_its_pipe(self) -> bool:
+        deadline = Deadline(_KILL_TIMEOUT_S)
+        while not self._pipe_ended and self._readable(deadline.remaining_s()):
+            try:
+                self._pipe_ended = not self._socket.recv(_READ_BYTES)
+            except OSError:
+                self._pipe_ended = True
+        return self._pipe_ended
+
+    def _readable(self, timeout_s: float) -> bool:
+        poll = select.poll()  # select() knows no descriptors above 1023
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+
+
+def spawn_worker(worker_id: int, entry: str, beat_s: float) -> LocalWorker:
     """Start a worker; it says Ready over its pipe.
 
     Raises:
@@ -220,13 +316,13 @@ def spawn_worker(worker_id: int, entry: str) -> LocalWorker:
     log_level = logging.getLogger("kbr").getEffectiveLevel()
     process = _context.Process(
         target=worker_main,
-        args=(theirs, worker_id, entry, log_level),
+        args=(theirs, worker_id, entry, log_level, beat_s),
         name=f"kbr-worker-{worker_id}",
         daemon=True,
     )
     try:
-        with theirs, _discreet_start():
-            process.start()
+        with theirs:
+            _start(process)
     except (OSError, EOFError) as error:
         ours.close()
         raise WorkerBootFailed(
@@ -234,3 +330,40 @@ def spawn_worker(worker_id: int, entry: str) -> LocalWorker:
             hint="look at what was written to standard error, and at the limits of processes and memory (ulimit -a)",
         ) from error
     return LocalWorker(process, ours)
+
+
+def _start(process: ForkServerProcess) -> None:
+    """Start a process, in a thread: multiprocessing would wait for a frozen forkserver for ever.
+
+    A forkserver that does not answer is killed. Its workers die with it, and the next start makes a new one.
+
+    Raises:
+        OSError, EOFError: the forkserver is not there, or did not answer.
+    """
+    errors: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            with _discreet_start():
+                process.start()
+        except BaseException as error:  # raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=start, name="start-worker", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(str(error)) from error  # no more threads
+    # rounds, not a clock: when all of this was frozen, nobody is to blame
+    for _ in range(round(_START_TIMEOUT_S / _START_ROUND_S)):
+        thread.join(_START_ROUND_S)
+        if not thread.is_alive():
+            break
+    else:
+        forkserver_pid = forkserver._forkserver.__dict__["_forkserver_pid"]
+        if forkserver_pid is not None:
+            os.kill(forkserver_pid, signal.SIGKILL)
+        thread.join(_KILL_TIMEOUT_S)
+        raise TimeoutError(f"the forkserver did not answer within {_START_TIMEOUT_S:g} s")
+    if errors:
+        raise errors[0]

@@ -16,19 +16,23 @@ from typing import Any
 
 import pytest
 
+from benchmarks.__main__ import main as benchmarks_main
+from benchmarks.checkpoint import measure_checkpoints
 from benchmarks.data import DataSpec, columns_of, pack_block
 from benchmarks.digest import Columns, Digester
 from benchmarks.engines import ENGINES, Job, Place, parse_peer
 from benchmarks.flame import fold, render
 from benchmarks.measure import Command, MeasureError, measure
-from benchmarks.page import rendered
+from benchmarks.offsets import measure_offsets
+from benchmarks.page import rendered, results_of
 from benchmarks.plots import plot_results
-from benchmarks.results import figures_of, markdown, targets
+from benchmarks.results import failures, figures_of, markdown, targets
 from benchmarks.scenarios import SCENARIOS, chosen
 from benchmarks.simulate import least_makespan, made_sizes, makespan
 from benchmarks.throttle import Sample, figures
 from kbr.config.model import BackupConfig, RestoreConfig
 from kbr.format.compression import DEFAULT_ZSTD_LEVEL
+from kbr.format.documents import load_manifest
 from kbr_codec import decode_block
 from tests.support.servers import REPOSITORY
 
@@ -94,6 +98,7 @@ def test_what_is_measured_ends_with_the_one_who_measures(tmp_path: Path, how: si
         "import pathlib, signal, sys\n"
         "from benchmarks.measure import Command, measure\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored by children of a shell's background jobs
         f"measure(Command(argv=[sys.executable, '-c', {command!r}]), folder=pathlib.Path({str(tmp_path)!r}), deadline_s=600)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", harness], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
@@ -350,6 +355,56 @@ def test_a_figure_of_the_page_that_was_changed_by_hand_is_found(tmp_path: Path) 
             rendered(wrong, tmp_path)
 
 
+def test_the_tally_of_targets_comes_from_the_results() -> None:
+    assert targets([_result()]).endswith(f"\n{targets([_result()]).count('| yes |')} of {targets([_result()]).count('≤')} targets are met.")
+    small, large = _result(), _result() | {"scenario": "ten"}
+    assert targets([small, large]) != targets([small])
+
+
+def test_a_part_of_the_records_is_marked_and_meets_no_target(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"benchmark": "run", "scale": 0.01, "results": [_result()]}))
+    results = results_of([tmp_path / "r.json"])
+    assert "| k1 (scale 0.01) | kbr |" in markdown(results)
+    text = targets(results)
+    assert "| k1 (scale 0.01) | restore | wall_ratio | ≤ 1.25 | 0.50 | scaled down |" in text
+    assert "yes" not in text
+    assert text.endswith("0 of 0 targets are met.")
+    plot_results(results, tmp_path)
+    assert "k1 (scale 0.01)" in (tmp_path / "figures-backup.svg").read_text()
+
+
+def test_engines_that_failed_are_told_with_how_often_and_why() -> None:
+    failed = [one for one in failures([_result()]) if "it fell over" in one]
+    assert len(failed) == 1
+    assert failed[0].startswith("k1: ")
+    assert "rounds: it fell over" in failed[0]
+
+
+@pytest.mark.parametrize("verb", ["table", "targets", "plot"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (None, "can't be read: No such file or directory"),
+        (b"# a page", "is no JSON"),
+        (b"\xff\xfe", "is no JSON"),
+        (b"[]", "is no result of a benchmark"),
+        (b"{}", "is no result of a benchmark"),
+        (b'{"benchmark": "simulate"}', "is no result of `benchmarks run`"),
+    ],
+)
+def test_a_file_that_is_no_result_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, content: bytes | None, what: str
+) -> None:
+    path = tmp_path / "r.json"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", verb, str(path)])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        benchmarks_main()
+    assert what in str(caught.value)
+
+
 # -- pictures -------------------------------------------------------------------------------------
 
 
@@ -380,3 +435,18 @@ def test_a_profile_is_folded_by_thread_library_and_function() -> None:
     picture = render(stacks, "a <title>")
     assert "rd_crc32c: 50.0%" in picture
     assert "a &lt;title&gt;" in picture
+
+
+def test_the_checkpoint_benchmark_publishes_what_it_says(tmp_path: Path) -> None:
+    found = measure_checkpoints(tmp_path, segments=60, partitions=4, new=5, rounds=3)
+    manifest = load_manifest((tmp_path / "b" / "manifest.json").read_bytes(), name="m")
+    assert sum(len(partition.segments) for partition in manifest.topics[0].partitions) == 75
+    assert found["manifest_bytes"] == (tmp_path / "b" / "manifest.json").stat().st_size
+    assert 0 < found["share_of_time"] <= 0.02
+
+
+def test_the_offsets_benchmark_maps_two_million_ranges_in_less_than_fifty_megabytes(tmp_path: Path) -> None:
+    """A hundred million take little more: docs/performance.md."""
+    found = measure_offsets(tmp_path, records=2_000_000, layout=1)
+    assert found["ranges"] == 2_000_000
+    assert 0 < found["grown_mb"] < 50

@@ -22,6 +22,9 @@ BACKUP: dict[str, Any] = {
     "storage": "/backups",
     "status": "incomplete",
     "dry_run": False,
+    "continuous": False,
+    "resumed": False,
+    "added": {"records": 1003, "segments": 3, "raw_bytes": 2**21, "stored_bytes": 2**20, "gaps": 0},
     "created_at_ms": 1_714_564_800_000,
     "finished_at_ms": 1_714_564_802_000,
     "duration_s": 2.0,
@@ -31,6 +34,7 @@ BACKUP: dict[str, Any] = {
         "topics": 2,
         "partitions": 4,
         "offsets": 1010,
+        "offsets_left": 17,
         "records": 1003,
         "raw_bytes": 2**21,
         "stored_bytes": 2**20,
@@ -41,6 +45,7 @@ BACKUP: dict[str, Any] = {
             "topic": "orders",
             "partitions": 3,
             "offsets": 1000,
+            "offsets_left": 10,
             "records": 1000,
             "raw_bytes": 2**20,
             "stored_bytes": 2**19,
@@ -52,6 +57,7 @@ BACKUP: dict[str, Any] = {
             "topic": "x\x1b[2J",
             "partitions": 1,
             "offsets": 10,
+            "offsets_left": 7,
             "records": 3,
             "raw_bytes": 2**20,
             "stored_bytes": 2**19,
@@ -60,6 +66,7 @@ BACKUP: dict[str, Any] = {
             "failed": [{"partition": 0, "error": "leader not available"}],
         },
     ],
+    "groups": None,
     "warnings": ["x: 1 of 1 partitions failed"],
 }
 RESTORE: dict[str, Any] = {
@@ -95,9 +102,20 @@ RESTORE: dict[str, Any] = {
             "failed": [],
         }
     ],
-    "totals": {"topics": 1, "partitions": 3, "records": 0, "bytes": 0, "changed_timestamps": 0},
+    "totals": {
+        "topics": 1,
+        "partitions": 3,
+        "records": 0,
+        "records_exact": True,
+        "already_there": 0,
+        "gone": 0,
+        "bytes": 0,
+        "changed_timestamps": 0,
+    },
     "warnings": ["retention is short"],
+    "retries": 0,
     "failures": {},
+    "groups": None,
 }
 
 
@@ -168,11 +186,11 @@ def test_the_backup_table_tells_what_is_missing(use_case: Callable[..., Mock]) -
     use_case("backup_run", "run_backup", report(BACKUP, 3))
     out = run("backup", "-b", "a:1", "--backup-id", "first", "--storage", "/backups").stdout
     assert "Backup first at /backups: incomplete" in out
-    assert out.splitlines()[2].split() == ["TOPIC", "PARTITIONS", "RECORDS", "SIZE", "STORED", "SEGMENTS", "PROBLEMS"]
+    assert out.splitlines()[2].split() == ["TOPIC", "PARTITIONS", "RECORDS", "ENCODED", "STORED", "SEGMENTS", "PROBLEMS"]
     assert "1 gaps" in out
     assert "1 failed (0: leader not available)" in out
     assert "1,003" in out
-    assert "Took 2.0 s (1.0 MiB/s)." in out
+    assert "Took 2.0 s (1.0 MiB/s encoded)." in out
     assert "Warning: x: 1 of 1 partitions failed" in out
     assert "\x1b" not in out
 
@@ -181,8 +199,15 @@ def test_a_planned_backup_shows_offsets(use_case: Callable[..., Mock]) -> None:
     use_case("backup_run", "run_backup", report({**BACKUP, "dry_run": True, "status": "planned"}))
     out = run("backup", "-n", "-b", "a:1", "--backup-id", "first", "--storage", "/backups").stdout
     assert "Would back up to first at /backups:" in out
-    assert "OFFSETS" in out
-    assert "1,010" in out
+    head, *_rows, total = [line.split() for line in out.splitlines() if line.startswith(("TOPIC", "total"))]
+    assert head == ["TOPIC", "PARTITIONS", "OFFSETS", "LEFT", "TO", "READ", "PROBLEMS"]
+    assert total == ["total", "4", "1,010", "17"]
+
+
+def test_a_planned_backup_of_one_that_is_there_says_that_it_goes_on(use_case: Callable[..., Mock]) -> None:
+    use_case("backup_run", "run_backup", report({**BACKUP, "dry_run": True, "status": "planned", "resumed": True}))
+    out = run("backup", "-n", "-b", "a:1", "--backup-id", "first", "--storage", "/backups").stdout
+    assert "Would go on with backup first at /backups:" in out
 
 
 @pytest.mark.parametrize("output", ["json", "yaml"])
@@ -237,7 +262,7 @@ def test_the_restore_plan_shows_what_will_be_done(use_case: Callable[..., Mock])
     out = run("restore", "-n", "-b", "a:1", "--backup-id", "x", "--storage", "/b").stdout
     assert "From 2024-05-01T12:00:00.000Z (" in out
     assert "local time)" in out
-    assert "Reads 3 segments, 12 blocks (1.0 MiB stored); restores at most 1,003 records (2.0 MiB)." in out
+    assert "Reads 3 segments, 12 blocks (1.0 MiB stored); restores at most 1,003 records (2.0 MiB encoded)." in out
     assert "Topics to create:" in out
     assert "retention.ms=-1" in out
     assert "Warning: retention is short" in out
@@ -248,16 +273,18 @@ def test_the_restore_result_names_failures(use_case: Callable[..., Mock]) -> Non
     document = {
         **RESTORE,
         "dry_run": False,
-        "status": "failed",
+        "status": "incomplete",
         "topics": [topic],
+        "totals": {**RESTORE["totals"], "records_exact": False},
         "failures": {"orders[1]": "no leader"},
     }
-    use_case("restore_run", "run_restore", report(document, 1))
+    use_case("restore_run", "run_restore", report(document, 3))
     result = run("restore", "-b", "a:1", "--backup-id", "x", "--storage", "/b")
-    assert result.exit_code == 1
-    assert "Restore of backup first at /backups: failed" in result.stdout
+    assert result.exit_code == 3
+    assert "Restore of backup first at /backups: incomplete" in result.stdout
     assert "1 failed" in result.stdout
     assert "Failed: orders[1]: no leader" in result.stdout
+    assert "at least so many records are in the target" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -286,6 +313,7 @@ def test_list_shows_every_backup_and_why_one_can_not_be_read(use_case: Callable[
     good = {
         "backup_id": "a",
         "status": "complete",
+        "lock_held": None,
         "error": None,
         "created_at": "2024-05-01T12:00:00.000Z",
         "created_at_ms": 1_714_564_800_000,
@@ -300,14 +328,16 @@ def test_list_shows_every_backup_and_why_one_can_not_be_read(use_case: Callable[
         "max_timestamp_ms": None,
     }
     bad = {**dict.fromkeys(good), "backup_id": "b", "status": "unreadable", "error": "manifest cut in half"}
-    fake = use_case("inspect", "list_backups", report({"backups": [good, bad]}))
+    left = {**good, "backup_id": "c", "status": "running", "lock_held": False}
+    fake = use_case("inspect", "list_backups", report({"backups": [good, bad, left]}))
     result = run("ls", "--storage", "/backups")
     assert result.exit_code == 0, result.stderr
     assert config_of(fake).storage.location == "/backups"
     assert "1,003" in result.stdout
     assert "b: manifest cut in half" in result.stdout
+    assert "c: running, but nobody holds its lock: it ended without saying so" in result.stdout
     parsed = json.loads(run("list", "--storage", "/backups", "-o", "json").stdout)
-    assert [one["backup_id"] for one in parsed["backups"]] == ["a", "b"]
+    assert [one["backup_id"] for one in parsed["backups"]] == ["a", "b", "c"]
 
 
 def test_an_empty_store_is_no_error(use_case: Callable[..., Mock]) -> None:
@@ -330,6 +360,7 @@ TOTALS: dict[str, Any] = {
 DESCRIBE: dict[str, Any] = {
     "backup_id": "a",
     "status": "incomplete",
+    "lock_held": None,
     "created_at_ms": 0,
     "finished_at_ms": None,
     "format_version": 1,
@@ -359,6 +390,20 @@ DESCRIBE: dict[str, Any] = {
             ],
         }
     ],
+    "restores": [
+        {
+            "restore_id": "ab" * 16,
+            "status": "complete",
+            "error": None,
+            "cluster_id": "target-cluster",
+            "created_at_ms": 1_714_564_800_000,
+            "updated_at_ms": 1_714_564_800_000,
+            "target_topics": ["t-restored"],
+            "has_offset_map": True,
+        },
+        {**dict.fromkeys(["created_at_ms", "updated_at_ms"]), "restore_id": "cd" * 16, "status": "unreadable",
+         "error": "state cut in half", "cluster_id": "", "target_topics": [], "has_offset_map": False},
+    ],
 }
 
 
@@ -370,6 +415,23 @@ def test_describe_shows_what_is_missing(use_case: Callable[..., Mock]) -> None:
     assert "Source:    cid (k:9092), read_committed" in result.stdout
     assert "Failed: t[1]: reached offset 3 of 9: no leader" in result.stdout
     assert "Gap: t[0]: offsets 1 to 2 (retention)" in result.stdout
+    assert "target-cluster  yes             t-restored" in result.stdout
+    assert f"{'cd' * 16}: state cut in half" in result.stdout
+
+
+@pytest.mark.parametrize("restores", [[], None])
+def test_describe_says_nothing_of_restores_where_there_are_none_or_they_can_t_be_listed(
+    use_case: Callable[..., Mock], restores: list[Any] | None
+) -> None:
+    use_case("inspect", "describe_backup", report({**DESCRIBE, "restores": restores}))
+    result = run("describe", "--storage", "/backups", "a")
+    assert result.exit_code == 0, result.stderr
+    assert "RESTORE" not in result.stdout
+
+
+def test_describe_says_when_a_run_is_gone(use_case: Callable[..., Mock]) -> None:
+    use_case("inspect", "describe_backup", report({**DESCRIBE, "status": "running", "lock_held": False}))
+    assert "Status:    running, but nobody holds its lock" in run("describe", "a", "--storage", "/backups").stdout
 
 
 def test_describe_takes_the_configurations_backup_id(use_case: Callable[..., Mock]) -> None:
@@ -377,6 +439,44 @@ def test_describe_takes_the_configurations_backup_id(use_case: Callable[..., Moc
     assert run("info", "--storage", "/backups", KBR_BACKUP_ID="from-env").exit_code == 0
     assert fake.call_args.args[1] == "from-env"
     assert run("show", "--storage", "/backups").exit_code == 2
+
+
+RUN: dict[str, Any] = {
+    "pid": 7,
+    "verb": "backup",
+    "backup_id": "nightly",
+    "started_at_ms": 0,
+    "elapsed_s": 75.0,
+    "records": 1000,
+    "total_records": 2000,
+    "raw_bytes": 2**20,
+    "records_per_s": 0.0,
+    "bytes_per_s": 0.0,
+    "eta_s": None,
+    "rate_limit": {"bytes_per_s": None, "records_per_s": None},
+    "limited_bytes": 0,
+    "limited_records": 0,
+    "doing": "waiting for Kafka",
+    "lag_records": 1234,
+    "topic_count": 40,
+    "topics": [
+        {"topic": f"t{number}", "partitions": 3, "next_offset": 5000, "high_watermark": 6234, "lag_records": 1234}
+        for number in range(30)
+    ],
+}
+
+
+def test_status_shows_what_a_backup_does_and_the_topics_behind(use_case: Callable[..., Mock]) -> None:
+    restore = {**RUN, "verb": "restore", "doing": None, "lag_records": None, "topic_count": None, "topics": []}
+    use_case("status", "running", report({"runs": [RUN, restore]}))
+    out = run("status").stdout
+    assert "Backup nightly (pid 7): waiting for Kafka; at most 1,234 records behind" in out
+    assert out.count("waiting for") == 1
+    row = next(line.split() for line in out.splitlines() if line.startswith("t0 "))
+    assert row == ["t0", "3", "5,000", "6,234", "1,234"]
+    assert "t19" in out
+    assert "t20" not in out
+    assert "and 20 more topics" in out
 
 
 VERIFY: dict[str, Any] = {

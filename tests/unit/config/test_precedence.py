@@ -192,7 +192,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(file: Path, on
         ("backup.workers.x=1", "--set backup.workers.x: key backup.workers: unknown key"),
         ("source.topics.include=[a", "is not a YAML list or mapping"),
         ("restore.partition_mapping.topic=1", "names no partition"),
-        ("continuous=true", "unknown key (not available yet)"),
+        ("index=true", "unknown key (not available yet)"),
     ],
 )
 def test_a_wrong_set_says_what_is_wrong(file: Path, one: str, message: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from kbr.errors import ManifestUnreadable, RepositoryError, UnsupportedFormat
 from kbr.format.documents import Manifest, dump_manifest, load_manifest
 from kbr.format.names import segment_name
-from kbr.model import Compression, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef
+from kbr.model import Compression, FailureKind, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef
 from tests.support.backups import manifest_of, partition_of, topic_of
 
 NAME = "nightly/manifest.json"
@@ -56,6 +56,7 @@ def sample() -> Manifest:
             partition=2,
             status=PartitionStatus.FAILED,
             error="no leader",
+            failure=FailureKind.UNSEEN,
             end_offset_exclusive=7,
             high_watermark=7,
         ),
@@ -142,6 +143,27 @@ def test_the_file_is_json_with_the_fields_that_the_format_page_names() -> None:
         "sha256",
     ]
     assert segment["end_offset"] == 19
+
+
+def test_the_last_segment_s_leader_epoch_comes_back_where_it_is_known() -> None:
+    known = replace(reference_of(30), leader_epoch=7)
+    partitions = [
+        partition_of([reference_of(10), known], gaps=(replace(sample().topics[1].partitions[0].gaps[0]),)),
+        partition_of([replace(reference_of(0, partition=1), leader_epoch=0)], partition=1),
+        partition_of([reference_of(0, partition=2)], partition=2),
+    ]
+    data = dump_manifest(manifest_of([topic_of("orders", partitions)]))
+    entries = load_manifest(data, name=NAME).topics[0].partitions
+    assert [one.segments[-1].leader_epoch for one in entries] == [7, 0, -1]
+    assert entries[0].segments[-1].anchor == (39, -1, 7)
+    assert dump_manifest(load_manifest(data, name=NAME)) == data
+
+
+@pytest.mark.parametrize("epoch", [-1, 2**31, 1.5, "1", None, True])
+def test_a_leader_epoch_that_can_not_be_one_is_refused(epoch: object) -> None:
+    document = document_of(sample())
+    document["topics"][1]["partitions"][0]["leader_epoch"] = epoch
+    assert "leader_epoch" in str(refused(sealed(document)))
 
 
 def test_unknown_keys_are_ignored() -> None:
@@ -292,6 +314,17 @@ def every_path(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str |
 FREE = {("retention", "keep"), ("retention", "keep", "daily")}
 
 
+def test_a_manifest_that_is_older_than_what_it_says_of_failures_is_read() -> None:
+    document = document_of(sample())
+    for topic in document["topics"]:
+        for partition in topic["partitions"]:
+            del partition["failure"]
+    loaded = load_manifest(sealed(document), name=NAME)
+    found = [one for topic in loaded.topics for one in topic.partitions]
+    assert "no leader" in [one.error for one in found]
+    assert {one.failure for one in found} == {None}
+
+
 def test_every_key_has_to_be_there_and_of_its_type() -> None:
     """Each of them once missing, and once a value of every other type."""
     document = document_of(sample())
@@ -314,7 +347,7 @@ def test_every_key_has_to_be_there_and_of_its_type() -> None:
                 continue
             # what may be so: free text, null where null is allowed, a list that may be empty
             assert dump_manifest(loaded) == data or value is DELETED
-            assert value is not DELETED or isinstance(path[-1], int)
+            assert value is not DELETED or isinstance(path[-1], int) or path[-1] == "failure"
     assert checked > 800
 
 

@@ -82,6 +82,23 @@ def changed(data: bytes, **changes: Any) -> bytes:
 # -- what is written ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("epochs", "kept"), [((-1, -1), -1), ((3, -1), -1), ((-1, 0), 0), ((9, 2**31 - 1), 2**31 - 1)])
+def test_the_last_record_s_leader_epoch_is_kept_where_it_is_known(epochs: tuple[int, int], kept: int) -> None:
+    assembler = SegmentAssembler(identity_of())
+    for first, epoch in zip((0, 5), epochs, strict=True):
+        block = block_of(first, 5)
+        assembler.add(b"frame", len(block), scan_block(block), epoch)
+    data = b"frame" * 2 + assembler.finish(10)
+    assert index_of(data).get("last_leader_epoch", -1) == kept
+    index = parse(data)
+    assert index.last_leader_epoch == kept
+    reference = index.segment_ref(key="k", stored_bytes=len(data), sha256="00")
+    assert reference.anchor == (9, index.last_timestamp, kept)
+    # and by the parser that large indexes are read with
+    larger = changed(data, new_thing={"a": 1})
+    assert parse(larger).last_leader_epoch == kept
+
+
 @EVERY_COMPRESSION
 def test_the_plain_reader_reads_what_the_assembler_writes(compression: Compression) -> None:
     index, records = plain_reader.read_segment(sample(compression))
@@ -299,6 +316,9 @@ DAMAGE: dict[str, dict[str, Any]] = {
     "huge max_record_bytes": {"max_record_bytes": 2**40},
     "first_timestamp": {"first_timestamp": 999},
     "last_timestamp": {"last_timestamp": 420},
+    "last_leader_epoch beyond int32": {"last_leader_epoch": 2**31},
+    "negative last_leader_epoch": {"last_leader_epoch": -2},
+    "last_leader_epoch is text": {"last_leader_epoch": "1"},
     "created_at is a float": {"created_at": 1.5},
     "record_count is true": {"record_count": True},
     "endless writer": {"writer": "x" * 1025},

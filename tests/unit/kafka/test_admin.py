@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from kbr.errors import AuthenticationFailed, ClusterUnavailable, ConfigError
 from kbr.kafka.admin import CAUSE_LIFETIME_S, CONNECT_DEADLINE_S, REFUSED_DEADLINE_S, AdminSession
 from kbr.kafka.cluster import Cluster
 from kbr.kafka.settings import ClientSettings
+from kbr.timing import SYSTEM_CLOCK
 from tests.support.clocks import FakeClock
 
 SECRET = "hush-hush"
@@ -104,6 +106,79 @@ def test_an_answer_that_never_comes_is_an_error_of_ours() -> None:
     session, _clock = _session(KafkaError._TRANSPORT, deadline_s=-5)
     with pytest.raises(ClusterUnavailable, match="looking"):
         session.result(Future(), "looking")
+
+
+class _Stop:
+    """Comes when it was asked for so many times."""
+
+    def __init__(self, after: int = 0) -> None:
+        self._left = after
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+class _SilentClient:
+    """Never answers, as long as a test goes on."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def list_topics(self, timeout: float) -> None:
+        self.over.wait(60)
+
+    def poll(self, _timeout: float) -> int:
+        return 0
+
+
+def _stopped_session(stop: _Stop) -> tuple[AdminSession, _SilentClient]:
+    settings = ClientSettings(bootstrap_servers=("b:1",))
+    session = AdminSession(settings, deadline_s=3600, clock=SYSTEM_CLOCK, is_stopped=stop)
+    client = _SilentClient()
+    session._client = client
+    return session, client
+
+
+def test_a_stop_ends_what_waits_for_metadata_though_librdkafka_goes_on() -> None:
+    session, client = _stopped_session(_Stop(after=2))
+    try:
+        with pytest.raises(ClusterUnavailable, match="reading metadata: given up, as the run was stopped"):
+            session.metadata()
+    finally:
+        client.over.set()
+
+
+def test_a_stop_ends_what_waits_for_an_answer_and_what_would_be_asked_again() -> None:
+    session, _client = _stopped_session(_Stop(after=2))
+    asked: list[int] = []
+
+    def ask() -> object:
+        asked.append(1)
+        return session.result(Future(), "looking")
+
+    with pytest.raises(ClusterUnavailable, match="looking: given up"):
+        session.steadily(ask)
+    assert asked == [1]
+
+
+def test_an_answer_that_is_there_counts_after_a_stop_too() -> None:
+    session, _client = _stopped_session(_Stop())
+    answer: Future[str] = Future()
+    answer.set_result("here")
+    assert session.result(answer, "looking") == "here"
+
+
+def test_a_question_that_is_to_be_answered_after_a_stop_gets_its_time() -> None:
+    clock = FakeClock()
+    settings = ClientSettings(bootstrap_servers=("b:1",))
+    session = AdminSession(settings, deadline_s=3600, clock=clock, is_stopped=_Stop())
+    limit = session.deadline(stop_grace_s=5)
+    assert not limit.is_given_up
+    clock.advance(4.9)
+    assert not limit.is_given_up
+    clock.advance(0.2)
+    assert limit.is_given_up
 
 
 def test_refused_settings_do_not_show_secrets() -> None:

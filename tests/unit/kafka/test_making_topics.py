@@ -9,7 +9,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from kbr.errors import ClusterError, ClusterUnavailable, KbrError
-from kbr.kafka.cluster import NEW_PARTITIONS_PER_REQUEST, TOPICS_PER_REQUEST, Cluster
+from kbr.kafka.cluster import Cluster
+from kbr.kafka.new_topics import NEW_PARTITIONS_PER_REQUEST, TOPICS_PER_REQUEST, topic_defaults
 from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicSpec
 from tests.support.clocks import FakeClock
@@ -107,3 +108,12 @@ def test_errors_keep_what_programs_need() -> None:
     with pytest.raises(KbrError) as caught:
         _make(_Admin({("a", 1): KafkaError.INVALID_CONFIG}), _spec("a"))
     assert caught.value.context["kafka_code"] == KafkaError.INVALID_CONFIG
+
+
+def test_a_new_topics_retention_is_the_brokers_finest_setting() -> None:
+    hours: dict[str, str | None] = {"log.retention.hours": "168", "log.retention.minutes": None, "log.retention.ms": None}
+    assert topic_defaults(hours)["retention.ms"] == "604800000"
+    assert topic_defaults({**hours, "log.retention.minutes": "10"})["retention.ms"] == "600000"
+    assert topic_defaults({**hours, "log.retention.ms": "-1"})["retention.ms"] == "-1"
+    assert topic_defaults({"log.retention.hours": "-1"})["retention.ms"] == "-1"
+    assert topic_defaults({}) == {}

@@ -79,6 +79,7 @@ def test_a_partition_whose_leader_is_not_ready_is_asked_again_alone(code: int) -
     assert admin.asked[:3] == [[0, 1], [0], [0]]
 
 
+@pytest.mark.fault("K8", "a leader that does not answer is no empty partition", promise=2)
 def test_a_partition_whose_leader_does_not_answer_is_never_taken_for_an_empty_one() -> None:
     clock = FakeClock()
     found = _offsets(_Admin({0: [UNANSWERED] * 10_000}), clock)

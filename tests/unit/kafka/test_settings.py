@@ -105,6 +105,14 @@ def test_what_a_writer_may_hold_stays_within_its_budget(memory_bytes: int) -> No
     assert int(found["batch.size"]) == 900_000
 
 
+@pytest.mark.parametrize("largest", [0, 5_000_000, 40_000_000, 900_000_001])
+def test_a_writers_queue_has_room_for_the_largest_record(largest: int) -> None:
+    found = producer_properties(
+        _settings(), memory_bytes=8 << 20, compression="lz4", batch_bytes=900_000, largest_record_bytes=largest
+    )
+    assert int(found["queue.buffering.max.kbytes"]) * 1024 >= max(largest, 8 << 20)
+
+
 @pytest.mark.parametrize("make", [admin_properties, _consumer, _producer])
 def test_every_client_is_told_how_to_get_in(make) -> None:
     found = make(_settings())

@@ -67,6 +67,13 @@ def test_an_answer_is_not_explained_by_what_a_connection_said_before() -> None:
     assert "restore.topic_configs" in error.hint
 
 
+def test_a_writer_that_may_not_be_one_is_told_which_rights_it_needs() -> None:
+    code = KafkaError.CLUSTER_AUTHORIZATION_FAILED
+    error = translate_code(code, "Failed to acquire ...", topic="", partition=-1, offset=-1, producing=True)
+    assert isinstance(error, AuthorizationFailed)
+    assert "Write on the topics; and IdempotentWrite on the cluster" in error.hint
+
+
 def test_a_missing_right_is_named() -> None:
     error = translate(
         KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), "looking", servers="b:1", right="Describe on topic t"

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from kbr_codec import CodecError, Record, decode_block, encode_block, scan_block
+from kbr_codec import CodecError, Record, decode_block, encode_block, offset_ranges, scan_block
 
 #: A record of nothing takes 4 bytes of a block (an entry in each of four columns) and some 180 as
 #: objects; a header of nothing takes 3 and some 80. List growth and the error come on top.
@@ -64,9 +64,19 @@ def test_a_scan_takes_no_memory_for_records(name: str) -> None:
     assert peak_bytes(scan_block, DENSE[name]) <= FIXED_BYTES
 
 
+def ranges(block: bytes) -> tuple[bytes, bytes]:
+    return offset_ranges(block, timestamp_from=0, timestamp_to=2**63 - 1)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_ranges_take_sixteen_bytes_for_a_record_at_most(name: str) -> None:
+    count = scan_block(DENSE[name]).record_count
+    assert peak_bytes(ranges, DENSE[name]) <= 16 * count + FIXED_BYTES
+
+
 @pytest.mark.parametrize("name", ABSURD)
 def test_a_block_that_claims_billions_takes_nothing(name: str) -> None:
-    for function in (decode_block, scan_block):
+    for function in (decode_block, scan_block, ranges):
         with pytest.raises(CodecError):
             function(ABSURD[name])
         assert peak_bytes(function, ABSURD[name]) <= FIXED_BYTES

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -10,6 +14,8 @@ from kbr.kafka.native import load_library
 from kbr_codec import Corrupt, Record, decode_block, encode_block
 from kbr_codec.rdkafka import (
     ERR_HEADER_NUL,
+    ERR_LOG_REPLACED,
+    ERR_QUEUE_TOO_SMALL,
     BlockReady,
     ClientConfigError,
     MockCluster,
@@ -20,6 +26,9 @@ from kbr_codec.rdkafka import (
 )
 
 ALL = {"offset_from": 0, "offset_to_exclusive": 2**63 - 1, "timestamp_from": -(2**63), "timestamp_to": 2**63 - 1}
+#: Kafka's protocol guide.
+API_PRODUCE = 0
+API_INIT_PRODUCER_ID = 22
 ODD = [
     Record(0, 1_714_564_800_000, 1, b"k", b"v", ()),
     Record(1, 1_714_564_700_000, 1, None, None, ()),
@@ -97,6 +106,41 @@ def test_no_record_at_or_past_the_end_is_given(cluster: MockCluster) -> None:
     assert others == [PartitionEnd(0, 321)]
 
 
+def _read_anchored(cluster: MockCluster, start: int, anchor: tuple[int, int, int]) -> tuple[list[Record], list[SourceError]]:
+    source = _source(cluster)
+    source.start([("anchored", 0, start, 100)], {0: anchor})
+    records: list[Record] = []
+    errors: list[SourceError] = []
+    for _ in range(200):
+        for event in source.poll(100):
+            if isinstance(event, BlockReady):
+                records += decode_block(event.block)
+            elif isinstance(event, SourceError):
+                errors.append(event)
+                assert source.position(0) == start
+                assert source.flush(0) is None
+        if not source.open_count:
+            break
+    source.close()
+    return records, errors
+
+
+def test_a_log_that_holds_another_record_than_was_read_is_told_and_nothing_of_it_is_taken(cluster: MockCluster) -> None:
+    cluster.create_topic("anchored", partitions=1)
+    wanted = [Record(n, 1000 + n, 1, b"k%d" % n, b"v", ()) for n in range(100)]
+    assert _produce(cluster, "anchored", wanted) == 100
+    for same in ((39, 1039, -1), (20, 1020, -1)):
+        assert _read_anchored(cluster, 40, same) == (wanted[40:], [])
+    for other in ((39, 1038, -1), (20, 1021, -1)):
+        records, (error,) = _read_anchored(cluster, 40, other)
+        assert records == []
+        assert (error.lane, error.code, error.offset) == (0, ERR_LOG_REPLACED, other[0])
+    source = _source(cluster)
+    with pytest.raises(ValueError, match="an anchor behind the start"):
+        source.start([("anchored", 0, 40, 100)], {0: (40, 1040, -1)})
+    source.close()
+
+
 def test_many_open_partitions_stay_within_their_common_bound_and_lose_nothing(cluster: MockCluster) -> None:
     """Forty partitions of 50 kB, blocks of up to 1 MiB, 64 KiB for all: without the bound each would be one block."""
     cluster.create_topic("many", partitions=40)
@@ -145,6 +189,7 @@ def test_a_bound_that_holds_no_block_is_refused(cluster: MockCluster) -> None:
         _source(cluster, block_bytes=1 << 20, open_bytes=1 << 19)
 
 
+@pytest.mark.fault("K6", "an offset that is gone is never a jump", promise=2)
 def test_an_offset_out_of_range_is_an_error_and_never_a_jump(cluster: MockCluster) -> None:
     cluster.create_topic("short", partitions=1)
     _produce(cluster, "short", ODD)
@@ -173,6 +218,7 @@ def test_a_damaged_block_sends_nothing(cluster: MockCluster) -> None:
     sink.close()
 
 
+@pytest.mark.fault("R6", "timestamp 0", promise=5)
 def test_timestamp_zero_is_refused_or_replaced_but_never_becomes_now(cluster: MockCluster) -> None:
     cluster.create_topic("zero", partitions=1)
     block = encode_block([Record(9, 0, 1, None, b"1970", ())])
@@ -216,6 +262,7 @@ def test_closing_with_records_under_way_is_safe(cluster: MockCluster) -> None:
         source.close()
 
 
+@pytest.mark.fault("R6", "a header name with NUL", promise=4)
 def test_a_header_name_with_a_nul_stops_its_partition_and_is_never_cut(cluster: MockCluster) -> None:
     cluster.create_topic("nul", partitions=1)
     records = [Record(0, 1, 1, None, b"before", ()), Record(1, 1, 1, None, b"it", ((b"a\x00b", b"value"),))]
@@ -322,3 +369,115 @@ def test_a_sink_that_has_connected_has_its_id_and_one_without_a_broker_says_so_i
     alone = Sink([("bootstrap.servers", "127.0.0.1:1"), ("enable.idempotence", "true")])
     assert not alone.connect(200)
     alone.close()
+
+
+def test_acknowledged_blocks_tell_their_offsets_and_show_records_that_came_between(cluster: MockCluster) -> None:
+    sink = _sink(cluster)
+    topic = sink.open_topic("told")
+
+    def send(first: int, count: int) -> tuple[int, int, int]:
+        records = [Record(first + number, 1, 1, None, b"v", ()) for number in range(count)]
+        sink.produce(topic, 0, encode_block(records), **ALL)
+        while not (found := sink.poll(100)):
+            assert sink.failure() is None
+        return found[0].record_count, found[0].first_offset, found[0].last_offset
+
+    assert send(0, 5) == (5, 0, 4)
+    assert send(5, 3) == (3, 5, 7)
+    _produce(cluster, "told", [Record(0, 1, 1, None, b"somebody else's", ())])
+    assert send(8, 2) == (2, 9, 10)
+    sink.close()
+
+
+def _nobody() -> list[tuple[str, str]]:
+    """A client whose queue has room for one record, and whose broker is not there."""
+    return [("bootstrap.servers", "127.0.0.1:1"), ("queue.buffering.max.messages", "1")]
+
+
+def test_a_full_queue_gives_control_back_and_what_was_never_queued_is_never_delivered() -> None:
+    load_library()
+    sink = Sink(_nobody())
+    topic = sink.open_topic("full")
+    block = encode_block([Record(n, 1, 1, None, b"v", ()) for n in range(3)])
+    first = sink.produce(topic, 0, block, **ALL)
+    assert (first.record_count, first.complete) == (1, False)
+    assert (sink.resume(first.ticket).record_count, sink.failure()) == (0, None)
+    second = sink.produce(topic, 0, block, **ALL)
+    assert (second.record_count, second.complete) == (0, False)
+    assert sink.waited_s > 0
+    assert sink.abandon(first.ticket)
+    assert not sink.abandon(second.ticket)
+    assert sink.open_count == 1
+    sink.close()
+
+
+def test_records_that_waited_for_room_arrive_once_in_order_and_with_their_headers(cluster: MockCluster) -> None:
+    cluster.create_topic("narrow", partitions=1)
+    wanted = [Record(n, 1000 + n, 1, b"k", b"v%d" % n, ((b"h", b"%d" % n), (b"h", None))) for n in range(20)]
+    sink = Sink([("bootstrap.servers", cluster.bootstrap_servers), ("queue.buffering.max.messages", "1")])
+    sent = sink.produce(sink.open_topic("narrow"), 0, encode_block(wanted), **ALL)
+    while not sent.complete:
+        sent = sink.resume(sent.ticket)
+    while sink.open_count:
+        sink.poll(100)
+    assert sink.failure() is None
+    sink.close()
+    source = _source(cluster)
+    source.start([("narrow", 0, 0, 20)])
+    records, _ = _consume(source)
+    source.close()
+    assert records == wanted
+
+
+def test_a_record_that_never_fits_into_the_queue_is_an_error_that_names_it(cluster: MockCluster) -> None:
+    cluster.create_topic("huge", partitions=1)
+    sink = Sink([("bootstrap.servers", cluster.bootstrap_servers), ("queue.buffering.max.kbytes", "1")])
+    block = encode_block([Record(6, 1, 1, None, b"small", ()), Record(7, 1, 1, None, bytes(5000), ())])
+    sent = sink.produce(sink.open_topic("huge"), 0, block, **ALL)
+    while not sent.complete and sink.failure() is None:
+        sent = sink.resume(sent.ticket)
+    failure = sink.failure()
+    assert failure is not None
+    assert (failure.code, failure.ticket, failure.source_offset) == (ERR_QUEUE_TOO_SMALL, sent.ticket, 7)
+    sink.close()
+
+
+@pytest.mark.parametrize("code", [10, 29, 32, 87], ids=["size", "authorization", "timestamp", "record"])
+def test_what_a_broker_refuses_is_told_by_its_own_code_and_its_block(cluster: MockCluster, code: int) -> None:
+    """librdkafka's first word is a fatal error: that the guarantee of no gaps can't be kept."""
+    topic = f"refused-{code}"
+    cluster.create_topic(topic, partitions=1)
+    gapless = [("enable.idempotence", "true"), ("enable.gapless.guarantee", "true"), ("linger.ms", "1")]
+    sink = Sink([("bootstrap.servers", cluster.bootstrap_servers), *gapless])
+    number = sink.open_topic(topic)
+    taken = sink.produce(number, 0, encode_block([Record(3, 1, 1, None, b"taken", ())]), **ALL)
+    while taken.ticket not in [one.ticket for one in sink.poll(100)]:
+        assert sink.failure() is None
+    cluster.refuse(API_PRODUCE, code)
+    sent = sink.produce(number, 0, encode_block([Record(n, 1, 1, None, b"refused", ()) for n in range(4, 8)]), **ALL)
+    while (failure := sink.failure()) is None:
+        sink.poll(100)
+    assert (failure.code, failure.ticket) == (code, sent.ticket)
+    sink.close()
+
+
+def test_a_producer_that_is_refused_itself_is_told_so_by_the_brokers_code(cluster: MockCluster) -> None:
+    cluster.refuse(API_INIT_PRODUCER_ID, 31)  # CLUSTER_AUTHORIZATION_FAILED
+    sink = Sink([("bootstrap.servers", cluster.bootstrap_servers), ("enable.idempotence", "true")])
+    while (failure := sink.failure()) is None:
+        sink.poll(100)
+    assert failure.code == 31
+    sink.close()
+
+
+def test_sockets_drop_what_was_not_sent_when_their_process_ends(cluster: MockCluster) -> None:
+    sink = Sink([("bootstrap.servers", cluster.bootstrap_servers)])
+    assert sink.connect(10_000)
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as one:
+            if one.getpeername() == ("127.0.0.1", int(cluster.bootstrap_servers.rpartition(":")[2])):
+                lingering = struct.unpack("ii", one.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+                found.add((lingering, os.get_inheritable(int(name))))
+    sink.close()
+    assert found == {((1, 0), False)}

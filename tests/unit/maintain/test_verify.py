@@ -19,6 +19,7 @@ from kbr.format.segment import SegmentAssembler, SegmentIndex, parse_index
 from kbr.maintain.verify import VerifyProgress, VerifyReport, verify
 from kbr.model import Compression, PartitionStatus, RunStatus, SegmentRef
 from kbr.repository.catalog import Catalog
+from kbr.repository.groups import save_snapshot
 from kbr_codec import BlockStats, Record, encode_block, scan_block
 from tests.support.backups import (
     RecordingStore,
@@ -28,6 +29,7 @@ from tests.support.backups import (
     store_backup,
     write_segment,
 )
+from tests.unit.format.test_groups import SNAPSHOT
 
 KEY = "nightly/topics/orders/partition=1/segment-00000000000000000160.zst"
 BOTH = pytest.mark.parametrize("deep", [False, True], ids=["shallow", "deep"])
@@ -56,6 +58,18 @@ def test_an_intact_backup_passes(deep: bool, compression: Compression) -> None:
     assert (report.blocks, report.records) == ((12, 240) if deep else (0, 0))
 
 
+def test_damaged_group_offsets_are_named() -> None:
+    store = RecordingStore()
+    manifest = store_backup(store)
+    save_snapshot(store, replace(SNAPSHOT, backup_id=manifest.backup_id))
+    assert verify(store, manifest).errors == ()
+    key = f"{manifest.backup_id}/groups.json"
+    store.put(key, store.data(key).replace(b"kept", b"lost"))
+    report = verify(store, manifest)
+    assert damage(report) == [(key, None)]
+    assert report.exit_code == 4
+
+
 @BOTH
 def test_an_empty_backup_passes(deep: bool) -> None:
     store = RecordingStore()
@@ -65,6 +79,7 @@ def test_an_empty_backup_passes(deep: bool) -> None:
     assert report.objects == 0
 
 
+@pytest.mark.fault("D3", "a segment, in verify", promise=4)
 @BOTH
 def test_a_missing_object_is_named_and_the_others_are_checked(deep: bool) -> None:
     store = RecordingStore()
@@ -88,6 +103,7 @@ def test_another_size_is_named(deep: bool, change: int) -> None:
     assert str(len(data) + change) in report.errors[0].what
 
 
+@pytest.mark.fault("S3", "a stale listing, in verify", promise=4)
 def test_a_listing_that_lags_behind_is_no_damage() -> None:
     store = RecordingStore()
     manifest = store_backup(store)
@@ -142,6 +158,7 @@ def test_an_object_damaged_all_over_does_not_flood_the_report() -> None:
     assert report.errors[-1].what == "30 more blocks are damaged"
 
 
+@pytest.mark.fault("D1", "two segments exchanged", promise=9)
 def test_two_segments_that_changed_places_are_found() -> None:
     store = RecordingStore()
     manifest = store_backup(store)

@@ -45,6 +45,7 @@ def test_a_manifest_takes_the_place_of_the_one_before() -> None:
     assert Catalog(store).load("nightly").status is RunStatus.COMPLETE
 
 
+@pytest.mark.fault("D4", "a manifest that can't be read", promise=1)
 def test_a_manifest_that_could_not_be_read_again_is_not_published() -> None:
     store = RecordingStore()
     good = store_backup(store)
@@ -54,6 +55,17 @@ def test_a_manifest_that_could_not_be_read_again_is_not_published() -> None:
         publish_manifest(store, replace(good, topics=(good.topics[0], broken)))
     with pytest.raises(IntegrityError, match="otherwise"):
         publish_manifest(store, replace(good, retention={"keep": (1, 2)}))
+    assert Catalog(store).load("nightly") == good
+
+
+def test_a_manifest_that_is_too_large_to_be_read_again_does_not_take_the_place_of_one_that_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = RecordingStore()
+    good = store_backup(store)
+    monkeypatch.setattr("kbr.repository.publish.MAX_MANIFEST_BYTES", 100)
+    with pytest.raises(IntegrityError, match="more than the 100"):
+        publish_manifest(store, replace(good, status=RunStatus.INCOMPLETE))
     assert Catalog(store).load("nightly") == good
 
 
@@ -94,6 +106,7 @@ def test_a_name_that_begins_like_another_is_not_it() -> None:
         Catalog(store).load("nightly")
 
 
+@pytest.mark.fault("D2", "missing beside segments", promise=4)
 def test_segments_without_a_manifest_are_not_no_backup() -> None:
     store = RecordingStore()
     store_backup(store)
@@ -167,6 +180,7 @@ def test_a_store_that_does_not_answer_is_not_a_list_of_unreadable_backups() -> N
     assert [one.status for one in Catalog(store).summaries()] == [UNREADABLE]
 
 
+@pytest.mark.fault("D2", "of a newer version", promise=9)
 def test_a_newer_manifest_is_refused_with_both_versions() -> None:
     store = RecordingStore()
     store.put("nightly/manifest.json", b'{"format":"kbr-manifest","format_version":2}')

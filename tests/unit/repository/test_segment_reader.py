@@ -198,6 +198,7 @@ def test_a_frame_far_larger_than_its_block_is_refused_before_it_is_read() -> Non
     assert not store.ranges
 
 
+@pytest.mark.fault("D3", "a segment, in a restore", promise=9)
 def test_a_missing_segment_is_damage_when_the_manifest_lists_it() -> None:
     store = RecordingStore()
     reference, _ = stored(store)

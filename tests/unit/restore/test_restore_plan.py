@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from kbr.errors import PreflightRefused, TopicMissing, TopicNotEmpty, UsageError
+from kbr.errors import PreflightRefused, TopicMissing, UsageError
 from kbr.format.documents import FORMAT_VERSION, Manifest, PartitionEntry, SourceInfo, TopicEntry
-from kbr.kafka.cluster import PartitionOffsets
-from kbr.model import Compression, PartitionStatus, RunStatus, SegmentRef, TopicPartition, TopicSpec
+from kbr.model import Compression, PartitionStatus, RunStatus, SegmentRef, TopicSpec
 from kbr.restore.options import RestoreOptions
 from kbr.restore.plan import group_partitions, plan_restore
-from kbr.restore.preflight import TargetFacts, check_restore
+from kbr.restore.preflight import TargetFacts, check_places, check_restore
 from kbr.restore.window import TimeWindow
 
 NOW_MS = 2_000_000_000_000
@@ -60,8 +59,9 @@ def _spec(name: str, partitions: int = 2) -> TopicSpec:
     return TopicSpec(name=name, partition_count=partitions, replication_factor=1)
 
 
-def _check(plan, offsets=None, configs=None, **options):
-    facts = TargetFacts(offsets=offsets or {}, configs=configs or {}, now_ms=NOW_MS)
+def _check(plan, offsets=None, configs=None, defaults=None, **options):
+    facts = TargetFacts(offsets=offsets or {}, configs=configs or {}, defaults=defaults or {}, now_ms=NOW_MS)
+    check_places(plan, RestoreOptions(backup_id="b", **options), facts)
     return check_restore(plan, RestoreOptions(backup_id="b", **options), facts)
 
 
@@ -69,6 +69,15 @@ def test_a_window_takes_every_segment_that_may_hold_its_records_and_no_other() -
     plan = _plan(_topic(), time_window_start_ms=2600, time_window_end_ms=2700)
     assert [[ref.sequence for ref in one.segments] for one in plan.partitions] == [[10], [10]]
     assert _plan(_topic(), time_window_start_ms=2000, time_window_end_ms=2000).partitions[0].segments[0].sequence == 0
+
+
+def test_a_window_is_written_as_times_with_its_open_side_left_out() -> None:
+    assert str(TimeWindow.between(1_714_564_800_007, None)) == "from 2024-05-01T12:00:00.007Z"
+    assert str(TimeWindow.between(0, 1000)) == "from 1970-01-01T00:00:00.000Z to 1970-01-01T00:00:01.000Z"
+
+
+def test_a_plan_knows_from_when_to_when_the_chosen_topics_are_also_beyond_the_window() -> None:
+    assert _plan(_topic(), time_window_start_ms=5000).archived_times == (1000, 3000)
 
 
 def test_a_window_that_ends_before_it_begins_is_refused() -> None:
@@ -106,21 +115,12 @@ def test_a_missing_topic_is_made_as_it_was_and_large_enough_for_its_mapping() ->
     assert spec.configs == {"cleanup.policy": "compact", "retention.ms": "-1"}
 
 
+@pytest.mark.fault("R3", "LogAppendTime", promise=6)
 def test_log_append_time_is_set_only_after_the_restore() -> None:
     plan = _plan(_topic(configs={"message.timestamp.type": "LogAppendTime"}))
-    assert "message.timestamp.type" not in (plan.topics[0].target.configs or {})
+    assert plan.topics[0].target.configs == {"message.timestamp.type": "CreateTime"}
     assert plan.topics[0].configs_afterwards == {"message.timestamp.type": "LogAppendTime"}
     assert any("LogAppendTime" in warning for warning in plan.warnings)
-
-
-def test_a_target_with_records_is_refused_unless_appending() -> None:
-    plan = _plan(_topic(), existing={"t": _spec("t")})
-    full = PartitionOffsets(log_start=3, high_watermark=5, end_offset=5)
-    with pytest.raises(TopicNotEmpty, match=r"t\[1\]"):
-        _check(plan, offsets={TopicPartition("t", 1): full})
-    _check(plan, offsets={TopicPartition("t", 1): full}, append=True)
-    emptied = PartitionOffsets(log_start=5, high_watermark=5, end_offset=5)
-    _check(plan, offsets={TopicPartition("t", 1): emptied})
 
 
 def test_a_target_that_is_not_there_is_refused_when_topics_may_not_be_made() -> None:
@@ -128,6 +128,7 @@ def test_a_target_that_is_not_there_is_refused_when_topics_may_not_be_made() -> 
         _check(_plan(_topic()), create_topics=False)
 
 
+@pytest.mark.fault("R2", "max.message.bytes, LogAppendTime", promise=6)
 @pytest.mark.parametrize(
     ("partitions", "configs", "words"),
     [
@@ -144,11 +145,68 @@ def test_a_target_that_would_change_or_refuse_records_is_refused(
         _check(plan, configs={"t": configs})
 
 
-def test_retention_that_would_delete_what_is_restored_is_warned_of() -> None:
+@pytest.mark.fault("R3", "retention.ms", promise=6)
+def test_retention_that_would_delete_what_is_restored_is_refused_unless_accepted() -> None:
     plan = _plan(_topic(), existing={"t": _spec("t")})
-    (warning,) = _check(plan, configs={"t": {"retention.ms": "1000", "cleanup.policy": "delete"}})
+    short = {"t": {"retention.ms": "1000", "cleanup.policy": "delete"}}
+    with pytest.raises(PreflightRefused, match=r"retention\.ms=-1 on t, or accept it"):
+        _check(plan, configs=short)
+    (warning,) = _check(plan, configs=short, accept_cleanup=True)
     assert "retention.ms" in warning
     assert _check(plan, configs={"t": {"retention.ms": "-1"}}) == ()
+    assert _check(plan, configs={"t": {"retention.ms": "1000", "cleanup.policy": "compact"}}, accept_cleanup=True)
+
+
+def test_a_new_topic_is_looked_at_with_the_brokers_defaults_and_the_override_is_named() -> None:
+    week = {"retention.ms": "604800000", "max.message.bytes": "1048588"}
+    with pytest.raises(PreflightRefused, match=r"--set restore\.topic_configs\.retention\.ms=-1") as caught:
+        _check(_plan(_topic(largest=2_000_000)), defaults=week)
+    assert len(caught.value.context["findings"]) == 2
+    assert "--set restore.topic_configs.max.message.bytes=2000512" in str(caught.value)
+    fine = {"retention.ms": "-1", "max.message.bytes": "3000000"}
+    assert _check(_plan(_topic(largest=2_000_000), topic_configs=fine), defaults=week) == ()
+
+
+@pytest.mark.parametrize(
+    ("configs", "words"),
+    [
+        ({"message.timestamp.before.max.ms": "1000"}, r"the oldest record.*message\.timestamp\.before\.max\.ms=\d+ on t"),
+        ({"message.timestamp.difference.max.ms": "1000"}, r"the oldest record.*difference\.max\.ms"),
+        ({"retention.bytes": "50", "retention.ms": "-1"}, r"retention\.bytes=-1 on t"),
+        ({"cleanup.policy": "compact"}, r"is compacted .*, t was not"),
+        ({"min.insync.replicas": "2"}, r"has 1 replicas .* set min\.insync\.replicas=1 on t"),
+    ],
+)
+def test_what_would_refuse_or_remove_records_is_found(configs: dict[str, str], words: str) -> None:
+    plan = _plan(_topic(), existing={"t": _spec("t")})
+    with pytest.raises(PreflightRefused, match=words):
+        _check(plan, configs={"t": configs})
+
+
+def test_records_from_the_future_are_held_against_the_limit_for_them() -> None:
+    topic = _topic()
+    late = replace(topic.partitions[0], segments=(_segment(0, 10, (NOW_MS, NOW_MS + 7_200_000)),))
+    plan = _plan(replace(topic, partitions=(late, topic.partitions[1])), existing={"t": _spec("t")})
+    with pytest.raises(PreflightRefused, match="the newest record is 7200000 ms after it"):
+        _check(plan, configs={"t": {"message.timestamp.after.max.ms": "3600000"}})
+    assert _check(plan, configs={"t": {"message.timestamp.after.max.ms": "7200000"}}) == ()
+
+
+def test_a_window_keeps_out_what_would_not_be_taken() -> None:
+    plan = _plan(_topic(), existing={"t": _spec("t")}, time_window_start_ms=2000)
+    at = {"t": {"message.timestamp.before.max.ms": str(NOW_MS - 2000)}}
+    assert _check(plan, configs=at) == ()
+
+
+def test_a_compacted_topic_may_be_restored_to_a_compacted_one() -> None:
+    plan = _plan(_topic(configs={"cleanup.policy": "compact"}), existing={"t": _spec("t")})
+    assert _check(plan, configs={"t": {"cleanup.policy": "compact", "retention.ms": "1"}}) == ()
+
+
+def test_a_topic_that_gets_nothing_is_not_looked_at() -> None:
+    plan = _plan(_topic(), existing={"t": _spec("t")})
+    done = replace(plan, partitions=tuple(one.going_on(offset_from=20, target_offset=20) for one in plan.partitions))
+    assert _check(done, configs={"t": {"retention.ms": "1000", "message.timestamp.type": "LogAppendTime"}}) == ()
 
 
 def test_small_partitions_share_tasks_and_every_partition_is_in_one() -> None:

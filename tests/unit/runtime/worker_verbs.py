@@ -57,6 +57,51 @@ def _deaf_with_the_gil(_argument, context):
     ctypes.PyDLL(None).sleep(60)  # PyDLL keeps the GIL: no other thread of this process runs
 
 
+def _append_for_ever(argument, context):
+    context.emit(os.getpid())
+    with open(argument, "ab", buffering=0) as stream:
+        while True:
+            stream.write(b"x")
+            time.sleep(0.002)
+
+
+def _once(argument, context):
+    """Do the first verb where nobody did it before (the file tells), the second one else."""
+    path, first, second = argument
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return work(second, context)
+    return work(first, context)
+
+
+def _kill_self(argument, _context):
+    os.kill(os.getpid(), argument)
+    signal.pause()
+
+
+def _eat_memory(argument, _context):
+    resource = __import__("resource")
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as stream:
+        now = int(stream.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + argument, hard))
+    try:
+        held = []
+        while True:
+            held.append(bytearray(1 << 20))
+    finally:
+        held = None
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def _raise_what_no_task_may_raise(_argument, context):
+    # a library's thread that is no daemon, for which the interpreter's own end would wait
+    threading.Thread(target=threading.Event().wait).start()
+    context.emit(os.getpid())
+    raise KeyboardInterrupt
+
+
 def _emit_what_cannot_be_sent(_argument, context):
     context.emit(threading.Lock())
 

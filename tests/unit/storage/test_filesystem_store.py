@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from kbr.errors import AccessDenied, ConfigError, KbrError, ObjectMissing, StorageError, StoreFull, StoreUnavailable
+from kbr.errors import (
+    AccessDenied,
+    ConfigError,
+    KbrError,
+    ObjectMissing,
+    PreconditionFailed,
+    StorageError,
+    StoreFull,
+    StoreUnavailable,
+)
 from kbr.storage import StorageOptions, open_store
 from kbr.storage.filesystem import FilesystemStore
 from kbr.storage.fsspec_store import open_filesystem
@@ -89,6 +98,63 @@ def test_an_upload_that_failed_leaves_nothing_on_either_side(tmp_path: Path, mon
             upload.commit()
     assert list(spool.iterdir()) == []
     assert [path for path in (tmp_path / "root").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("is_upload", [False, True])
+@pytest.mark.parametrize("there", [b"the bytes", b"other byt", b"more than the bytes"])
+def test_a_conditional_write_whose_reply_was_lost_is_known_as_ours_by_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bytes, is_upload: bool
+) -> None:
+    store, filesystem = _store(tmp_path, FakeClock())
+    move = filesystem.mv
+
+    def lose(source: str, target: str) -> None:
+        move(source, target)
+        (tmp_path / "m").write_bytes(there)
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    def write() -> None:
+        if not is_upload:
+            store.put("m", b"the bytes", if_absent=True)
+            return
+        upload = store.open_upload("m", if_absent=True)
+        upload.write(b"the bytes")
+        upload.commit()
+
+    monkeypatch.setattr(filesystem, "mv", lose)
+    if there == b"the bytes":
+        write()
+    else:
+        with pytest.raises(PreconditionFailed):
+            write()
+    assert (tmp_path / "m").read_bytes() == there
+
+
+def test_temporary_files_a_day_old_are_removed_in_all_folders_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, filesystem = _store(tmp_path, FakeClock())
+    now = FakeClock().now_ms() / 1000
+    for name, age_s in (("b/.kbr-tmp-1", 90_000), ("b/t/p/.kbr-tmp-2", 90_000), ("b/t/.kbr-tmp-3", 3600), ("b/m", 90_000), ("c/.kbr-tmp-4", 90_000)):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        os.utime(path, (now - age_s, now - age_s))
+    assert store.remove_leftovers("b") == 2
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [".kbr-tmp-3", ".kbr-tmp-4", "m"]
+
+
+def test_leftovers_that_can_not_be_removed_are_told_and_fail_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, filesystem = _store(tmp_path, FakeClock())
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(filesystem, "find", fail)
+    assert store.remove_leftovers("b") == 0
+    assert "Permission denied" in caplog.text
 
 
 def test_a_missing_package_is_told_with_its_name() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from kbr.errors import AccessDenied, ConfigError, KbrError, StorageError, StoreFull, UsageError
-from kbr.storage import StorageOptions, open_store
+from kbr.errors import AccessDenied, ConfigError, KbrError, PreconditionFailed, StorageError, StoreFull, UsageError
+from kbr.storage import StorageOptions, local_upload, open_store
 from kbr.storage.base import ObjectInfo, Upload
 from kbr.storage.local import LocalStore
 from kbr.storage.local_upload import FileUpload, WholeSync
@@ -41,6 +45,7 @@ def test_objects_and_folders_are_private(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "root/a").stat().st_mode) == 0o700
 
 
+@pytest.mark.fault("S7", "errors of write, fsync and rename", promise=1)
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
 @pytest.mark.parametrize(
     ("number", "kind"),
@@ -70,6 +75,7 @@ def test_a_failing_disk_leaves_no_object_and_no_temp_file(
     assert store.get("m", max_bytes=100) == b"the old one"
 
 
+@pytest.mark.fault("S7", "a failed fsync", promise=1)
 def test_after_a_failed_fsync_the_upload_is_never_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upload = LocalStore(str(tmp_path)).open_upload("m")
     upload.write(b"x")
@@ -207,16 +213,148 @@ def test_a_full_disk_while_writing_gives_back_at_once_what_was_taken(
         upload.commit()
 
 
-def test_a_filesystem_without_hard_links_says_that_it_can_not_write_conditionally(
+def _without_renameat2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_upload, "_rename_if_absent", lambda *_arguments: False)
+
+
+def test_where_renames_always_replace_a_link_keeps_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_renameat2(monkeypatch)
+    store = LocalStore(str(tmp_path))
+    store.put("m", b"first", if_absent=True)
+    with pytest.raises(PreconditionFailed):
+        store.put("m", b"second", if_absent=True)
+    assert store.get("m", max_bytes=9) == b"first"
+    assert store.properties.honours_if_absent
+    assert _files(tmp_path) == ["m"]
+
+
+def test_a_link_that_the_file_server_had_made_already_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS: the answer was lost, and the kernel asked again."""
+    _without_renameat2(monkeypatch)
+    link = os.link
+
+    def twice(*arguments: object, **named: object) -> None:
+        link(*arguments, **named)  # type: ignore[arg-type]
+        link(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", twice)
+    store = LocalStore(str(tmp_path))
+    store.put("m", b"first", if_absent=True)
+    assert store.get("m", max_bytes=9) == b"first"
+    assert _files(tmp_path) == ["m"]
+
+
+def test_a_filesystem_without_a_conditional_rename_or_links_is_looked_at_first_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_arguments: object, **_named: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
+    _without_renameat2(monkeypatch)
     monkeypatch.setattr(os, "link", fail)
-    with pytest.raises(StorageError, match="no hard links"):
-        LocalStore(str(tmp_path)).put("m", b"x", if_absent=True)
-    assert _files(tmp_path) == []
+    store = LocalStore(str(tmp_path))
+    store.put("m", b"first", if_absent=True)
+    with pytest.raises(PreconditionFailed):
+        store.put("m", b"second", if_absent=True)
+    assert store.get("m", max_bytes=9) == b"first"
+    assert store.properties.honours_if_absent is False
+    assert _files(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize("has_renameat2", [True, False])
+@pytest.mark.parametrize("count", [3, 20])
+def test_of_uploads_committed_together_none_takes_the_place_of_an_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, has_renameat2: bool
+) -> None:
+    if not has_renameat2:
+        _without_renameat2(monkeypatch)
+    store = LocalStore(str(tmp_path))
+    uploads = _uploads(store, count, if_absent=True)
+    store.put("b/topics/t/partition=1/segment", b"another's")
+    results = store.commit_together(uploads)
+    assert isinstance(results[1], PreconditionFailed)
+    assert all(isinstance(result, ObjectInfo) for number, result in enumerate(results) if number != 1)
+    assert store.get("b/topics/t/partition=1/segment", max_bytes=9) == b"another's"
+    assert len(_files(tmp_path)) == count
+
+
+def test_files_that_a_dead_writer_left_are_removed_and_those_being_written_are_not(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from kbr.storage.local import LocalStore; store = LocalStore(sys.argv[1]);"
+        "[store.open_upload(f'b/topics/t/{n}').write(b'x') for n in range(3)]; os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    store = LocalStore(str(tmp_path))
+    ours = store.open_upload("b/m")
+    ours.write(b"x")
+    others = store.open_upload("c/m")
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"x")
+    (tmp_path / "b/.kbr-tmp-link").symlink_to(outside)
+    (tmp_path / "b/.kbr-tmp-folder").mkdir()
+    os.mkfifo(tmp_path / "b/.kbr-tmp-pipe")
+    assert len(list((tmp_path / "b").iterdir())) == 7
+    assert store.remove_leftovers("b") == 3
+    assert store.remove_leftovers("b") == 0
+    ours.commit()
+    others.commit()
+    assert [info.key for info in store.list("")] == ["b/m", "c/m", "outside"]
+    assert outside.read_bytes() == b"x"
+
+
+def test_a_link_in_place_of_the_folder_is_not_followed_to_its_temporary_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/.kbr-tmp-0123456789abcdef").write_bytes(b"x")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/b").symlink_to(tmp_path / "outside")
+    assert LocalStore(str(tmp_path / "root")).remove_leftovers("b") == 0
+    assert len(_files(tmp_path / "outside")) == 1
+    assert "symbolic link" in caplog.text
+
+
+def test_a_writer_whose_new_file_is_taken_for_abandoned_begins_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who clears up comes between the making of the file and its lock."""
+    store = LocalStore(str(tmp_path))
+    other = LocalStore(str(tmp_path))
+    flock = fcntl.flock
+    removed = []
+
+    def late(descriptor: int, how: int) -> None:
+        if not removed:
+            removed.append(0)
+            removed[0] = other.remove_leftovers("b")
+        flock(descriptor, how)
+
+    (tmp_path / "b").mkdir()
+    monkeypatch.setattr(fcntl, "flock", late)
+    store.put("b/m", b"x")
+    assert removed == [1]
+    assert store.get("b/m", max_bytes=1) == b"x"
+    assert _files(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize(("age_s", "count"), [(3_600, 0), (90_000, 1)])
+def test_where_the_filesystem_knows_no_locks_only_old_temporary_files_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: int, count: int
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    store = LocalStore(str(tmp_path))
+    store.put("b/m", b"x")
+    left = tmp_path / "b/.kbr-tmp-0123456789abcdef"
+    left.write_bytes(b"x")
+    then = time.time() - age_s
+    os.utime(left, (then, then))
+    assert store.remove_leftovers("b") == count
+    assert left.exists() is not bool(count)
 
 
 def test_no_upload_leaks_a_descriptor(tmp_path: Path) -> None:
@@ -235,6 +373,7 @@ def test_no_upload_leaks_a_descriptor(tmp_path: Path) -> None:
         next(store.list(""))  # given up half-way
 
     use()
+    gc.collect()  # what other tests have left is not to be closed meanwhile
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         use()
@@ -267,10 +406,10 @@ def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
 # -- many at once -------------------------------------------------------------------------
 
 
-def _uploads(store: LocalStore, count: int) -> list[Upload]:
+def _uploads(store: LocalStore, count: int, *, if_absent: bool = False) -> list[Upload]:
     uploads = []
     for number in range(count):
-        upload = store.open_upload(f"b/topics/t/partition={number}/segment")
+        upload = store.open_upload(f"b/topics/t/partition={number}/segment", if_absent=if_absent)
         upload.write(b"%d" % number)
         uploads.append(upload)
     return uploads
@@ -409,6 +548,7 @@ def test_a_failed_fsync_of_one_file_fails_only_that_one_and_a_failed_fsync_of_a_
     assert not list(tmp_path.rglob(".kbr-tmp-*"))
 
 
+@pytest.mark.fault("S7", "a failed sync of the whole filesystem", promise=1)
 def test_a_sync_that_failed_is_never_trusted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = WholeSync(str(tmp_path))
     assert whole.sync(1000)  # the tests' own filesystem is one of those that are known

@@ -35,6 +35,7 @@ def test_a_temporary_error_is_tried_again_until_it_works() -> None:
     assert len(tries) == 6
 
 
+@pytest.mark.fault("S1", "one deadline for each operation", promise=4)
 def test_a_temporary_error_is_given_up_at_the_deadline_with_the_count() -> None:
     clock, tries = FakeClock(), []
 

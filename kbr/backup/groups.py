@@ -1,0 +1,179 @@
+"""Captures what consumer groups have committed, before a pass fixes its ends, and keeps it in the backup.
+
+What a group committed lies then at or before those ends, or is of records that came in between: nothing that the
+backup has is ahead of it. Groups never hold up records: what can't be had is told, and the run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from kbr import __version__
+from kbr.errors import KbrError
+from kbr.format.groups import MAX_GROUPS, GroupSnapshot
+from kbr.kafka.cluster import PartitionOffsets
+from kbr.kafka.groups import ConsumerGroups
+from kbr.model import GroupOffsets, TopicPartition
+from kbr.repository.groups import save_snapshot
+from kbr.storage import ObjectStore
+from kbr.telemetry.logs import get_logger
+from kbr.timing import Clock
+
+__all__ = ["GroupCapture", "GroupCounts"]
+
+_log = get_logger("kbr.backup")
+
+#: A capture begins no sooner than so many times its cost after the last one: 2 % of the time, however many groups.
+COST_FACTOR = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCounts:
+    """What a run has captured last.
+
+    Attributes:
+        failed: why groups are not, or not all of them, in the backup; empty where they are.
+    """
+
+    captured_at_ms: int | None
+    groups: int
+    offsets: int
+    other_offsets: int
+    failed: tuple[str, ...]
+
+
+class GroupCapture:
+    """One run's captures.
+
+    Args:
+        patterns: names and globs of the groups to take.
+        check_lock: raises Locked when the backup is another run's by now.
+    """
+
+    def __init__(
+        self,
+        groups: ConsumerGroups,
+        store: ObjectStore,
+        *,
+        backup_id: str,
+        cluster_id: str,
+        patterns: Collection[str],
+        check_lock: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        self._groups = groups
+        self._store = store
+        self._backup_id = backup_id
+        self._cluster_id = cluster_id
+        self._patterns = patterns
+        self._check_lock = check_lock
+        self._clock = clock
+        self._due_at = clock.monotonic()
+        self._at_ms = 0
+        self._found: list[GroupOffsets] | None = None
+        self._unread: dict[str, str] = {}
+        self._too_many = 0
+        self._failure = ""
+        self._kept: GroupSnapshot | None = None
+
+    def look(self) -> None:
+        """Ask what the groups have committed, unless it is too soon. To be called right before ends are asked for."""
+        begun = self._clock.monotonic()
+        self._found = None
+        if begun < self._due_at:
+            return
+        try:
+            listed = [
+                one
+                for one in self._groups.listed()
+                if any(fnmatchcase(one.group, pattern) for pattern in self._patterns)
+            ]
+            self._too_many = max(0, len(listed) - MAX_GROUPS)
+            at_ms = self._clock.now_ms()
+            found, unread = self._groups.offsets(listed[:MAX_GROUPS])
+        except KbrError as error:
+            self._fail(f"the consumer groups could not be read: {error}")
+        else:
+            self._at_ms, self._found = at_ms, found
+            self._unread = {group: str(error) for group, error in unread.items()}
+            now = self._clock.monotonic()
+            self._due_at = now + COST_FACTOR * (now - begun)
+
+    def keep(
+        self, topics: Mapping[str, int], offsets: Mapping[TopicPartition, PartitionOffsets]
+    ) -> None:
+        """Write what look() found, if it is something new.
+
+        Args:
+            topics: of the backup, with their partition counts; offsets of others are counted, not kept.
+            offsets: of their logs, asked for after look().
+
+        Raises:
+            Locked: the backup is another run's by now.
+        """
+        if self._found is None:
+            return
+        found, self._found = self._found, None
+        groups: list[GroupOffsets] = []
+        other = 0
+        for one in found:
+            kept = {key: value for key, value in one.offsets.items() if key.partition < topics.get(key.topic, 0)}
+            other += len(one.offsets) - len(kept)
+            if kept:
+                groups.append(
+                    GroupOffsets(group=one.group, kind=one.kind, state=one.state, offsets=kept)
+                )
+        used = {key.topic for one in groups for key in one.offsets}
+        snapshot = GroupSnapshot(
+            kbr_version=__version__,
+            backup_id=self._backup_id,
+            cluster_id=self._cluster_id,
+            captured_at_ms=self._at_ms,
+            groups=tuple(sorted(groups, key=lambda one: one.group)),
+            log_ends={
+                topic: tuple(
+                    -1 if (log := offsets.get(TopicPartition(topic, number))) is None else log.high_watermark
+                    for number in range(topics[topic])
+                )
+                for topic in sorted(used)
+            },
+            other_offsets=other,
+            unread=self._unread,
+        )
+        if self._kept is not None and (snapshot.groups, snapshot.unread) == (self._kept.groups, self._kept.unread):
+            return  # nobody has read anything since
+        self._check_lock()
+        try:
+            save_snapshot(self._store, snapshot)
+        except KbrError as error:
+            self._fail(f"the consumer group offsets could not be written: {error}")
+            return
+        self._check_lock()
+        self._kept = snapshot
+        self._failure = ""
+
+    @property
+    def counts(self) -> GroupCounts:
+        """What is in the backup now, by this run."""
+        kept = self._kept
+        failed = [self._failure] if self._failure else []
+        if self._too_many:
+            failed.append(
+                f"{self._too_many} consumer groups were left out: a backup takes {MAX_GROUPS:,}; name those that matter in "
+                "backup.consumer_groups"
+            )
+        failed.extend(f"consumer group {group}: {why}" for group, why in ({} if kept is None else kept.unread).items())
+        return GroupCounts(
+            captured_at_ms=None if kept is None else kept.captured_at_ms,
+            groups=0 if kept is None else len(kept.groups),
+            offsets=0 if kept is None else sum(len(one.offsets) for one in kept.groups),
+            other_offsets=0 if kept is None else kept.other_offsets,
+            failed=tuple(failed),
+        )
+
+    def _fail(self, sentence: str) -> None:
+        if self._failure != sentence:
+            _log.warning("%s", sentence)
+        self._failure = sentence

@@ -1,0 +1,46 @@
+"""The manifest that a backup goes on from, and whether it may. Reads only."""
+
+from __future__ import annotations
+
+from kbr.backup.options import BackupOptions
+from kbr.errors import BackupExists, BackupMissing
+from kbr.format.documents import Manifest, SourceInfo
+from kbr.repository.catalog import Catalog
+from kbr.storage import ObjectStore
+
+__all__ = ["load_previous"]
+
+
+def load_previous(store: ObjectStore, options: BackupOptions, source: SourceInfo) -> Manifest | None:
+    """What an earlier run of this backup_id left; None if there is nothing.
+
+    Raises:
+        ManifestUnreadable: something is there that can't be gone on from: never the same as nothing.
+        BackupExists: it is of another cluster, or was taken in another way.
+        StorageError: the store failed.
+    """
+    try:
+        previous = Catalog(store).load(options.backup_id)
+    except BackupMissing:
+        return None
+    name = f"backup {options.backup_id} at {store.url}"
+    if previous.source.cluster_id and source.cluster_id and previous.source.cluster_id != source.cluster_id:
+        raise BackupExists(
+            f"{name} is of another cluster (its id is {previous.source.cluster_id}, this one's {source.cluster_id})",
+            hint="choose another backup_id for this cluster, or check bootstrap_servers",
+            backup_id=options.backup_id,
+        )
+    if previous.compression is not options.compression:
+        raise BackupExists(
+            f"{name} was taken with compression {previous.compression.value}, not {options.compression.value}",
+            hint=f"set backup.compression: {previous.compression.value} to go on with it, or choose another backup_id",
+            backup_id=options.backup_id,
+        )
+    if previous.source.isolation_level != options.isolation_level:
+        raise BackupExists(
+            f"{name} was taken with isolation_level {previous.source.isolation_level}, not {options.isolation_level}",
+            hint=f"set backup.isolation_level: {previous.source.isolation_level} to go on with it, or choose another "
+            "backup_id",
+            backup_id=options.backup_id,
+        )
+    return previous

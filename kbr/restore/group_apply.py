@@ -1,0 +1,214 @@
+"""Commits offsets for consumer groups of a target, and puts back those that they had before. Knows no store.
+
+Whatever is committed is read back and compared: a group counts as done when its coordinator says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kbr.errors import ClusterError, GroupActive, KbrError
+from kbr.format.group_rollback import GroupBefore, GroupRollback
+from kbr.kafka.groups import GroupStanding
+from kbr.model import CommittedOffset, TopicPartition
+from kbr.restore.groups import GroupPlan
+
+__all__ = [
+    "GroupClient",
+    "RollbackPlan",
+    "RollbackRow",
+    "before_of",
+    "commit_offsets",
+    "plan_rollback",
+    "refuse_active",
+    "roll_back",
+]
+
+Offsets = Mapping[TopicPartition, CommittedOffset]
+
+
+class GroupClient(Protocol):
+    """A cluster's groups (kbr.kafka.groups.ConsumerGroups)."""
+
+    def committed(self, groups: Sequence[str]) -> Mapping[str, Offsets | KbrError]: ...
+
+    def describe(self, groups: Sequence[str]) -> Mapping[str, GroupStanding | KbrError]: ...
+
+    def commit(self, offsets: Mapping[str, Offsets]) -> Mapping[str, KbrError | None]: ...
+
+    def delete(self, groups: Sequence[str]) -> Mapping[str, KbrError | None]: ...
+
+
+def refuse_active(active: Sequence[str]) -> None:
+    """Change nothing while one of the groups has members.
+
+    Raises:
+        GroupActive: one has.
+    """
+    if active:
+        more = f" and {len(active) - 5} more" if len(active) > 5 else ""
+        raise GroupActive(
+            f"these groups have members: {', '.join(active[:5])}{more}; nothing was committed",
+            hint="stop their consumers, or name other groups with --group; then run the same command again",
+            groups=list(active),
+        )
+
+
+def before_of(
+    plan: GroupPlan, committed: Mapping[str, Offsets | KbrError], standings: Mapping[str, GroupStanding | KbrError]
+) -> tuple[GroupBefore, ...]:
+    """What the groups have that the plan changes, for a way back."""
+    found = []
+    for group, wanted in sorted(plan.changes.items()):
+        now, standing = committed[group], standings[group]
+        old: Offsets = {} if isinstance(now, KbrError) else now
+        found.append(
+            GroupBefore(
+                group=group,
+                existed=bool(old) or (isinstance(standing, GroupStanding) and standing.exists),
+                before={key: old.get(key) for key in wanted},
+                applied=dict(wanted),
+            )
+        )
+    return tuple(found)
+
+
+def commit_offsets(client: GroupClient, wanted: Mapping[str, Offsets]) -> dict[str, KbrError]:
+    """Commit, read back, compare; why groups are not as wanted."""
+    answers = client.commit(wanted)
+    committed = client.committed(list(wanted))
+    failures: dict[str, KbrError] = {}
+    for group, offsets in wanted.items():
+        now, answer = committed[group], answers.get(group)
+        if isinstance(now, KbrError):
+            failures[group] = answer or now
+            continue
+        wrong = [key for key, one in offsets.items() if (found := now.get(key)) is None or found.offset != one.offset]
+        if answer is not None:
+            failures[group] = answer
+        elif wrong:
+            key = wrong[0]
+            failures[group] = ClusterError(
+                f"group {group}: {len(offsets) - len(wrong)} of {len(offsets)} offsets are as they were committed; "
+                f"{key} is at {_shown(now.get(key))}, not {offsets[key].offset}",
+                hint="somebody else may commit for this group; stop it, then run the same command again",
+                groups=[group],
+            )
+    return failures
+
+
+def _shown(one: CommittedOffset | None) -> str:
+    return "none" if one is None else str(one.offset)
+
+
+# -- the way back -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRow:
+    """One line of a way back.
+
+    Attributes:
+        now: what the group has committed now.
+        before: what it gets; None is nothing.
+        why: what is special about it; empty where it is not.
+        stays: it can't be taken away: the group keeps ``now``.
+    """
+
+    group: str
+    partition: TopicPartition
+    now: CommittedOffset | None
+    before: CommittedOffset | None
+    why: str
+    stays: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackPlan:
+    """All that is put back.
+
+    Attributes:
+        deleted: groups that did not exist before, and go with all that they have.
+        active: groups with members.
+        failures: why groups can't be read.
+    """
+
+    rows: tuple[RollbackRow, ...]
+    deleted: tuple[str, ...]
+    active: tuple[str, ...]
+    failures: Mapping[str, KbrError]
+
+    @property
+    def commits(self) -> dict[str, dict[TopicPartition, CommittedOffset]]:
+        """What is to be committed, by group."""
+        found: dict[str, dict[TopicPartition, CommittedOffset]] = {}
+        for row in self.rows:
+            if row.before is not None and row.before != row.now:
+                found.setdefault(row.group, {})[row.partition] = row.before
+        return found
+
+    @property
+    def staying(self) -> int:
+        """Offsets that can't be taken away."""
+        return sum(row.stays for row in self.rows)
+
+
+def plan_rollback(
+    rollback: GroupRollback,
+    groups: Sequence[str],
+    committed: Mapping[str, Offsets | KbrError],
+    standings: Mapping[str, GroupStanding | KbrError],
+) -> RollbackPlan:
+    """What is to be put back for these groups of the file.
+
+    confluent-kafka has no request that takes a single offset away: what a group did not have before is taken away only
+    with the whole group, when that did not exist before and has nothing else now.
+    """
+    rows: list[RollbackRow] = []
+    deleted: list[str] = []
+    active: list[str] = []
+    failures: dict[str, KbrError] = {}
+    for one in rollback.groups:
+        if one.group not in groups:
+            continue
+        now, standing = committed[one.group], standings[one.group]
+        if isinstance(now, KbrError) or isinstance(standing, KbrError):
+            failures[one.group] = now if isinstance(now, KbrError) else standing  # type: ignore[assignment]
+            continue
+        is_new = not one.existed and set(now) <= set(one.before)
+        made = [_row(one, key, now.get(key), is_new=is_new) for key in sorted(one.before)]
+        rows.extend(made)
+        if is_new and standing.exists:
+            deleted.append(one.group)
+        if standing.is_active and (is_new or any(row.now != row.before and not row.stays for row in made)):
+            active.append(one.group)
+    return RollbackPlan(rows=tuple(rows), deleted=tuple(deleted), active=tuple(active), failures=failures)
+
+
+def _row(one: GroupBefore, key: TopicPartition, now: CommittedOffset | None, *, is_new: bool) -> RollbackRow:
+    before, applied = one.before[key], one.applied[key]
+    stays = before is None and now is not None and not is_new
+    notes = []
+    if now == before:
+        notes.append("nothing to do")
+    elif now is not None and applied is not None and now.offset != applied.offset:
+        notes.append(f"it was put on {applied.offset}, and has moved since")
+    if stays:
+        notes.append("it had none before, and one offset alone can't be taken away: it stays")
+    elif before is None and now is not None:
+        notes.append("the group did not exist before: it is deleted")
+    return RollbackRow(group=one.group, partition=key, now=now, before=before, why="; ".join(notes), stays=stays)
+
+
+def roll_back(client: GroupClient, plan: RollbackPlan) -> dict[str, KbrError]:
+    """Put back what is planned; why groups are not as they were.
+
+    Raises:
+        GroupActive: one of them has members; nothing was changed.
+    """
+    refuse_active(plan.active)
+    failures = {**plan.failures, **commit_offsets(client, plan.commits)}
+    failures.update({group: error for group, error in client.delete(plan.deleted).items() if error is not None})
+    return failures

@@ -1,0 +1,36 @@
+"""What makes two restores the same one: the same command finds what it noted the last time. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+
+from kbr.restore.options import RestoreOptions
+from kbr.wire import dump_json
+
+__all__ = ["restore_id_of"]
+
+
+def restore_id_of(options: RestoreOptions, cluster_id: str) -> str:
+    """32 digits of hex, the same for two runs that would write the same records to the same places.
+
+    Whatever decides which records go where, and as what, is in it; how fast, by how many workers, and with which
+    topic configs is not, nor is ``append``, which says what to do about records that are there.
+    """
+    facts = {
+        "version": 1,
+        "backup_id": options.backup_id,
+        "cluster_id": cluster_id,
+        "include": sorted(options.include),
+        "exclude": sorted(options.exclude),
+        "time_window": [options.time_window_start_ms, options.time_window_end_ms],
+        "topics": sorted([one, other] for one, other in options.topic_mapping.items() if one != other),
+        "partitions": sorted(
+            [topic, one, other]
+            for topic, moves in options.partition_mapping.items()
+            for one, other in moves.items()
+            if one != other
+        ),
+        "original_offset_header": options.include_original_offset_header,
+        "zero_timestamp_as": options.zero_timestamp_as,
+    }
+    return hashlib.sha256(dump_json(facts)).hexdigest()[:32]

@@ -1,0 +1,70 @@
+"""list and describe: what they say of a backup whose run is gone, and what they ask the store for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kbr.app import inspect
+from kbr.app.inspect import describe_backup, list_backups
+from kbr.config import Config, load_config
+from kbr.model import RunStatus
+from kbr.repository.lock_claim import LockClaim, LockTimes
+from kbr.repository.publish import publish_manifest
+from kbr.storage import ObjectStore, StorageOptions, open_store
+from tests.support.backups import manifest_of
+
+
+def _config(folder: Path) -> Config:
+    return load_config(None, overrides={"storage.url": str(folder)}, environ={}, mode=None)
+
+
+def _store(folder: Path, *, running: tuple[str, ...], complete: tuple[str, ...] = ()) -> ObjectStore:
+    store = open_store(StorageOptions(url=str(folder)))
+    for name in running:
+        running_one = manifest_of([], backup_id=name, status=RunStatus.RUNNING)
+        publish_manifest(store, replace(running_one, finished_at_ms=None))
+    for name in complete:
+        publish_manifest(store, manifest_of([], backup_id=name))
+    return store
+
+
+def _hold(store: ObjectStore, backup_id: str) -> LockClaim:
+    claim = LockClaim(store, backup_id, verb="backup", times=LockTimes())
+    assert claim.attempt() is None
+    return claim
+
+
+def test_a_backup_that_says_it_is_running_is_told_from_one_whose_run_is_gone(tmp_path: Path) -> None:
+    store = _store(tmp_path, running=("alive", "killed"), complete=("done",))
+    _hold(store, "alive")
+    found = {one["backup_id"]: one for one in list_backups(_config(tmp_path)).to_document()["backups"]}
+    assert {name: one["lock_held"] for name, one in found.items()} == {"alive": True, "killed": False, "done": None}
+    assert found["killed"]["status"] == "running"
+    assert describe_backup(_config(tmp_path), "alive").to_document()["lock_held"] is True
+    assert describe_backup(_config(tmp_path), "killed").to_document()["lock_held"] is False
+    assert describe_backup(_config(tmp_path), "done").to_document()["lock_held"] is None
+
+
+def test_only_locks_of_backups_that_say_they_are_running_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _store(tmp_path, running=("killed",), complete=("a", "b", "c"))
+    looked: list[str] = []
+    monkeypatch.setattr(inspect, "is_lock_held", lambda _store, backup_id: looked.append(backup_id))
+    list_backups(_config(tmp_path))
+    assert looked == ["killed"]
+
+
+def test_a_run_that_ends_between_the_looks_is_not_called_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _store(tmp_path, running=("ending",))
+
+    def ends(_store: object, backup_id: str) -> bool:
+        publish_manifest(store, manifest_of([], backup_id=backup_id))
+        return False
+
+    monkeypatch.setattr(inspect, "is_lock_held", ends)
+    (one,) = list_backups(_config(tmp_path)).to_document()["backups"]
+    assert (one["status"], one["lock_held"]) == ("complete", None)
