@@ -247,6 +247,8 @@ class FaultProxy:
             return
         for port, behind in self._routes.items():
             listener = socket.create_server(("127.0.0.1", port), backlog=256)
+            # A client's bytes wait at the client, not by the megabyte in here: connections inherit it.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK_BYTES)
             listener.setblocking(False)
             self._listeners[listener] = self._loop.create_task(self._accept_from(listener, behind))
 
@@ -323,6 +325,7 @@ class FaultProxy:
         async def receive() -> None:
             data, error = b"-", None
             while data:
+                await lane.open.wait()  # in an outage bytes wait at the sender
                 try:
                     data = await reader.read(CHUNK_BYTES)
                 except OSError as reset:
