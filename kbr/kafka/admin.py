@@ -285,6 +285,8 @@ class AdminSession:
 
     def result(self, future: Future[Any], doing: str, *, right: str = "", deadline: Deadline | None = None) -> Any:
         """What a request gave."""
+        if future.done() and future.exception() is None:  # one request's answer for 1,000 partitions comes at once
+            return future.result()
         limit = deadline or self.deadline()
         # librdkafka keeps request_timeout itself; the rest is for a client that doesn't
         return self.call(partial(self._wait, future, self.request_timeout_s + 5, doing, limit), doing, right=right)

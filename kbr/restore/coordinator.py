@@ -28,7 +28,7 @@ from kbr.restore.counting import PlanCounts, count_plan
 from kbr.restore.final_look import Expected, look_at_the_end, other_topic, records_gone
 from kbr.restore.identity import restore_id_of
 from kbr.restore.journal import RestoreJournal, topics_noted
-from kbr.restore.offset_mapping import MappedPartition, OffsetMapping
+from kbr.restore.offset_mapping import MappedPartition, OffsetMapping, load_writer_meanwhile
 from kbr.restore.options import RestoreOptions
 from kbr.restore.plan import PartitionPlan, RestorePlan, RestoreTask
 from kbr.restore.preflight import check_restore
@@ -427,6 +427,8 @@ class RestoreCoordinator:
         if not wanted:
             return SendOutcome()
         options = self._options
+        if options.offset_map:
+            load_writer_meanwhile()
         size = size_run(
             cores=usable_cores(),
             partitions=len(wanted),
