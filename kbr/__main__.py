@@ -9,9 +9,13 @@ def main() -> None:
 
     # Imports make a hundred thousand objects that stay: looking through them 150 times took 40 ms of 260.
     gc.set_threshold(50_000, 20, 100)
-    from kbr.cli.main import cli
+    try:
+        from kbr.cli.main import cli
 
-    cli.main(prog_name="kbr")
+        cli.main(prog_name="kbr")
+    finally:
+        # The interpreter looks through them once more before it ends, and takes them apart: 80 ms, of 90.
+        gc.freeze()
 
 
 if __name__ == "__main__":

@@ -139,14 +139,17 @@ class Sending:
         for task_id, error in run.failures.items():
             group = groups[int(task_id)]
             blamed = {one.source for one in blame(error, group)}
+            before = len(again)
             for one in group:
                 outcome.gained[one.source] = outcome.gained.get(one.source, 0) + arrived.get(one.target, 0)
                 lasting = one.source in blamed and not may_pass(error)
                 if run.interrupted or lasting or (one.source in blamed and tries.failed(one.target)):
                     outcome.failures[one.source] = error
                 else:
-                    _log.warning("%s: will be tried again: %s", one.source, error)
                     again.append(one)
+            if again[before:]:  # a line for each would be thousands
+                more = f" and {len(again) - before - 1:,} more partitions" if len(again) - before > 1 else ""
+                _log.warning("%s%s: will be tried again: %s", again[before].source, more, error)
         return again
 
     @staticmethod

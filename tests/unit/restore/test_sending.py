@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
 
 from kbr.errors import ClusterUnavailable, CorruptSegment, KbrError, TargetChanged, TopicNotEmpty, WorkerCrashed
 from kbr.kafka.settings import ClientSettings
@@ -148,6 +151,13 @@ def test_others_are_not_sent_again() -> None:
     first = next(group for group in bench.rounds[0] if TopicPartition("back", 7) in group)
     assert {target for group in bench.rounds[1] for target in group} <= set(first)
     assert all(len(group) == 1 for group in bench.rounds[1])
+
+
+def test_one_line_says_that_a_task_is_tried_again_however_many_partitions_it_has(caplog: pytest.LogCaptureFixture) -> None:
+    Bench(400, {7: [(1, _crash())]}).run()
+    lines = [record.getMessage() for record in caplog.records if "tried again" in record.getMessage()]
+    assert len(lines) == 1
+    assert re.fullmatch(r"orders\[\d+\] and \d+ more partitions: will be tried again: worker was killed", lines[0])
 
 
 def test_it_is_tried_a_bounded_number_of_times_without_progress_with_longer_waits() -> None:
