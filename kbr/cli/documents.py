@@ -124,6 +124,14 @@ class TopicToCreate(TypedDict):
     configs: dict[str, str]
 
 
+class OffsetWindow(TypedDict):
+    """Which offsets of a partition a restore takes, both included; None is no end."""
+    topic: str
+    partition: int
+    start_offset: int
+    end_offset: int | None
+
+
 class RestorePlanEntry(TypedDict):
     """What a restore will read and make."""
 
@@ -135,6 +143,7 @@ class RestorePlanEntry(TypedDict):
     stored_bytes: int
     time_window_start_ms: int | None
     time_window_end_ms: int | None
+    offset_windows: list[OffsetWindow]
     topics_to_create: list[TopicToCreate]
 
 

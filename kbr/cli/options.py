@@ -33,7 +33,9 @@ __all__ = [
     "split_commas",
     "storage_option",
     "storage_words",
+    "tell_start",
     "verb",
+    "window_start",
 ]
 
 Mode = Literal["backup", "restore"]
@@ -274,6 +276,27 @@ def rates_of(values: Sequence[str]) -> dict[str, str]:
         except ValueError as error:
             raise click.UsageError(f"--rate-limit {error}") from error
     return found
+
+
+def window_start(from_timestamp: str | None, last: str | None) -> str | int | None:
+    """Where a window of time begins: one or the other, or neither."""
+    start = last_start(last)
+    if start is None:
+        return from_timestamp
+    if from_timestamp is not None:
+        raise click.UsageError("--from-timestamp and --last exclude each other")
+    return start
+
+
+def tell_start(last: str | None, start_ms: int | None) -> None:
+    """Say which instant --last is: the same window has to be asked for by that."""
+    if last is None or start_ms is None:
+        return
+    from kbr.telemetry.logs import get_logger
+
+    get_logger("kbr.cli").info(
+        "--last %s is --from-timestamp %d; to go on after an interruption, give that instead", last, start_ms
+    )
 
 
 def last_start(last: str | None) -> int | None:

@@ -405,6 +405,13 @@ class RestoreConfig(Section):
         shown_default="no limit",
         example="2024-05-01T12:30:00Z",
     )
+    offset_windows: fields.OffsetWindows = key(
+        {},
+        "Restore records of these offsets only: topic to {partition: FROM-TO}, both included; FROM- and -TO are open at the "
+        "other end. Partitions that are not named are restored as a whole. A record has to be in the time window, too.",
+        kind="mapping of offset windows",
+        example="{orders: {0: 100-200}}",
+    )
     topic_mapping: fields.TopicMapping = key(
         {},
         "Topics that get another name: name in the backup to name in the target.",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 
-__all__ = ["not_this", "parse_bool", "parse_duration", "parse_instant", "parse_int", "parse_list", "parse_rate", "parse_record_rate", "parse_size", "parse_text", "shown"]
+__all__ = ["not_this", "parse_bool", "parse_duration", "parse_instant", "parse_int", "parse_list", "parse_offsets", "parse_rate", "parse_record_rate", "parse_size", "parse_text", "shown"]
 
 _INTEGER = re.compile(r"[+-]?[0-9](?:_?[0-9]){0,18}")
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
@@ -40,6 +40,7 @@ _ISO_DURATION = re.compile(
     r"P(?:([0-9]{1,9})W)?(?:([0-9]{1,9})D)?"
     r"(?:T(?=[0-9])(?:([0-9]{1,9})H)?(?:([0-9]{1,9})M)?(?:([0-9]{1,12}(?:\.[0-9]{1,3})?)S)?)?"
 )
+_OFFSETS = re.compile(r"([0-9]{1,18})|([0-9]{0,18})-([0-9]{0,18})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: 9999-12-31T23:59:59.999Z, the last instant that ISO-8601 and datetime can say.
 MAX_INSTANT_MS = 253_402_300_799_999
@@ -232,6 +233,20 @@ def parse_duration(value: object) -> int:
     if not 1 <= total <= MAX_INSTANT_MS:
         raise ValueError(f"{shown(value)} is out of range: from 1ms on, less than 8000 years")
     return int(total)
+
+
+def parse_offsets(value: object) -> tuple[int, int | None]:
+    """Offsets as FROM-TO, both included; FROM-, -TO, or one alone: the first, and the last or None for no end."""
+    match = _OFFSETS.fullmatch(str(value)) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+    if match is None or match.group() == "-":
+        raise ValueError(f"must be offsets such as 100-200, 100- or -200{not_this(value)}")
+    only, first, last = match.groups()
+    if only is not None:
+        return int(only), int(only)
+    start, end = int(first or 0), int(last) if last else None
+    if end is not None and end < start:
+        raise ValueError(f"{shown(value)} ends before it begins")
+    return start, end
 
 
 def parse_list(value: object) -> Sequence[object]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbr.config.values import parse_bool, parse_duration, parse_instant, parse_int, parse_size, shown
+from kbr.config.values import parse_bool, parse_duration, parse_instant, parse_int, parse_offsets, parse_size, shown
 
 
 @pytest.fixture
@@ -184,3 +184,17 @@ def test_durations_are_milliseconds(text: str, expected: int) -> None:
 def test_what_is_no_duration_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="duration|finer|out of range"):
         parse_duration(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("100-200", (100, 200)), ("100-", (100, None)), ("-200", (0, 200)), ("7", (7, 7)), (7, (7, 7)), ("0-0", (0, 0))],
+)
+def test_offsets_are_both_included_and_may_be_open(text: object, expected: tuple[int, int | None]) -> None:
+    assert parse_offsets(text) == expected
+
+
+@pytest.mark.parametrize("value", ["", "-", "5-4", "a-b", "1-2-3", "1 - 2", True, None, 1.5, "1" * 19, "1-" + "1" * 19])
+def test_what_are_no_offsets_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="must be offsets|ends before"):
+        parse_offsets(value)
