@@ -115,6 +115,8 @@ def backup_options(config: Config) -> BackupOptions:
         continuous=backup.continuous,
         on_missing_topic=backup.on_missing_topic,
         consumer_groups=backup.consumer_groups,
+        time_window_start_ms=backup.time_window_start,
+        time_window_end_ms=backup.time_window_end,
     )
 
 

@@ -57,6 +57,11 @@ class TimeWindow:
         return cls(start_ms=_MIN if start_ms is None else start_ms, end_ms=_MAX if end_ms is None else end_ms)
 
     @property
+    def bounds(self) -> tuple[int | None, int | None]:
+        """Start and end; None for a side that is open."""
+        return None if self.start_ms == _MIN else self.start_ms, None if self.end_ms == _MAX else self.end_ms
+
+    @property
     def is_open(self) -> bool:
         """Whether every record is in it."""
         return self.start_ms == _MIN and self.end_ms == _MAX

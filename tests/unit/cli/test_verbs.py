@@ -400,7 +400,13 @@ DESCRIBE: dict[str, Any] = {
     "format_version": 1,
     "kbr_version": "0.1.0",
     "compression": "zstd",
-    "source": {"cluster_id": "cid", "brokers": ["k:9092"], "isolation_level": "read_committed"},
+    "source": {
+        "cluster_id": "cid",
+        "brokers": ["k:9092"],
+        "isolation_level": "read_committed",
+        "time_window_start_ms": 1_714_564_800_000,
+        "time_window_end_ms": None,
+    },
     "totals": TOTALS,
     "failures": [
         {
@@ -447,6 +453,8 @@ def test_describe_shows_what_is_missing(use_case: Callable[..., Mock]) -> None:
     assert result.exit_code == 0, result.stderr
     assert fake.call_args.args[1] == "a"
     assert "Source:    cid (k:9092), read_committed" in result.stdout
+    assert "From:      2024-05-01T12:00:00.000Z (" in result.stdout
+    assert "To:" not in result.stdout
     assert "Failed: t[1]: reached offset 3 of 9: no leader" in result.stdout
     assert "Gap: t[0]: offsets 1 to 2 (retention)" in result.stdout
     assert "target-cluster  yes             t-restored" in result.stdout
