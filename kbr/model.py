@@ -169,6 +169,16 @@ class SegmentRef:
     leader_epoch: int = field(default=-1, compare=False)
 
     @property
+    def first_offset(self) -> int:
+        """``start_offset``, by the name that a block has for it."""
+        return self.start_offset
+
+    @property
+    def last_offset(self) -> int:
+        """``end_offset``, by the name that a block has for it."""
+        return self.end_offset
+
+    @property
     def anchor(self) -> Anchor:
         """The last record."""
         return Anchor(self.end_offset, self.end_timestamp, self.leader_epoch)

@@ -39,7 +39,15 @@ FOLLOWED_KEYS: dict[str, Path] = {
     "checkpoint_interval_s": ("backup", "checkpoint_interval_ms"),
 }
 #: Options that stay.
-FIXED_OPTIONS = ("backup_id", "isolation_level", "compression", "continuous", "consumer_groups")
+FIXED_OPTIONS = (
+    "backup_id",
+    "isolation_level",
+    "compression",
+    "continuous",
+    "consumer_groups",
+    "time_window_start_ms",
+    "time_window_end_ms",
+)
 #: Where the keys are that a backup goes by.
 _SECTIONS = ("backup_id", "source", "storage", "backup")
 #: A line shows no more of one value, characters.

@@ -8,6 +8,7 @@ from typing import Protocol
 from kbr.backup.options import BackupOptions
 from kbr.config import Config
 from kbr.config.model import ClusterConfig, StorageConfig
+from kbr.config.values import parse_offsets
 from kbr.errors import ConfigError
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression
@@ -114,6 +115,8 @@ def backup_options(config: Config) -> BackupOptions:
         continuous=backup.continuous,
         on_missing_topic=backup.on_missing_topic,
         consumer_groups=backup.consumer_groups,
+        time_window_start_ms=backup.time_window_start,
+        time_window_end_ms=backup.time_window_end,
     )
 
 
@@ -126,6 +129,10 @@ def restore_options(config: Config) -> RestoreOptions:
         exclude=tuple(config.target.topics.exclude),
         time_window_start_ms=restore.time_window_start,
         time_window_end_ms=restore.time_window_end,
+        offset_windows={
+            topic: {number: parse_offsets(text) for number, text in windows.items()}
+            for topic, windows in restore.offset_windows.items()
+        },
         topic_mapping=dict(restore.topic_mapping),
         partition_mapping={topic: dict(moves) for topic, moves in restore.partition_mapping.items()},
         include_original_offset_header=restore.include_original_offset_header,

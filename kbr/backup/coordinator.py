@@ -200,7 +200,7 @@ class BackupCoordinator:
         if self._options.consumer_groups and with_groups:
             self._capture = self._new_capture(source)
             self._capture.look()
-        survey = survey_topics(self._cluster, self._options, known=state.topic_names)
+        survey = survey_topics(self._cluster, self._options, known=state.topic_names, begun=state.begun)
         # a run that ended well has listed all that it committed; a stray segment is found when its place is written to
         if self._previous is not None and self._previous.status is not RunStatus.COMPLETE:
             self._adopt(state, survey)
@@ -386,7 +386,7 @@ class BackupCoordinator:
         only = retries.due()
         _log.info("trying %d partitions again that could not be read to their end", len(only))
         try:
-            survey = survey_topics(self._cluster, self._options, known=state.topic_names, only=only)
+            survey = survey_topics(self._cluster, self._options, known=state.topic_names, only=only, begun=state.begun)
         except ClusterUnavailable:
             if self._stop.requested:
                 return None
@@ -425,7 +425,11 @@ class BackupCoordinator:
                 self._changes.follow()
                 checkpoints.follow(self._options.checkpoint_interval_s)
                 survey = survey_topics(
-                    self._cluster, self._options, known=state.topic_names, left_out=retries.held_back()
+                    self._cluster,
+                    self._options,
+                    known=state.topic_names,
+                    left_out=retries.held_back(),
+                    begun=state.begun,
                 )
             except _OUTAGES as error:
                 if self._stop.requested:

@@ -197,4 +197,5 @@ class PassRunner:
             compress_threads=size.threads,
             pace_path=self._places.pace_path,
             lease_path=self._places.lease_path,
+            window=options.window,
         )

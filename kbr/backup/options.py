@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kbr.model import Compression
+from kbr.repository.window import TimeWindow
 
 __all__ = ["BackupOptions"]
 
@@ -28,6 +29,7 @@ class BackupOptions:
         checkpoint_interval_s: how often the manifest is written while the run goes on.
         continuous: go on until stopped, with new records, partitions and topics.
         consumer_groups: names and globs of consumer groups whose committed offsets are kept; none without any.
+        time_window_start_ms, time_window_end_ms: records with timestamps in it, both ends included; None is open.
         on_missing_topic: what a topic that is named and not there, or gone, means: ``fail`` or ``continue``.
     """
 
@@ -49,3 +51,10 @@ class BackupOptions:
     continuous: bool = False
     on_missing_topic: str = "fail"
     consumer_groups: tuple[str, ...] = ()
+    time_window_start_ms: int | None = None
+    time_window_end_ms: int | None = None
+
+    @property
+    def window(self) -> TimeWindow:
+        """The records that are wanted."""
+        return TimeWindow.between(self.time_window_start_ms, self.time_window_end_ms)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Anchor, Compression, FailureKind, Gap, GapReason, OffsetRange, TopicPartition, TopicSpec
+from kbr.repository.window import TimeWindow
 from kbr.runtime.schedule import make_bundles
 from kbr.storage.options import StorageOptions
 
@@ -134,6 +135,8 @@ class BackupTask:
     pace_path: Path
     #: Until when the run may write (kbr.runtime.lease).
     lease_path: Path
+    #: Records outside of it are passed over.
+    window: TimeWindow = field(default_factory=TimeWindow)
 
 
 def plan_partitions(
@@ -220,13 +223,13 @@ def _failed(
 
 
 def _new(topic: TopicSpec, number: int, found: PartitionOffsets, fixed: int | None, now_ms: int) -> PartitionPlan:
-    start = found.log_start
+    start = max(found.log_start, min(found.first_wanted, found.end_offset))
     end = max(start, found.end_offset if fixed is None else min(fixed, found.end_offset))
     return PartitionPlan(
         topic=topic.name,
         topic_id=topic.topic_id,
         partition=number,
-        log_start_offset=start,
+        log_start_offset=found.log_start,
         high_watermark=found.high_watermark,
         end_offset_exclusive=end,
         sequence=start,

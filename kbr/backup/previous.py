@@ -6,6 +6,7 @@ from kbr.backup.options import BackupOptions
 from kbr.errors import BackupExists, BackupMissing
 from kbr.format.documents import Manifest, SourceInfo
 from kbr.repository.catalog import Catalog
+from kbr.repository.window import TimeWindow
 from kbr.storage import ObjectStore
 
 __all__ = ["load_previous"]
@@ -43,4 +44,23 @@ def load_previous(store: ObjectStore, options: BackupOptions, source: SourceInfo
             "backup_id",
             backup_id=options.backup_id,
         )
+    had = TimeWindow.between(previous.source.time_window_start_ms, previous.source.time_window_end_ms)
+    if had != options.window:
+        raise BackupExists(
+            f"{name} was taken of the time window {_described(had)}, not {_described(options.window)}",
+            hint=f"{_flags(had)} to go on with it, or choose another backup_id",
+            backup_id=options.backup_id,
+        )
     return previous
+
+
+def _described(window: TimeWindow) -> str:
+    return f"({window})"
+
+
+def _flags(window: TimeWindow) -> str:
+    """What to say on the command line for this window: instants in milliseconds, which nobody can misread."""
+    start, end = window.bounds
+    flags = [f"--from-timestamp {start}"] if start is not None else []
+    flags += [f"--to-timestamp {end}"] if end is not None else []
+    return f"give {' '.join(flags)}" if flags else "leave the time window out"

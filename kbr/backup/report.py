@@ -10,6 +10,7 @@ from kbr.backup.state import RunCounts
 from kbr.errors import Incomplete, Interrupted, KbrError
 from kbr.format.documents import Manifest, PartitionEntry, TopicEntry
 from kbr.model import PartitionStatus, RunStatus
+from kbr.repository.window import TimeWindow
 
 __all__ = ["BackupReport", "manifest_warnings"]
 
@@ -114,6 +115,10 @@ def _groups(counts: GroupCounts | None) -> dict[str, Any] | None:
 def manifest_warnings(manifest: Manifest) -> list[str]:
     """What a manifest says that somebody should hear."""
     found = []
+    window = TimeWindow.between(manifest.source.time_window_start_ms, manifest.source.time_window_end_ms)
+    is_empty = not any(partition.segments for topic in manifest.topics for partition in topic.partitions)
+    if not window.is_open and is_empty and manifest.status is RunStatus.COMPLETE:
+        found.append(f"no record lies in the time window ({window}), and the backup holds none")
     for topic in manifest.topics:
         if topic.configs is None:
             found.append(f"{topic.name}: the cluster does not tell topic configs; a restore can't put them back")

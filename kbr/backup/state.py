@@ -119,6 +119,10 @@ class BackupState:
         """First offset of each partition that nothing answers for."""
         return {key: partition.position for key, partition in self._all()}
 
+    def begun(self) -> list[TopicPartition]:
+        """Partitions of which it is known where the backup begins."""
+        return [key for key, partition in self._all() if not partition.is_unseen]
+
     def places(self) -> dict[str, list[tuple[int, int]]]:
         """By topic, of each partition: to where it is answered for, and its high watermark as last seen."""
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kbr.backup.options import BackupOptions
 from kbr.errors import KbrError, TopicMissing, UsageError
@@ -40,7 +40,13 @@ class Survey:
 def source_info(cluster: Cluster, options: BackupOptions) -> SourceInfo:
     """The cluster, for the manifest."""
     info = cluster.info()
-    return SourceInfo(cluster_id=info.cluster_id, brokers=tuple(info.brokers), isolation_level=options.isolation_level)
+    return SourceInfo(
+        cluster_id=info.cluster_id,
+        brokers=tuple(info.brokers),
+        isolation_level=options.isolation_level,
+        time_window_start_ms=options.time_window_start_ms,
+        time_window_end_ms=options.time_window_end_ms,
+    )
 
 
 def check_selection(cluster: Cluster, options: BackupOptions, *, has_backup: Callable[[], bool]) -> None:
@@ -69,6 +75,7 @@ def survey_topics(
     known: Sequence[str],
     only: Collection[TopicPartition] | None = None,
     left_out: Collection[TopicPartition] = (),
+    begun: Callable[[], Collection[TopicPartition]] = tuple,
 ) -> Survey:
     """Choose topics and read their offsets.
 
@@ -76,6 +83,7 @@ def survey_topics(
         known: names of the topics that the backup has.
         only: read no other partitions' offsets; new topics are not looked for.
         left_out: don't read these partitions' offsets.
+        begun: partitions of which it is known already where they begin: of the others a window of time is looked up.
 
     Raises:
         TopicMissing: a named topic does not exist, and ``on_missing_topic`` is ``fail``.
@@ -84,10 +92,10 @@ def survey_topics(
     """
     for _ in range(_TRIES - 1):
         try:
-            return _survey(cluster, options, known, only, left_out)
+            return _survey(cluster, options, known, only, left_out, begun)
         except _Vanished:
             continue
-    return _survey(cluster, options, known, only, left_out)
+    return _survey(cluster, options, known, only, left_out, begun)
 
 
 class _Vanished(TopicMissing):
@@ -100,6 +108,7 @@ def _survey(
     known: Sequence[str],
     only: Collection[TopicPartition] | None,
     left_out: Collection[TopicPartition],
+    begun: Callable[[], Collection[TopicPartition]],
 ) -> Survey:
     listed = cluster.topics()
     there = {name for name, _internal, _count in listed}
@@ -129,7 +138,29 @@ def _survey(
             errors[key] = str(found)
         else:
             offsets[key] = found
+    if options.time_window_start_ms is not None and offsets:
+        _look_up_window(cluster, options.time_window_start_ms, set(begun()), offsets, errors)
     return Survey(topics=specs, gone=gone, missing=missing, offsets=offsets, errors=errors)
+
+
+def _look_up_window(
+    cluster: Cluster,
+    start_ms: int,
+    begun: Collection[TopicPartition],
+    offsets: dict[TopicPartition, PartitionOffsets],
+    errors: dict[TopicPartition, str],
+) -> None:
+    """Where the partitions that nothing is known of begin to hold records of the window.
+
+    After their ends were asked for: that there is no such record is true up to there, then.
+    """
+    new = [key for key in offsets if key not in begun]
+    for key, answer in cluster.first_at(new, start_ms).items() if new else ():
+        if isinstance(answer, KbrError):
+            errors[key] = str(answer)
+            del offsets[key]
+        else:
+            offsets[key] = replace(offsets[key], first_wanted=offsets[key].end_offset if answer < 0 else answer)
 
 
 def _chosen(

@@ -212,6 +212,8 @@ class _BackupWorker:
             isolation_level=self._task.isolation_level,
             bytes_per_s=self._limit.bytes_per_s,
             records_per_s=self._limit.records_per_s,
+            timestamp_from=self._task.window.start_ms,
+            timestamp_to=self._task.window.end_ms,
         )
 
     def _writer_factory(self, partition: PartitionTask) -> Callable[[int], SegmentWriter]:

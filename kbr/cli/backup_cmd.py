@@ -20,7 +20,9 @@ from kbr.cli.options import (
     split_commas,
     storage_option,
     storage_words,
+    tell_start,
     verb,
+    window_start,
 )
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
@@ -33,6 +35,9 @@ __all__ = ["backup_blocks", "command"]
 @config_options
 @filter_options
 @storage_option
+@click.option("--from-timestamp", metavar="T", help="Records from this time on: epoch ms, or ISO-8601 with a zone.")
+@click.option("--to-timestamp", metavar="T", help="Records up to this time, itself included.")
+@click.option("--last", metavar="DURATION", help="Records of the last 24h, 90m, 7d, before now.")
 @click.option("--continuous", is_flag=True, default=None, help="Go on until stopped (SIGTERM, Ctrl-C).")
 @group_options("Keep what all consumer groups have committed.", "Keep it of this group, by name or glob; repeatable.")
 @verb
@@ -48,6 +53,9 @@ def command(
     storage: str | None,
     rate_limits: tuple[str, ...],
     workers: int | None,
+    from_timestamp: str | None,
+    to_timestamp: str | None,
+    last: str | None,
     continuous: bool | None,
     all_groups: bool,
     groups: tuple[str, ...],
@@ -58,7 +66,7 @@ def command(
     """Back up topics of a Kafka cluster.
 
     Takes every record that is committed when the command starts, and ends; with --continuous it goes on until it is
-    stopped. The same backup_id again goes on with that backup. What a flag does not say comes from the KBR_
+    stopped. A time window takes records by their own timestamps, also those that are out of order. The same backup_id again goes on with that backup. What a flag does not say comes from the KBR_
     environment variables, then from the file.
 
     \b
@@ -81,12 +89,15 @@ def command(
             "storage.url": storage,
             "backup.workers": workers,
             "backup.continuous": continuous,
+            "backup.time_window_start": window_start(from_timestamp, last),
+            "backup.time_window_end": to_timestamp,
             "backup.consumer_groups": groups_of(all_groups, groups),
             **{f"backup.{name}": value for name, value in rates_of(rate_limits).items()},
         },
         mode="backup",
     )
     config = load()
+    tell_start(last, config.backup.time_window_start)
     from kbr.app.backup_run import run_backup
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):

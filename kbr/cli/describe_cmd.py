@@ -11,7 +11,7 @@ from kbr.cli.offsets_cmd import restores_blocks
 from kbr.cli.options import Invocation, chosen_backup, config_options, storage_option, verb
 from kbr.cli.render import Block
 from kbr.cli.tables import LEFT_RUNNING, listed, number, table, text
-from kbr.cli.units import bytes_text, count_text, instant_text
+from kbr.cli.units import bytes_text, count_text, instant_text, local_instant_text
 
 __all__ = ["command", "describe_blocks"]
 
@@ -54,6 +54,11 @@ def describe_blocks(document: DescribeDocument) -> list[Block]:
         (
             "Source",
             f"{source['cluster_id'] or 'unknown cluster'} ({listed(source['brokers'])}), {source['isolation_level']}",
+        ),
+        *(
+            (name, f"{instant_text(end)} ({local_instant_text(end)} local time)")
+            for name, end in (("From", source["time_window_start_ms"]), ("To", source["time_window_end_ms"]))
+            if end is not None
         ),
         ("Stored as", f"{document['compression']}, format {document['format_version']}, kbr {document['kbr_version']}"),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from kbr.cli.group_documents import GroupsDocument
+from kbr.cli.window_documents import OffsetWindow, WindowEnds
 
 __all__ = [
     "BackupDocument",
@@ -124,7 +125,7 @@ class TopicToCreate(TypedDict):
     configs: dict[str, str]
 
 
-class RestorePlanEntry(TypedDict):
+class RestorePlanEntry(WindowEnds):
     """What a restore will read and make."""
 
     segments: int
@@ -133,8 +134,7 @@ class RestorePlanEntry(TypedDict):
     records_exact: bool
     raw_bytes: int
     stored_bytes: int
-    time_window_start_ms: int | None
-    time_window_end_ms: int | None
+    offset_windows: list[OffsetWindow]
     topics_to_create: list[TopicToCreate]
 
 
@@ -223,7 +223,7 @@ class ListDocument(TypedDict):
     backups: list[ListedBackup]
 
 
-class DescribedSource(TypedDict):
+class DescribedSource(WindowEnds):
     """Where a backup came from."""
 
     cluster_id: str

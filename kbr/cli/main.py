@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "list": ("list_cmd", "List the backups at a place."),
     "describe": ("describe_cmd", "Show what a backup holds."),
     "verify": ("verify_cmd", "Prove that a backup is whole."),
+    "cat": ("cat_cmd", "Print a backup's records, as kcat prints a topic's."),
     "groups": ("groups_cmd", "Show a backup's consumer groups; put a target's."),
     "offsets": ("offsets_cmd", "Show or export which offset became which in a restore."),
     "status": ("status_cmd", "Show running backups and restores, or change a rate limit."),

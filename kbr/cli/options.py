@@ -26,12 +26,16 @@ __all__ = [
     "filter_options",
     "group_options",
     "groups_of",
+    "last_start",
+    "plain_verb",
     "rates_of",
     "read_mapping",
     "split_commas",
     "storage_option",
     "storage_words",
+    "tell_start",
     "verb",
+    "window_start",
 ]
 
 Mode = Literal["backup", "restore"]
@@ -110,27 +114,33 @@ def exporting_verb(function: Callable[..., Any]) -> Callable[..., Any]:
     return _with_session(function, ("csv", "json", "table"))
 
 
+def plain_verb(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a verb that writes bytes, not a result: it has no -o of this kind."""
+    return _with_session(function, ())
+
+
 def _with_session(function: Callable[..., Any], outputs: Sequence[str]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_invocation(**values: Any) -> Any:
-        session = {name: values.pop(name) for name in _SESSION_NAMES}
+        session = {name: values.pop(name) for name in _SESSION_NAMES if outputs or name != "output"}
         if session["verbose"] and session["quiet"]:
             raise click.UsageError("-v and -q exclude each other")
         level = "debug" if session["verbose"] else "warning" if session["quiet"] else None
         invocation = Invocation(
-            output=session["output"], log_format=session["log_format"], level=level, quiet=session["quiet"]
+            output=session.get("output", "table"), log_format=session["log_format"], level=level, quiet=session["quiet"]
         )
         return function(invocation=invocation, **values)
 
+    output_option = click.option(
+        "-o",
+        "--output",
+        type=click.Choice(outputs),
+        default=next(iter(outputs), None),
+        show_default=True,
+        help="Form of the result on standard output; logs and progress go to standard error.",
+    )
     decorators = (
-        click.option(
-            "-o",
-            "--output",
-            type=click.Choice(outputs),
-            default=outputs[0],
-            show_default=True,
-            help="Form of the result on standard output; logs and progress go to standard error.",
-        ),
+        *((output_option,) if outputs else ()),
         click.option("--log-format", type=click.Choice(["plain", "json"]), help="Form of the log lines."),
         click.option("-v", "--verbose", is_flag=True, help="More log lines."),
         click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only, no progress."),
@@ -266,6 +276,44 @@ def rates_of(values: Sequence[str]) -> dict[str, str]:
         except ValueError as error:
             raise click.UsageError(f"--rate-limit {error}") from error
     return found
+
+
+def window_start(from_timestamp: str | None, last: str | None) -> str | int | None:
+    """Where a window of time begins: one or the other, or neither."""
+    start = last_start(last)
+    if start is None:
+        return from_timestamp
+    if from_timestamp is not None:
+        raise click.UsageError("--from-timestamp and --last exclude each other")
+    return start
+
+
+def tell_start(last: str | None, start_ms: int | None) -> None:
+    """Say which instant --last is: the same window has to be asked for by that."""
+    if last is None or start_ms is None:
+        return
+    from kbr.telemetry.logs import get_logger
+
+    get_logger("kbr.cli").info(
+        "--last %s is --from-timestamp %d; to go on after an interruption, give that instead", last, start_ms
+    )
+
+
+def last_start(last: str | None) -> int | None:
+    """Where --last begins, milliseconds since the epoch: so long before now. None if it was not given.
+
+    Raises:
+        click.UsageError: it is no duration.
+    """
+    if last is None:
+        return None
+    from kbr.config.values import parse_duration
+    from kbr.timing import SYSTEM_CLOCK
+
+    try:
+        return max(0, SYSTEM_CLOCK.now_ms() - parse_duration(last))
+    except ValueError as error:
+        raise click.UsageError(f"--last {error}") from error
 
 
 def storage_words(storage: str | None, sets: Sequence[str]) -> list[str | None]:

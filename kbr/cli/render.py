@@ -20,7 +20,7 @@ from kbr.cli.text import neutralise, neutralise_lines
 from kbr.cli.units import instant_text
 from kbr.errors import KbrError
 
-__all__ = ["SCHEMA_VERSION", "Block", "Column", "Output", "Table", "emit", "emit_blocks", "emit_text", "with_envelope"]
+__all__ = ["SCHEMA_VERSION", "Block", "Column", "Output", "Table", "emit", "emit_blocks", "emit_bytes", "emit_text", "with_envelope"]
 
 #: Raised when a field changes its meaning or goes away; new fields don't change it.
 SCHEMA_VERSION = 1
@@ -88,6 +88,11 @@ def emit_text(text: str) -> bool:
     """Write a text whose pieces are neutralised already; False when nobody reads any more."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return _write(text.encode(encoding, "backslashreplace"))
+
+
+def emit_bytes(data: bytes) -> bool:
+    """Write bytes as they are: records, which nobody neutralises; False when nobody reads any more."""
+    return _write(data)
 
 
 def emit_blocks(blocks: Iterable[Block]) -> bool:

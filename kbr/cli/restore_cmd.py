@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -20,13 +21,18 @@ from kbr.cli.options import (
     split_commas,
     storage_option,
     storage_words,
+    tell_start,
     verb,
+    window_start,
 )
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
 from kbr.cli.units import bytes_text, count_text, duration_text, instant_text, local_instant_text, mean_rate_text
 
 __all__ = ["command", "restore_blocks"]
+
+_NUMBER = re.compile(r"[0-9]+")
+_OFFSETS = re.compile(r"[0-9]+|[0-9]+-[0-9]*|-[0-9]+")
 
 
 @click.command("restore")
@@ -35,6 +41,14 @@ __all__ = ["command", "restore_blocks"]
 @storage_option
 @click.option("--from-timestamp", metavar="T", help="Records from this time on: epoch ms, or ISO-8601 with a zone.")
 @click.option("--to-timestamp", metavar="T", help="Records up to this time, itself included.")
+@click.option("--last", metavar="DURATION", help="Records of the last 24h, 90m, 7d, before now.")
+@click.option(
+    "--offsets",
+    "offset_windows",
+    multiple=True,
+    metavar="TOPIC:0=FROM-TO",
+    help="Records of these offsets only of partition 0 of TOPIC, both included; FROM- or -TO; repeatable.",
+)
 @click.option(
     "--topic-map", "topic_map", multiple=True, metavar="SRC=DST", help="Restore topic SRC as DST; repeatable."
 )
@@ -87,6 +101,8 @@ def command(
     stats: float,
     from_timestamp: str | None,
     to_timestamp: str | None,
+    last: str | None,
+    offset_windows: tuple[str, ...],
     topic_map: tuple[str, ...],
     partition_map: tuple[str, ...],
     append: bool | None,
@@ -123,10 +139,11 @@ def command(
             "storage.url": storage,
             "restore.workers": workers,
             **{f"restore.{name}": value for name, value in rates_of(rate_limits).items()},
-            "restore.time_window_start": from_timestamp,
+            "restore.time_window_start": window_start(from_timestamp, last),
             "restore.time_window_end": to_timestamp,
+            "restore.offset_windows": _by_partition(offset_windows, "--offsets", "TOPIC:0=FROM-TO", _OFFSETS),
             "restore.topic_mapping": read_mapping(topic_map, "--topic-map", "SRC=DST"),
-            "restore.partition_mapping": _partition_mapping(partition_map),
+            "restore.partition_mapping": _by_partition(partition_map, "--partition-map", "TOPIC:0=3", _NUMBER),
             "restore.append": append,
             "restore.allow_incomplete": allow_incomplete,
             "restore.consumer_groups": groups_of(all_groups, groups),
@@ -134,6 +151,7 @@ def command(
         },
         mode="restore",
     )
+    tell_start(last, config.restore.time_window_start)
     from kbr.app.restore_run import run_restore
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):
@@ -143,14 +161,16 @@ def command(
     return invocation.finish(report, restore_blocks)
 
 
-def _partition_mapping(values: tuple[str, ...]) -> dict[str, dict[str, str]] | None:
-    moves: dict[str, dict[str, str]] = {}
-    for left, target in (read_mapping(values, "--partition-map", "TOPIC:0=3") or {}).items():
-        topic, separator, source = left.rpartition(":")
-        if not separator or not topic or not source.isdecimal() or not target.isdecimal():
-            raise click.UsageError(f"--partition-map takes TOPIC:0=3, not {left + '=' + target!r}")
-        moves.setdefault(topic, {})[source] = target
-    return moves or None
+def _by_partition(
+    values: tuple[str, ...], flag: str, form: str, right: re.Pattern[str]
+) -> dict[str, dict[str, str]] | None:
+    found: dict[str, dict[str, str]] = {}
+    for left, value in (read_mapping(values, flag, form) or {}).items():
+        topic, separator, partition = left.rpartition(":")
+        if not separator or not topic or not _NUMBER.fullmatch(partition) or not right.fullmatch(value):
+            raise click.UsageError(f"{flag} takes {form}, not {left + '=' + value!r}")
+        found.setdefault(topic, {})[partition] = value
+    return found or None
 
 
 def restore_blocks(document: RestoreDocument) -> list[Block]:
@@ -269,6 +289,10 @@ def _already_there(document: RestoreDocument) -> list[Block]:
 def _window_lines(document: RestoreDocument) -> list[str]:
     plan = document["plan"]
     ends = (("From", plan["time_window_start_ms"]), ("To  ", plan["time_window_end_ms"]))
-    return [
+    lines = [
         f"{name} {instant_text(end)} ({local_instant_text(end)} local time)" for name, end in ends if end is not None
     ]
+    for one in plan["offset_windows"]:
+        last = "on" if one["end_offset"] is None else f"to {one['end_offset']}"
+        lines.append(f"Of {one['topic']}[{one['partition']}] offsets {one['start_offset']} {last}")
+    return lines

@@ -27,6 +27,7 @@ __all__ = [
     "IncludeGlobs",
     "Instant",
     "Number",
+    "OffsetWindows",
     "OptionalNumber",
     "OptionalSwitch",
     "PartitionMapping",
@@ -236,6 +237,12 @@ def _partition(value: object) -> int:
     return number
 
 
+def _offsets(value: object) -> str:
+    """A range of offsets, as it was written."""
+    values.parse_offsets(value)
+    return str(value)
+
+
 def _freeze(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return MappingProxyType(
         {name: _freeze(entry) if isinstance(entry, dict) else entry for name, entry in value.items()}
@@ -324,6 +331,13 @@ PartitionMapping = Annotated[
             _pairs(_partition, _partition, "source partition: target partition"),
             "topic: {source partition: target partition}",
         )
+    ),
+    AfterValidator(_freeze),
+]
+OffsetWindows = Annotated[
+    Mapping[str, Mapping[int, str]],
+    BeforeValidator(
+        _pairs(names.check_topic, _pairs(_partition, _offsets, "partition: FROM-TO"), "topic: {partition: FROM-TO}")
     ),
     AfterValidator(_freeze),
 ]

@@ -31,8 +31,13 @@ __all__ = [
 #: Keys that later versions have; a file made for one gets a fitting answer.
 _LATER = frozenset({"index"})
 _MAP_KINDS = frozenset(
-    {"properties", "topic configs", "mapping of topics", "mapping of partitions", "mapping of groups"}
-)
+    {
+        "properties", "topic configs", "mapping of topics", "mapping of partitions", "mapping of offset windows",
+        "mapping of groups",
+    }
+)  # fmt: skip
+#: Maps whose entries are maps by partition.
+_NESTED_KINDS = frozenset({"mapping of partitions", "mapping of offset windows"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,18 +164,22 @@ def find_key(dotted: str) -> tuple[Key, Path]:
         if found.is_map and steps[:length] == found.path and all(steps[length:]):
             # entries have dots in their own names: fetch.min.bytes, retention.ms, a topic
             rest = ".".join(steps[length:])
-            if found.kind != "mapping of partitions":
+            if found.kind not in _NESTED_KINDS:
                 return found, (*found.path, rest)
             topic, _, number = rest.rpartition(".")
             if topic:
                 return found, (*found.path, topic, number)
-            raise UnknownKey((*found.path, rest), "names no partition: write TOPIC.PARTITION=PARTITION")
+            raise UnknownKey((*found.path, rest), f"names no partition: write TOPIC.PARTITION={_nested_value(found.kind)}")
     if section_at(steps) is not None:
         raise UnknownKey(steps, "is a section: set one of its keys")
     known = 0
     while known < len(steps) and section_at(steps[: known + 1]) is not None:
         known += 1
     raise UnknownKey(steps[: known + 1], "unknown key")
+
+
+def _nested_value(kind: str) -> str:
+    return "PARTITION" if kind == "mapping of partitions" else "FROM-TO"
 
 
 def suggest(path: Path) -> str:

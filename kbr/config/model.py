@@ -333,6 +333,24 @@ class BackupConfig(Section):
         shown_default="`false`",
         example="true",
     )
+    time_window_start: fields.Instant = key(
+        None,
+        "Take records with this timestamp or a later one. A partition is read from its first such record on, and each record "
+        "behind it is looked at. A backup keeps its window: the same backup_id goes on with the same one only.",
+        kind="instant",
+        unit="epoch milliseconds, or ISO-8601 with a zone",
+        shown_default="no limit",
+        example="2024-05-01T12:00:00Z",
+    )
+    time_window_end: fields.Instant = key(
+        None,
+        "Take records with this timestamp or an earlier one. Partitions are read to their ends all the same, as such records "
+        "may come out of order. Not with `continuous`.",
+        kind="instant",
+        unit="epoch milliseconds, or ISO-8601 with a zone",
+        shown_default="no limit",
+        example="2024-05-01T12:30:00Z",
+    )
     isolation_level: Annotated[IsolationLevel, choice(*get_args(IsolationLevel))] = key(
         "read_committed",
         "`read_committed`: records of committed transactions only; `read_uncommitted`: aborted and open ones too.",
@@ -404,6 +422,13 @@ class RestoreConfig(Section):
         unit="epoch milliseconds, or ISO-8601 with a zone",
         shown_default="no limit",
         example="2024-05-01T12:30:00Z",
+    )
+    offset_windows: fields.OffsetWindows = key(
+        {},
+        "Restore records of these offsets only: topic to {partition: FROM-TO}, both included; FROM- and -TO are open at the "
+        "other end. Partitions that are not named are restored as a whole. A record has to be in the time window, too.",
+        kind="mapping of offset windows",
+        example="{orders: {0: 100-200}}",
     )
     topic_mapping: fields.TopicMapping = key(
         {},

@@ -46,7 +46,14 @@ def findings(config: Config, mode: str | None) -> Iterator[Finding]:
     yield from _security(config.target, "target")
     yield from _storage(config)
     yield from _compression(config)
-    yield from _restore(config)
+    yield from _window("backup", config.backup.time_window_start, config.backup.time_window_end)
+    yield from _window("restore", config.restore.time_window_start, config.restore.time_window_end)
+    if config.backup.continuous and config.backup.time_window_end is not None:
+        yield Finding(
+            path=("backup", "time_window_end"),
+            what="excludes continuous, which would go on for ever and take nothing any more",
+            involved=(("backup", "continuous"),),
+        )
 
 
 def _missing(path: Path, flag: str) -> Finding:
@@ -195,11 +202,10 @@ def _compression(config: Config) -> Iterator[Finding]:
         )
 
 
-def _restore(config: Config) -> Iterator[Finding]:
-    start, end = config.restore.time_window_start, config.restore.time_window_end
+def _window(section: str, start: int | None, end: int | None) -> Iterator[Finding]:
     if start is not None and end is not None and start > end:
         yield Finding(
-            path=("restore", "time_window_end"),
+            path=(section, "time_window_end"),
             what=f"is before time_window_start ({end} < {start})",
-            involved=(("restore", "time_window_start"),),
+            involved=((section, "time_window_start"),),
         )

@@ -73,7 +73,7 @@ def _type(key: Key) -> dict[str, Any]:
         return {"anyOf": [{"type": "boolean"}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     if key.is_list:
         return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    if key.kind == "mapping of partitions":
+    if key.kind in ("mapping of partitions", "mapping of offset windows"):
         inner = {"type": "object", "additionalProperties": {"type": ["integer", "string"]}}
         return {"type": ["object", "null"], "additionalProperties": inner}
     if key.is_map:

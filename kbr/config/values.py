@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 
-__all__ = ["not_this", "parse_bool", "parse_instant", "parse_int", "parse_list", "parse_rate", "parse_record_rate", "parse_size", "parse_text", "shown"]
+__all__ = ["not_this", "parse_bool", "parse_duration", "parse_instant", "parse_int", "parse_list", "parse_offsets", "parse_rate", "parse_record_rate", "parse_size", "parse_text", "shown"]
 
 _INTEGER = re.compile(r"[+-]?[0-9](?:_?[0-9]){0,18}")
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
@@ -34,6 +34,13 @@ _ISO = re.compile(
     r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
     r"(?: ?([Zz]|[+-][0-9]{2}(?::?[0-9]{2})?))?)?"
 )
+_DURATION_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|[wdhms])")
+_ISO_DURATION = re.compile(
+    r"P(?:([0-9]{1,9})W)?(?:([0-9]{1,9})D)?"
+    r"(?:T(?=[0-9])(?:([0-9]{1,9})H)?(?:([0-9]{1,9})M)?(?:([0-9]{1,12}(?:\.[0-9]{1,3})?)S)?)?"
+)
+_OFFSETS = re.compile(r"([0-9]{1,18})|([0-9]{0,18})-([0-9]{0,18})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: 9999-12-31T23:59:59.999Z, the last instant that ISO-8601 and datetime can say.
 MAX_INSTANT_MS = 253_402_300_799_999
@@ -206,6 +213,40 @@ def _candidates(naive: datetime) -> str:
     except (OverflowError, OSError, ValueError):
         return f"write {utc} for UTC"
     return f"write {utc} for UTC, or {local} for this machine's local time"
+
+
+def parse_duration(value: object) -> int:
+    """A length of time, such as 24h, 90m, 1h30m, 7d or ISO-8601's P1DT2H; the result is milliseconds, at least 1.
+
+    A bare number is refused: it may be meant in seconds or in milliseconds.
+    """
+    text = value if isinstance(value, str) else ""
+    parts = _DURATION.findall(text) if re.fullmatch(f"(?:{_DURATION.pattern})+", text) else []
+    if not parts and (match := _ISO_DURATION.fullmatch(text)) is not None:
+        parts = [(number, unit) for number, unit in zip(match.groups(), "wdhms", strict=True) if number]
+    units = [unit for _number, unit in parts]
+    if not parts or len(set(units)) < len(units):
+        raise ValueError(f"must be a duration such as 24h, 90m, 1h30m or 7d{not_this(value)}")
+    total = sum((Fraction(number) * _DURATION_MS[unit] for number, unit in parts), Fraction(0))
+    if total.denominator != 1:
+        raise ValueError(f"{shown(value)} is finer than a millisecond")
+    if not 1 <= total <= MAX_INSTANT_MS:
+        raise ValueError(f"{shown(value)} is out of range: from 1ms on, less than 8000 years")
+    return int(total)
+
+
+def parse_offsets(value: object) -> tuple[int, int | None]:
+    """Offsets as FROM-TO, both included; FROM-, -TO, or one alone: the first, and the last or None for no end."""
+    match = _OFFSETS.fullmatch(str(value)) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+    if match is None or match.group() == "-":
+        raise ValueError(f"must be offsets such as 100-200, 100- or -200{not_this(value)}")
+    only, first, last = match.groups()
+    if only is not None:
+        return int(only), int(only)
+    start, end = int(first or 0), int(last) if last else None
+    if end is not None and end < start:
+        raise ValueError(f"{shown(value)} ends before it begins")
+    return start, end
 
 
 def parse_list(value: object) -> Sequence[object]:

@@ -148,6 +148,14 @@ def _head(manifest: Manifest) -> dict[str, Any]:
             "cluster_id": manifest.source.cluster_id,
             "brokers": list(manifest.source.brokers),
             "isolation_level": manifest.source.isolation_level,
+            **{
+                name: end
+                for name, end in (
+                    ("time_window_start", manifest.source.time_window_start_ms),
+                    ("time_window_end", manifest.source.time_window_end_ms),
+                )
+                if end is not None
+            },
         },
         "compression": manifest.compression.value,
         "compression_level": manifest.compression_level,

@@ -105,6 +105,9 @@ def _source(node: _Node) -> SourceInfo:
         cluster_id=node.text("cluster_id"),
         brokers=tuple(brokers),
         isolation_level=isolation_level,
+        # of a backup without a window, and of one by an earlier version, they are not there
+        time_window_start_ms=node.integer("time_window_start") if node.has("time_window_start") else None,
+        time_window_end_ms=node.integer("time_window_end") if node.has("time_window_end") else None,
     )
 
 

@@ -23,6 +23,9 @@ class SourceInfo:
     brokers: tuple[str, ...]
     #: read_committed or read_uncommitted.
     isolation_level: str
+    #: Records with other timestamps were left out, both ends included; None is open.
+    time_window_start_ms: int | None = None
+    time_window_end_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its __init_
     ConfigEntry,
     ConfigResource,
     ConfigSource,
+    ListOffsetsResultInfo,
     OffsetSpec,
     ResourceType,
 )
@@ -50,6 +51,8 @@ OFFSETS_TIMEOUT_S = 10.0
 ANYBODY_S = 3.0
 
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # confluent_kafka has no types there
+#: What a leader says of a time behind all of its records; one that says nothing is -1001.
+_NO_SUCH_RECORD = -1
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the same
 
 _RETRIED = frozenset(
@@ -90,11 +93,13 @@ class PartitionOffsets:
         log_start: the first offset that exists.
         high_watermark: one past the last replicated record.
         end_offset: one past what may be read: the last stable offset for read_committed.
+        first_wanted: no record before it lies in a window of time that somebody asked for.
     """
 
     log_start: int
     high_watermark: int
     end_offset: int
+    first_wanted: int = 0
 
 
 class Cluster:
@@ -347,15 +352,33 @@ class Cluster:
         deadline = self._session.deadline()
         return self._list_offsets(partitions, _LATEST, IsolationLevel.READ_UNCOMMITTED, deadline)
 
+    def first_at(self, partitions: Sequence[TopicPartition], timestamp_ms: int) -> dict[TopicPartition, int | KbrError]:
+        """Of every partition the first offset whose record has this timestamp or a later one, -1 for none; or why not.
+
+        No record before it has such a timestamp; records behind it may have earlier ones.
+
+        Raises:
+            ClusterUnavailable: no broker answers at all.
+        """
+        spec = OffsetSpec.for_timestamp(timestamp_ms)
+        deadline = self._session.deadline()
+        return self._list_offsets(partitions, spec, IsolationLevel.READ_UNCOMMITTED, deadline, at_ms=timestamp_ms)
+
     def _list_offsets(
-        self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel, deadline: CallDeadline
+        self,
+        partitions: Sequence[TopicPartition],
+        spec: OffsetSpec,
+        level: IsolationLevel,
+        deadline: CallDeadline,
+        *,
+        at_ms: int | None = None,
     ) -> dict[TopicPartition, int | KbrError]:
         found: dict[TopicPartition, int | KbrError] = {}
         wanted: Sequence[TopicPartition] = partitions
         for delay in Backoff(base_s=0.1, cap_s=2.0).delays():
             again: list[TopicPartition] = []
             for part in _chunks(wanted, PARTITIONS_PER_REQUEST):
-                answers = self._ask_offsets(part, spec, level, deadline)
+                answers = self._ask_offsets(part, spec, level, deadline, at_ms)
                 found.update(answers)
                 again += [key for key, answer in answers.items() if _may_pass(answer)]
             wanted = again
@@ -374,7 +397,12 @@ class Cluster:
         raise AssertionError("the delays are endless")
 
     def _ask_offsets(
-        self, partitions: Sequence[TopicPartition], spec: OffsetSpec, level: IsolationLevel, deadline: CallDeadline
+        self,
+        partitions: Sequence[TopicPartition],
+        spec: OffsetSpec,
+        level: IsolationLevel,
+        deadline: CallDeadline,
+        at_ms: int | None,
     ) -> dict[TopicPartition, int | KbrError]:
         session = self._session
         timeout_s = min(self._deadline_s, OFFSETS_TIMEOUT_S)
@@ -387,9 +415,9 @@ class Cluster:
         for partition, future in futures.items():
             key = TopicPartition(partition.topic, partition.partition)
             try:
-                offset = session.result(
+                answer = session.result(
                     future, f"reading offsets of {key}", right=f"Describe on topic {key.topic}", deadline=deadline
-                ).offset
+                )
             except KbrError as error:
                 found[key] = error
                 continue
@@ -397,8 +425,8 @@ class Cluster:
             # (rd_kafka_ListOffsets_leaders_queried_cb: RD_KAFKA_OFFSET_INVALID). Taken for offsets, such
             # partitions would look empty.
             found[key] = (
-                offset
-                if offset >= 0
+                answer.offset
+                if _is_answered(answer, at_ms)
                 else ClusterUnavailable(
                     f"reading offsets of {key}: the partition's leader did not answer within {timeout_s:.0f} s",
                     hint="check the cluster's brokers, then run the same command again",
@@ -492,3 +520,10 @@ def _once(names: Sequence[str]) -> Sequence[str]:
 def _chunks(items: Sequence[_T], size: int) -> Iterable[Sequence[_T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _is_answered(answer: ListOffsetsResultInfo, at_ms: int | None) -> bool:
+    """Whether that is a leader's word: of a time it is a record's of that time or later, or -1 for none."""
+    if at_ms is None or answer.offset < 0:
+        return bool(answer.offset >= 0 or (at_ms is not None and answer.offset == _NO_SUCH_RECORD))
+    return bool(answer.timestamp >= at_ms)

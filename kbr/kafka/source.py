@@ -56,6 +56,7 @@ class SourceOptions:
         isolation_level: read_committed or read_uncommitted.
         bytes_per_s, records_per_s: no faster than this will be read, so no more than that is fetched ahead; 0 is
             no limit.
+        timestamp_from, timestamp_to: records with other timestamps (ms, both included) are passed over.
     """
 
     memory_bytes: int
@@ -64,6 +65,8 @@ class SourceOptions:
     isolation_level: str
     bytes_per_s: float = 0.0
     records_per_s: float = 0.0
+    timestamp_from: int = -(2**63)
+    timestamp_to: int = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,8 @@ class PartitionSource:
                 for index, (position, anchor) in self._anchors.items()
                 if position == ranges[index][1].start_offset
             },
+            timestamp_from=self._options.timestamp_from,
+            timestamp_to=self._options.timestamp_to,
         )
 
     def reopen(self, options: SourceOptions, *, done: Container[int]) -> list[FetchedBlock]:

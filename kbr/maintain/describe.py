@@ -131,6 +131,8 @@ class BackupDescription:
                 "cluster_id": manifest.source.cluster_id,
                 "brokers": list(manifest.source.brokers),
                 "isolation_level": manifest.source.isolation_level,
+                "time_window_start_ms": manifest.source.time_window_start_ms,
+                "time_window_end_ms": manifest.source.time_window_end_ms,
             },
             "compression": manifest.compression.value,
             "compression_level": manifest.compression_level,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kbr.model import SegmentRef
 from kbr.repository.segment_reader import SegmentReader
+from kbr.repository.window import Window
 from kbr.restore.plan import PartitionPlan, RestorePlan
 from kbr.storage import ObjectStore
 
@@ -37,17 +38,17 @@ def count_plan(store: ObjectStore, plan: RestorePlan, *, max_block_bytes: int) -
     Raises:
         KbrError: an index can't be read.
     """
-    window = plan.window
-    pairs = [(one, ref) for one in plan.partitions for ref in one.segments]
+    windows = [(one, one.window(plan.window)) for one in plan.partitions]
+    pairs = [(one, window, ref) for one, window in windows for ref in one.segments]
 
-    def is_whole(one: PartitionPlan, ref: SegmentRef) -> bool:
+    def is_whole(one: PartitionPlan, window: Window, ref: SegmentRef) -> bool:
         return window.covers(ref) and ref.start_offset >= one.offset_from
 
-    whole = [ref for one, ref in pairs if is_whole(one, ref)]
-    cut = [(one, ref) for one, ref in pairs if not is_whole(one, ref)]
+    whole = [pair[2] for pair in pairs if is_whole(*pair)]
+    cut = [pair for pair in pairs if not is_whole(*pair)]
 
-    def wanted(pair: tuple[PartitionPlan, SegmentRef]) -> list[tuple[int, int, int, bool]]:
-        one, reference = pair
+    def wanted(pair: tuple[PartitionPlan, Window, SegmentRef]) -> list[tuple[int, int, int, bool]]:
+        one, window, reference = pair
         reader = SegmentReader(store, plan.backup_id, reference, max_block_bytes=max_block_bytes)
         return [
             (

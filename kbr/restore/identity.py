@@ -16,6 +16,11 @@ def restore_id_of(options: RestoreOptions, cluster_id: str) -> str:
     Whatever decides which records go where, and as what, is in it; how fast, by how many workers, and with which
     topic configs is not, nor is ``append``, which says what to do about records that are there.
     """
+    windows = sorted(
+        [topic, number, start, -1 if end is None else end]
+        for topic, partitions in options.offset_windows.items()
+        for number, (start, end) in partitions.items()
+    )
     facts = {
         "version": 1,
         "backup_id": options.backup_id,
@@ -30,6 +35,8 @@ def restore_id_of(options: RestoreOptions, cluster_id: str) -> str:
             for one, other in moves.items()
             if one != other
         ),
+        # only where there are some: earlier versions knew none, and their restores go on
+        **({"offset_windows": windows} if windows else {}),
         "original_offset_header": options.include_original_offset_header,
         "zero_timestamp_as": options.zero_timestamp_as,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,8 +23,8 @@ from kbr.format.segment import BlockEntry
 from kbr.model import SegmentRef
 from kbr.repository.offset_maps import new_offset_map
 from kbr.repository.segment_reader import SegmentReader
+from kbr.repository.window import TimeWindow, Window
 from kbr.restore.plan import PartitionPlan
-from kbr.restore.window import TimeWindow
 from kbr.storage import ObjectStore
 from kbr_codec import CodecError, offset_ranges
 
@@ -63,6 +64,25 @@ class _Ranges:
 
     starts: bytes
     counts: bytes
+
+    def within(self, start: int, end_exclusive: int) -> _Ranges:
+        """What of them lies there; only the first and the last of those can be cut."""
+        starts, counts = memoryview(self.starts).cast("q"), memoryview(self.counts).cast("q")
+        first = bisect_right(starts, start) - 1
+        if first < 0 or starts[first] + counts[first] <= start:
+            first += 1
+        last = bisect_left(starts, end_exclusive)
+        if first >= last:
+            return _Ranges(b"", b"")
+        if first == 0 and last == len(starts) and starts[0] >= start and starts[-1] + counts[-1] <= end_exclusive:
+            return self
+        left = bytearray(starts[first:last].cast("B")), bytearray(counts[first:last].cast("B"))
+        with memoryview(left[0]).cast("q") as cut_starts, memoryview(left[1]).cast("q") as cut_counts:
+            cut = max(0, start - cut_starts[0])
+            cut_starts[0] += cut
+            cut_counts[0] -= cut
+            cut_counts[-1] -= max(0, cut_starts[-1] + cut_counts[-1] - end_exclusive)
+        return _Ranges(bytes(left[0]), bytes(left[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +151,7 @@ class OffsetMapping:
                 for one in sorted(partitions, key=lambda one: one.plan.source):
                     source, target = one.plan.source, one.plan.target
                     end = one.base
-                    for ranges in self._ranges(pool, one.plan.segments):
+                    for ranges in self._ranges(pool, one.plan):
                         if self._stopped():
                             raise _StoppedError
                         end = writer.add(source, target, end, ranges.starts, ranges.counts)
@@ -140,53 +160,55 @@ class OffsetMapping:
             return False
         return True
 
-    def _ranges(self, pool: ThreadPoolExecutor, segments: Iterable[SegmentRef]) -> Iterator[_Ranges]:
+    def _ranges(self, pool: ThreadPoolExecutor, plan: PartitionPlan) -> Iterator[_Ranges]:
         """A partition's ranges in order; nothing else is read than what has holes or is cut by the window."""
-        parts = _in_order(pool, map(self._part, segments))
+        parts = _in_order(pool, map(partial(self._part, plan.window(self._window)), plan.segments))
         return _in_order(pool, (job for jobs in parts for job in jobs))
 
-    def _part(self, reference: SegmentRef) -> _Job[list[_Job[_Ranges]]]:
+    def _part(self, window: Window, reference: SegmentRef) -> _Job[list[_Job[_Ranges]]]:
         """The jobs that a segment takes."""
         span = reference.end_offset - reference.start_offset + 1
-        if self._window.covers(reference) and reference.record_count == span:
+        if window.covers(reference) and reference.record_count == span:
             return _Job.done([_Job.done(_one_range(reference.start_offset, span))])
-        return _Job(partial(self._blocks, reference), SMALL_BYTES)
+        return _Job(partial(self._blocks, window, reference), SMALL_BYTES)
 
-    def _blocks(self, reference: SegmentRef) -> list[_Job[_Ranges]]:
+    def _blocks(self, window: Window, reference: SegmentRef) -> list[_Job[_Ranges]]:
         reader = self._reader(reference)
-        entries = [entry for entry in reader.index().blocks if self._window.touches(entry)]
+        entries = [entry for entry in reader.index().blocks if window.touches(entry)]
         if reference.raw_bytes + _RANGE_BYTES * reference.record_count <= SMALL_BYTES:
-            return [_Job.done(self._of_block(reader, entry)) for entry in entries]
+            return [_Job.done(self._of_block(window, reader, entry)) for entry in entries]
         return [
             _Job.done(_one_range(entry.first_offset, entry.record_count))
-            if self._is_dense(entry)
-            else _Job(partial(self._of_block, self._reader(reference), entry), _cost_bytes(entry))
+            if _is_dense(window, entry)
+            else _Job(partial(self._of_block, window, self._reader(reference), entry), _cost_bytes(entry))
             for entry in entries
         ]
 
     def _reader(self, reference: SegmentRef) -> SegmentReader:
         return SegmentReader(self._store, self._backup_id, reference, max_block_bytes=self._max_block_bytes)
 
-    def _is_dense(self, entry: BlockEntry) -> bool:
-        return self._window.covers(entry) and entry.record_count == entry.last_offset - entry.first_offset + 1
-
-    def _of_block(self, reader: SegmentReader, entry: BlockEntry) -> _Ranges:
-        if self._is_dense(entry):
+    @staticmethod
+    def _of_block(window: Window, reader: SegmentReader, entry: BlockEntry) -> _Ranges:
+        if _is_dense(window, entry):
             return _one_range(entry.first_offset, entry.record_count)
         ((_, block),) = reader.read_blocks([entry])
-        window = self._window
+        times = window.times
         try:
-            found = _Ranges(*offset_ranges(block, timestamp_from=window.start_ms, timestamp_to=window.end_ms))
+            found = _Ranges(*offset_ranges(block, timestamp_from=times.start_ms, timestamp_to=times.end_ms))
         except CodecError as error:
             raise _corrupt(reader, entry, f"can't be decoded: {error}") from error
         count = sum(memoryview(found.counts).cast("q"))
         if window.covers(entry) and count != entry.record_count:
             raise _corrupt(reader, entry, f"has {count} records, the index says {entry.record_count}")
-        return found
+        return found.within(window.start_offset, window.end_offset_exclusive)
 
 
 class _StoppedError(Exception):
     """Somebody wants the run to end."""
+
+
+def _is_dense(window: Window, entry: BlockEntry) -> bool:
+    return window.covers(entry) and entry.record_count == entry.last_offset - entry.first_offset + 1
 
 
 def _one_range(start: int, count: int) -> _Ranges:

@@ -16,6 +16,8 @@ class RestoreOptions:
         backup_id: which backup.
         include, exclude: topic names and globs over the backup's topics; exclude wins.
         time_window_start_ms, time_window_end_ms: records with timestamps in it, both ends included; None is open.
+        offset_windows: source topic to {source partition: (first offset, last offset or None)}: records of these only;
+            partitions that are not named are restored as a whole.
         topic_mapping: source topic to target topic; others keep their names.
         partition_mapping: source topic to {source partition: target partition}; others keep theirs.
         include_original_offset_header: add a header with the source offset to each record.
@@ -39,6 +41,7 @@ class RestoreOptions:
     exclude: tuple[str, ...] = ()
     time_window_start_ms: int | None = None
     time_window_end_ms: int | None = None
+    offset_windows: Mapping[str, Mapping[int, tuple[int, int | None]]] = field(default_factory=dict)
     topic_mapping: Mapping[str, str] = field(default_factory=dict)
     partition_mapping: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     include_original_offset_header: bool = False

@@ -11,9 +11,9 @@ from kbr.format.documents import Manifest, PartitionEntry, TopicEntry
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression, PartitionStatus, SegmentRef, TopicPartition, TopicSpec
 from kbr.repository.catalog import known_time_range
+from kbr.repository.window import MAX_OFFSET, TimeWindow, Window
 from kbr.restore.options import RestoreOptions
 from kbr.restore.placement import place_partitions
-from kbr.restore.window import TimeWindow
 from kbr.runtime.schedule import make_bundles
 from kbr.storage.options import StorageOptions
 
@@ -37,6 +37,13 @@ class PartitionPlan:
     offset_from: int = 0
     #: Target offset that the next record has to get.
     target_offset: int = 0
+    #: Source offsets that are to be restored at all, whatever is in the target.
+    window_start: int = 0
+    window_end_exclusive: int = MAX_OFFSET
+
+    def window(self, times: TimeWindow) -> Window:
+        """The records that are to be restored, of those within ``times``."""
+        return Window(times=times, start_offset=self.window_start, end_offset_exclusive=self.window_end_exclusive)
 
     def going_on(self, *, offset_from: int, target_offset: int) -> PartitionPlan:
         """What is left of it."""
@@ -46,6 +53,11 @@ class PartitionPlan:
             offset_from=offset_from,
             target_offset=target_offset,
         )
+
+    @property
+    def has_offset_window(self) -> bool:
+        """Whether not all offsets are to be restored."""
+        return self.window_start > 0 or self.window_end_exclusive != MAX_OFFSET
 
     @property
     def stored_bytes(self) -> int:
@@ -126,6 +138,7 @@ def plan_restore(
     window = TimeWindow.between(options.time_window_start_ms, options.time_window_end_ms)
     if window.start_ms > window.end_ms:
         raise UsageError(f"the time window ends ({window.end_ms}) before it begins ({window.start_ms})")
+    _check_offset_windows(topics, options)
     placed = place_partitions(topics, options.topic_mapping, options.partition_mapping)
     warnings: list[str] = []
     topic_plans = []
@@ -135,12 +148,17 @@ def plan_restore(
         topic_plans.append(_topic_plan(topic, placed, options, existing, warnings))
         for partition in topic.partitions:
             source = TopicPartition(topic.name, partition.partition)
+            first, last = options.offset_windows.get(topic.name, {}).get(partition.partition, (0, None))
+            whole = PartitionPlan(
+                source=source,
+                target=placed[source],
+                segments=(),
+                window_start=first,
+                window_end_exclusive=MAX_OFFSET if last is None else last + 1,
+            )
+            wanted = whole.window(window)
             partition_plans.append(
-                PartitionPlan(
-                    source=source,
-                    target=placed[source],
-                    segments=tuple(ref for ref in partition.segments if window.touches(ref)),
-                )
+                replace(whole, segments=tuple(ref for ref in partition.segments if wanted.touches(ref)))
             )
     return RestorePlan(
         backup_id=manifest.backup_id,
@@ -152,6 +170,21 @@ def plan_restore(
             ref for topic in topics for partition in topic.partitions for ref in partition.segments
         ),
     )
+
+
+def _check_offset_windows(topics: Sequence[TopicEntry], options: RestoreOptions) -> None:
+    counts = {topic.name: topic.partition_count for topic in topics}
+    for name, windows in options.offset_windows.items():
+        if name not in counts:
+            raise UsageError(
+                f"a window of offsets names {name}, which is not among the topics to restore",
+                hint=f"topics to restore: {', '.join(sorted(counts)[:20])}",
+            )
+        absent = sorted(number for number in windows if number >= counts[name])
+        if absent:
+            raise UsageError(
+                f"a window of offsets names partition {absent[0]} of {name}, the backup has 0 to {counts[name] - 1}"
+            )
 
 
 def _joined(topics: Sequence[TopicPlan], warnings: list[str]) -> list[TopicPlan]:

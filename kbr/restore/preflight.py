@@ -123,6 +123,7 @@ class _Load:
         partitions = [one for one in plan.partitions if one.target.topic == topic.target.name]
         segments = tuple(ref for one in partitions for ref in one.segments)
         window = plan.window
+        windows = [(one, one.window(window)) for one in partitions]
         stamps = [_clip(stamp, window) for ref in segments for stamp in _stamps(ref)]
         return cls(
             segments=segments,
@@ -130,7 +131,7 @@ class _Load:
             oldest=min(stamps, default=None),
             newest=max(stamps, default=None),
             least_bytes=max(
-                (sum(ref.stored_bytes for ref in one.segments if window.covers(ref)) for one in partitions), default=0
+                (sum(ref.stored_bytes for ref in one.segments if wanted.covers(ref)) for one, wanted in windows), default=0
             ),
             most_bytes=max((sum(ref.raw_bytes for ref in one.segments) for one in partitions), default=0),
         )

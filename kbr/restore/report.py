@@ -8,6 +8,7 @@ from typing import Any
 
 from kbr.errors import ClusterUnavailable, Incomplete, Interrupted, KbrError
 from kbr.model import TopicPartition
+from kbr.repository.window import MAX_OFFSET
 from kbr.restore.counting import PlanCounts
 from kbr.restore.plan import RestorePlan
 from kbr.restore.task import PartitionRestored
@@ -109,6 +110,16 @@ class RestoreReport:
                 "stored_bytes": self.counts.stored_bytes,
                 "time_window_start_ms": None if window.start_ms == -(2**63) else window.start_ms,
                 "time_window_end_ms": None if window.end_ms == 2**63 - 1 else window.end_ms,
+                "offset_windows": [
+                    {
+                        "topic": one.source.topic,
+                        "partition": one.source.partition,
+                        "start_offset": one.window_start,
+                        "end_offset": None if one.window_end_exclusive == MAX_OFFSET else one.window_end_exclusive - 1,
+                    }
+                    for one in self.plan.partitions
+                    if one.has_offset_window
+                ],
                 "topics_to_create": [
                     {
                         "topic": topic.target.name,
@@ -142,8 +153,11 @@ class RestoreReport:
         """A window without a record is more often a mistake than meant."""
         ended = not self.dry_run and self.exit_code == 0
         none_there = not self.counts.records or (ended and not self._sent())
-        if self.plan.window.is_open or self._kept() or not none_there:
+        by_offset = any(one.has_offset_window for one in self.plan.partitions)
+        if (self.plan.window.is_open and not by_offset) or self._kept() or not none_there:
             return []
+        if self.plan.window.is_open:
+            return ["no record lies in the windows of offsets, and nothing is restored: kbr describe tells which there are"]
         first, last = self.plan.archived_times
         what = (
             "the chosen topics have no record with a timestamp in the backup"

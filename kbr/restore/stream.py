@@ -45,7 +45,7 @@ class PlanStream:
         self._store = store
         self._backup_id = backup_id
         self._segments = partition.segments
-        self._window = window
+        self._window = partition.window(window)
         self._max_block_bytes = max_block_bytes
         self._counts: dict[int, int] = {}
         self._last: tuple[int, SegmentReader, list[BlockEntry]] | None = None
@@ -117,7 +117,7 @@ class PlanStream:
             )
         return self._counts[number]
 
-    def _blocks_backwards(self, number: int) -> Iterator[list[Record]]:
+    def _blocks_backwards(self, number: int) -> Iterator[Sequence[Record]]:
         reader, entries = self._open(number)
         for entry in reversed(entries):
             yield self._decode(reader, entry)
@@ -130,7 +130,7 @@ class PlanStream:
             self._last = (number, reader, entries)
         return self._last[1], self._last[2]
 
-    def _decode(self, reader: SegmentReader, entry: BlockEntry) -> list[Record]:
+    def _decode(self, reader: SegmentReader, entry: BlockEntry) -> Sequence[Record]:
         """A block's records that lie in the window."""
         ((_, block),) = reader.read_blocks([entry])
         try:
@@ -153,7 +153,7 @@ class PlanStream:
                     position=entry.position,
                 )
             return records
-        return [record for record in records if window.start_ms <= record.timestamp <= window.end_ms]
+        return window.records(records)
 
 
 def _size_of(record: Record) -> int:

@@ -222,7 +222,7 @@ class _Readers:
         return True
 
     def _blocks(self, index: int, partition: PartitionPlan) -> Iterator[_Ready]:
-        window = self._task.window
+        window = partition.window(self._task.window)
         for reference in partition.segments:
             if reference.end_offset < partition.offset_from:
                 continue
@@ -258,7 +258,10 @@ class _RestoreWorker:
         self._clock = clock
         self._windows = [
             RecordWindow(
-                offset_from=partition.offset_from, timestamp_from=task.window.start_ms, timestamp_to=task.window.end_ms
+                offset_from=max(partition.offset_from, partition.window_start),
+                offset_to_exclusive=partition.window_end_exclusive,
+                timestamp_from=task.window.start_ms,
+                timestamp_to=task.window.end_ms,
             )
             for partition in task.partitions
         ]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from kbr.errors import PreflightRefused
 from kbr.model import SegmentRef
 from kbr.repository.segment_reader import SegmentReader
+from kbr.repository.window import TimeWindow, Window
 from kbr.restore.plan import RestorePlan
-from kbr.restore.window import TimeWindow
 from kbr.storage import ObjectStore
 from kbr_codec import decode_block
 
@@ -30,7 +30,8 @@ def refuse_zero_timestamps(store: ObjectStore, plan: RestorePlan, *, max_block_b
         return
     for partition in plan.partitions:
         for reference in partition.segments:
-            offset = _first_zero(store, plan.backup_id, reference, max_block_bytes) if _ZERO.touches(reference) else None
+            window = partition.window(_ZERO)
+            offset = _first_zero(store, plan.backup_id, reference, window, max_block_bytes)
             if offset is not None:
                 raise PreflightRefused(
                     f"{partition.source}: the record at offset {offset} has timestamp 0, which librdkafka sends as the "
@@ -42,11 +43,14 @@ def refuse_zero_timestamps(store: ObjectStore, plan: RestorePlan, *, max_block_b
                 )
 
 
-def _first_zero(store: ObjectStore, backup_id: str, reference: SegmentRef, max_block_bytes: int) -> int | None:
+def _first_zero(
+    store: ObjectStore, backup_id: str, reference: SegmentRef, window: Window, max_block_bytes: int
+) -> int | None:
+    if not window.touches(reference):
+        return None
     reader = SegmentReader(store, backup_id, reference, max_block_bytes=max_block_bytes)
-    wanted = [entry for entry in reader.index().blocks if _ZERO.touches(entry)]
+    wanted = [entry for entry in reader.index().blocks if window.touches(entry)]
     for _entry, block in reader.read_blocks(wanted):
-        for record in decode_block(block):
-            if record.timestamp == 0:
-                return record.offset
+        for record in window.records(decode_block(block)):
+            return record.offset
     return None

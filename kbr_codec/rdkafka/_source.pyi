@@ -12,6 +12,9 @@ class Source:
         self,
         partitions: Iterable[tuple[str, int, int, int]],
         anchors: Mapping[int, tuple[int, int, int]] | None = None,
+        *,
+        timestamp_from: int = ...,
+        timestamp_to: int = ...,
     ) -> None: ...
     def poll(
         self, timeout_ms: int, *, max_records: int = -1, max_bytes: int = -1

@@ -8,7 +8,7 @@ librdkafka's simple consumer is used (rd_kafka_consume_start_queue), so that no 
 coordinator and no group right is needed.
 """
 
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
 
@@ -133,6 +133,9 @@ cdef class Source:
     cdef int64_t waited_ms
     cdef int64_t byte_total
     cdef int64_t dropped_total
+    cdef int64_t timestamp_from
+    cdef int64_t timestamp_to
+    cdef bint has_window
 
     def __cinit__(self):
         self.rk = NULL
@@ -199,7 +202,7 @@ cdef class Source:
         """Stop fetching and free everything; blocks already handed over stay valid. Again is fine."""
         self.release()
 
-    def start(self, partitions, anchors=None):
+    def start(self, partitions, anchors=None, *, timestamp_from: int = INT64_MIN, timestamp_to: int = INT64_MAX):
         """Begin to fetch; once.
 
         Args:
@@ -209,6 +212,8 @@ cdef class Source:
                 read some other time. If the log holds another record there now, it was cut and has grown
                 again: that is a SourceError (ERR_LOG_REPLACED), and nothing is taken. A record is named by its
                 offset and leader epoch (KIP-101). That none is there any more says nothing.
+            timestamp_from, timestamp_to: records with other timestamps (ms, both included) are passed over, each looked
+                at for itself: they are in no block, and count as seen.
         """
         cdef lane *entry
         cdef topic_lanes *t
@@ -217,6 +222,9 @@ cdef class Source:
         cdef int32_t i
         if self.rk == NULL or self.lanes != NULL:
             raise RuntimeError("a source is started once, before it is closed")
+        self.timestamp_from = timestamp_from
+        self.timestamp_to = timestamp_to
+        self.has_window = timestamp_from != INT64_MIN or timestamp_to != INT64_MAX
         wanted = list(partitions)
         anchors = anchors or {}
         by_topic = {}
@@ -323,6 +331,7 @@ cdef class Source:
 
     cdef int run(self, int64_t until) noexcept nogil:
         cdef int64_t left, begun
+        cdef bint looked_at
         cdef message *m
         while self.open_lanes > 0 or self.batch_at < self.batch_size:
             while self.batch_at < self.batch_size:
@@ -335,12 +344,15 @@ cdef class Source:
                 self.batch_at += 1
                 self.take(m)
                 rd.message_destroy(m)
+            looked_at = self.batch_size > 0
             self.batch_at = 0
             self.batch_size = 0
             if self.ready_count or self.failure_count or self.ended_count:
                 return 0
             if self.record_total >= self.stop_at_records or self.byte_total >= self.stop_at_bytes:
                 return 0
+            if looked_at and self.has_window and monotonic_ms() >= until:
+                return 0                  # records that are passed over fill no block that would end this
             self.batch_size = rd.consume_batch_queue(self.queue, 0, self.batch, BATCH)
             if self.batch_size > 0:
                 continue
@@ -477,6 +489,16 @@ cdef class Source:
             else:
                 self.dropped_total += 1   # a batch that begins before the offset asked for
             return
+        timestamp = rd.message_timestamp(m, &tstype)
+        if self.has_window and not self.timestamp_from <= timestamp <= self.timestamp_to:
+            # it was read, which is what a limit and whoever waits go by
+            entry.next_offset = m.offset + 1
+            entry.at_log_end_ms = 0
+            self.record_total += 1
+            self.byte_total += <int64_t>(m.len + m.key_len)
+            if entry.next_offset >= entry.end_offset:
+                self.finish(index)
+            return
         if rd.message_headers(m, &headers) != 0:
             headers = NULL
         if headers != NULL and names_have_nul(headers):
@@ -484,7 +506,6 @@ cdef class Source:
             if entry.build.stats.record_count == 0 or self.seal(index) == 0:
                 self.give_up(index, ERR_HEADER_NUL, b"a header name with a NUL byte", m.offset)
             return
-        timestamp = rd.message_timestamp(m, &tstype)
         result = builder_add(
             &entry.build, m.offset, timestamp, <uint8_t>tstype,
             m.key, <int64_t>m.key_len if m.key != NULL else -1,

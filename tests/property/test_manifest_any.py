@@ -124,6 +124,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
             cluster_id=draw(TEXT),
             brokers=tuple(draw(st.lists(TEXT, max_size=3))),
             isolation_level=draw(st.sampled_from(["read_committed", "read_uncommitted"])),
+            time_window_start_ms=draw(st.none() | NATURAL),
+            time_window_end_ms=draw(st.none() | NATURAL),
         ),
         compression=draw(st.sampled_from(Compression)),
         compression_level=draw(st.none() | st.integers(-50, 22)),

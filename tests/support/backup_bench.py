@@ -46,6 +46,9 @@ class Topics:
         self.start = 0
         self.offline: set[TopicPartition] = set()
         self.calls: dict[str, int] = {}
+        #: What is said of a time, by partition, and of which partitions that was asked.
+        self.first: dict[TopicPartition, int | KbrError] = {}
+        self.looked_up: list[TopicPartition] = []
         #: Called with a method's name and how often it was called, may raise.
         self.before: Callable[[str, int], None] = lambda _name, _count: None
 
@@ -85,6 +88,10 @@ class Topics:
             if key in self.offline:
                 found[key] = ClusterUnavailable("it has no leader", hint="wait")
         return found
+
+    def first_at(self, keys: Sequence[TopicPartition], _at_ms: int) -> dict[TopicPartition, int | KbrError]:
+        self.looked_up += keys
+        return {key: self.first[key] for key in keys}
 
     def leaders(self, _names: Sequence[str]) -> dict[TopicPartition, int]:
         self._called("leaders")

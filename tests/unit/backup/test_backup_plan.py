@@ -56,11 +56,13 @@ def test_a_hundred_thousand_partitions_make_tasks_of_bounded_size() -> None:
     assert max(map(len, groups)) <= MAX_BUNDLE
 
 
-def _go_on(found: PartitionOffsets, known: Known, *, fixed: int | None = None, topic_id: str = "id"):
+def _go_on(found: PartitionOffsets, known: Known | None, *, fixed: int | None = None, topic_id: str = "id"):
     spec = TopicSpec(name="t", partition_count=1, replication_factor=1, topic_id=topic_id)
     key = TopicPartition("t", 0)
     ends = {} if fixed is None else {key: fixed}
-    (plan,) = plan_partitions([spec], {key: found}, {}, known={key: known}, ends=ends, now_ms=5).partitions
+    (plan,) = plan_partitions(
+        [spec], {key: found}, {}, known={} if known is None else {key: known}, ends=ends, now_ms=5
+    ).partitions
     return plan
 
 
@@ -137,3 +139,19 @@ def test_a_last_stable_offset_behind_what_was_read_is_no_cut_log() -> None:
 def test_another_try_of_a_run_keeps_the_end_that_was_fixed() -> None:
     plan = _go_on(_offsets(0, 90, 90), Known(topic_id="id", position=20, reached=20), fixed=40)
     assert plan.offsets.end_offset_exclusive == 40
+
+
+@pytest.mark.parametrize(("first_wanted", "start"), [(0, 10), (12, 12), (20, 20), (25, 20)])
+def test_a_new_partition_begins_where_its_window_of_time_does_and_what_is_before_it_is_no_gap(
+    first_wanted: int, start: int
+) -> None:
+    found = PartitionOffsets(log_start=10, end_offset=20, high_watermark=20, first_wanted=first_wanted)
+    one = _go_on(found, None)
+    assert (one.sequence, one.offsets.start_offset, one.offsets.end_offset_exclusive, one.gaps) == (start, start, 20, ())
+    assert one.log_start_offset == 10
+
+
+def test_a_partition_that_was_begun_goes_on_where_it_was_whatever_its_window_of_time_says() -> None:
+    found = PartitionOffsets(log_start=10, end_offset=20, high_watermark=20, first_wanted=18)
+    one = _go_on(found, Known(topic_id="id", position=15, reached=16))
+    assert (one.sequence, one.offsets.start_offset) == (15, 16)

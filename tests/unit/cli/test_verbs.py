@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -86,6 +87,7 @@ RESTORE: dict[str, Any] = {
         "stored_bytes": 2**20,
         "time_window_start_ms": 1_714_564_800_000,
         "time_window_end_ms": None,
+        "offset_windows": [{"topic": "orders", "partition": 0, "start_offset": 100, "end_offset": None}],
         "topics_to_create": [
             {"topic": "orders-2", "partitions": 3, "replication_factor": 2, "configs": {"retention.ms": "-1"}}
         ],
@@ -227,6 +229,7 @@ def test_restore_flags_reach_the_use_case(use_case: Callable[..., Mock]) -> None
         *"restore -b a:9092 --backup-id first -t orders --exclude-topic x --storage s3://b/p --workers 2 --append -n".split(),
         *"--from-timestamp 2024-05-01T12:00:00Z --to-timestamp 1714564800001".split(),
         *"--topic-map orders=orders-2 --topic-map a=b,c=d --partition-map orders:0=3 --partition-map o.x:1=0".split(),
+        *"--offsets orders:0=100-200,orders:1=-9 --offsets o.x:2=7-".split(),
         *"-X linger.ms=1 --set restore.compression=zstd".split(),
     )
     assert result.exit_code == 0, result.stderr
@@ -244,8 +247,38 @@ def test_restore_flags_reach_the_use_case(use_case: Callable[..., Mock]) -> None
         "orders": {0: 3},
         "o.x": {1: 0},
     }
+    assert {topic: dict(windows) for topic, windows in restore.offset_windows.items()} == {
+        "orders": {0: "100-200", 1: "-9"},
+        "o.x": {2: "7-"},
+    }
     assert restore.compression == "zstd"
     assert fake.call_args.kwargs["dry_run"] is True
+
+
+def test_the_last_hours_of_a_restore_are_an_instant_that_is_told(use_case: Callable[..., Mock]) -> None:
+    fake = use_case("restore_run", "run_restore", report(RESTORE))
+    before_ms = int(time.time() * 1000)
+    result = run("restore", "-b", "a:1", "--backup-id", "x", "--storage", "/b", "--last", "24h")
+    start = config_of(fake).restore.time_window_start
+    assert before_ms - 86_400_000 <= start <= time.time() * 1000 - 86_400_000
+    assert f"--last 24h is --from-timestamp {start}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--last", "24h", "--from-timestamp", "0"], "exclude each other"),
+        (["--last", "soon"], "--last must be a duration"),
+        (["--offsets", "orders=1-2"], "--offsets takes TOPIC:0=FROM-TO"),
+        (["--offsets", "orders:0=9-8"], "ends before it begins"),
+        (["--offsets", "orders:0=1-2", "--offsets", "orders:0=1-3"], "twice"),
+    ],
+)
+def test_windows_that_make_no_sense_are_refused(use_case: Callable[..., Mock], flags: list[str], what: str) -> None:
+    use_case("restore_run", "run_restore", report(RESTORE))
+    result = run("restore", "-b", "a:1", "--backup-id", "x", "--storage", "/b", *flags)
+    assert result.exit_code == 2
+    assert what in result.stderr
 
 
 def test_append_is_off_unless_asked_for_and_the_file_may_ask(use_case: Callable[..., Mock]) -> None:
@@ -261,6 +294,7 @@ def test_the_restore_plan_shows_what_will_be_done(use_case: Callable[..., Mock])
     use_case("restore_run", "run_restore", report(RESTORE))
     out = run("restore", "-n", "-b", "a:1", "--backup-id", "x", "--storage", "/b").stdout
     assert "From 2024-05-01T12:00:00.000Z (" in out
+    assert "Of orders[0] offsets 100 on" in out
     assert "local time)" in out
     assert "Reads 3 segments, 12 blocks (1.0 MiB stored); restores at most 1,003 records (2.0 MiB encoded)." in out
     assert "Topics to create:" in out
@@ -366,7 +400,13 @@ DESCRIBE: dict[str, Any] = {
     "format_version": 1,
     "kbr_version": "0.1.0",
     "compression": "zstd",
-    "source": {"cluster_id": "cid", "brokers": ["k:9092"], "isolation_level": "read_committed"},
+    "source": {
+        "cluster_id": "cid",
+        "brokers": ["k:9092"],
+        "isolation_level": "read_committed",
+        "time_window_start_ms": 1_714_564_800_000,
+        "time_window_end_ms": None,
+    },
     "totals": TOTALS,
     "failures": [
         {
@@ -413,6 +453,8 @@ def test_describe_shows_what_is_missing(use_case: Callable[..., Mock]) -> None:
     assert result.exit_code == 0, result.stderr
     assert fake.call_args.args[1] == "a"
     assert "Source:    cid (k:9092), read_committed" in result.stdout
+    assert "From:      2024-05-01T12:00:00.000Z (" in result.stdout
+    assert "To:" not in result.stdout
     assert "Failed: t[1]: reached offset 3 of 9: no leader" in result.stdout
     assert "Gap: t[0]: offsets 1 to 2 (retention)" in result.stdout
     assert "target-cluster  yes             t-restored" in result.stdout

@@ -213,3 +213,38 @@ def test_a_level_has_to_fit_the_compression(tmp_path: Path, backup: str, valid: 
         load(tmp_path, text)
     else:
         assert mistakes(tmp_path, text)[0].startswith("backup.compression_level: ")
+
+
+@pytest.mark.parametrize(
+    ("backup", "expected"),
+    [
+        ("{time_window_start: 2000, time_window_end: 1000}", "backup.time_window_end: is before time_window_start"),
+        ("{continuous: true, time_window_end: 1000}", "backup.time_window_end: excludes continuous"),
+        ("{time_window_start: '2024-05-01T12:00:00'}", "backup.time_window_start: '2024-05-01T12:00:00' has no time zone"),
+    ],
+)
+def test_a_window_of_a_backup_has_to_make_sense(tmp_path: Path, backup: str, expected: str) -> None:
+    (line,) = mistakes(tmp_path, f"{S3}backup: {backup}\n")
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        ("{a: {0: 9-8}}", "restore.offset_windows.a.0: '9-8' ends before it begins"),
+        ("{a: {0: x}}", "restore.offset_windows.a.0: must be offsets such as 100-200"),
+        ("{a: {-1: 1-2}}", "restore.offset_windows.a.-1: partition -1 is out of range"),
+        ("{a: 1-2}", "restore.offset_windows.a: must be a mapping"),
+    ],
+)
+def test_windows_of_offsets_are_checked(tmp_path: Path, windows: str, expected: str) -> None:
+    (line,) = mistakes(tmp_path, f"{S3}restore: {{offset_windows: {windows}}}\n")
+    assert line.startswith(expected)
+
+
+def test_one_window_of_offsets_is_set_by_topic_and_partition(tmp_path: Path) -> None:
+    (tmp_path / "kbr.yaml").write_text(f"{S3}restore: {{offset_windows: {{o.x: {{0: 5}}}}}}\n", encoding="utf-8")
+    config = load_config(tmp_path / "kbr.yaml", sets=["restore.offset_windows.o.x.1=7-"], environ={}, run_commands=False)
+    assert {topic: dict(one) for topic, one in config.restore.offset_windows.items()} == {"o.x": {0: "5", 1: "7-"}}
+    with pytest.raises(ConfigError, match=r"names no partition: write TOPIC\.PARTITION=FROM-TO"):
+        load_config(None, sets=["restore.offset_windows.o=7-"], environ={}, run_commands=False)

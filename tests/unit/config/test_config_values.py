@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbr.config.values import parse_bool, parse_instant, parse_int, parse_size, shown
+from kbr.config.values import parse_bool, parse_duration, parse_instant, parse_int, parse_offsets, parse_size, shown
 
 
 @pytest.fixture
@@ -165,3 +165,36 @@ def test_any_value_is_parsed_or_a_value_error(value: object) -> None:
 def test_quoted_values_stay_short_and_on_one_line() -> None:
     assert shown("a\nb\x1b") == "'a\\nb\\x1b'"
     assert len(shown("x" * 1000)) < 70
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("24h", 86_400_000), ("90m", 5_400_000), ("1h30m", 5_400_000), ("7d", 604_800_000), ("1w", 604_800_000), ("500ms", 500),
+        ("1.5h", 5_400_000), ("2m30s", 150_000), ("P1DT2H", 93_600_000), ("PT0.5S", 500), ("P2W", 1_209_600_000), ("1s1ms", 1001),
+    ],
+)  # fmt: skip
+def test_durations_are_milliseconds(text: str, expected: int) -> None:
+    assert parse_duration(text) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["", "24", 24, None, "24x", "h", "-1h", "1h1h", "0s", "0.1ms", "P", "PT", "P1", "T1H", "1 h", "99999999w", "1e3s"]
+)
+def test_what_is_no_duration_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="duration|finer|out of range"):
+        parse_duration(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("100-200", (100, 200)), ("100-", (100, None)), ("-200", (0, 200)), ("7", (7, 7)), (7, (7, 7)), ("0-0", (0, 0))],
+)
+def test_offsets_are_both_included_and_may_be_open(text: object, expected: tuple[int, int | None]) -> None:
+    assert parse_offsets(text) == expected
+
+
+@pytest.mark.parametrize("value", ["", "-", "5-4", "a-b", "1-2-3", "1 - 2", True, None, 1.5, "1" * 19, "1-" + "1" * 19])
+def test_what_are_no_offsets_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="must be offsets|ends before"):
+        parse_offsets(value)

@@ -27,6 +27,7 @@ class _Admin:
         self.script = script
         self.asked: list[list[int]] = []
         self.metadata_count = 0
+        self.timestamp = -1
 
     def list_offsets(self, request, **_options):
         self.asked.append([partition.partition for partition in request])
@@ -46,7 +47,7 @@ class _Admin:
         if isinstance(answer, KafkaError):
             future.set_exception(KafkaException(answer))
         else:
-            future.set_result(SimpleNamespace(offset=answer))
+            future.set_result(SimpleNamespace(offset=answer, timestamp=self.timestamp))
         return future
 
 
@@ -120,3 +121,24 @@ def test_many_partitions_are_asked_for_in_requests_of_bounded_size() -> None:
     assert list(found) == list(keys)
     assert set(found.values()) == {SEVEN}
     assert [len(asked) for asked in admin.asked[:3]] == [PARTITIONS_PER_REQUEST, PARTITIONS_PER_REQUEST, 1]
+
+
+def _first_at(admin: _Admin, at_ms: int) -> dict[TopicPartition, int | KbrError]:
+    cluster = Cluster(ClientSettings(bootstrap_servers=("b:1",)), deadline_s=30, clock=FakeClock())
+    cluster._session._client = admin
+    return cluster.first_at((KEY, OTHER), at_ms)
+
+
+def test_no_record_of_a_time_is_an_answer_and_a_leader_that_says_nothing_is_none() -> None:
+    admin = _Admin({0: [-1], 1: [UNANSWERED, UNANSWERED, 5]})
+    admin.timestamp = 1000
+    assert _first_at(admin, 1000) == {KEY: -1, OTHER: 5}
+    assert admin.asked == [[0, 1], [1], [1]]
+    silent = _first_at(_Admin({1: [UNANSWERED] * 10_000, 0: [-1]}), 1000)[OTHER]
+    assert isinstance(silent, ClusterUnavailable)
+
+
+def test_an_offset_without_a_record_of_that_time_is_no_answer() -> None:
+    admin = _Admin({0: [-1]})
+    admin.timestamp = 999
+    assert isinstance(_first_at(admin, 1000)[OTHER], ClusterUnavailable)

@@ -106,6 +106,49 @@ def test_no_record_at_or_past_the_end_is_given(cluster: MockCluster) -> None:
     assert others == [PartitionEnd(0, 321)]
 
 
+def test_only_records_of_a_window_of_time_are_taken_each_looked_at_for_itself(cluster: MockCluster) -> None:
+    cluster.create_topic("timed", partitions=1)
+    stamps = [50, 10, 51, 70, 49, 60, 61, 5, 55]
+    _produce(cluster, "timed", [Record(n, stamp, 1, None, b"v%d" % n, ()) for n, stamp in enumerate(stamps)])
+    for end, expected in ((9, [0, 2, 5, 8]), (8, [0, 2, 5]), (2, [0])):
+        source = _source(cluster)
+        source.start([("timed", 0, 0, end)], timestamp_from=50, timestamp_to=60)
+        records, others = _consume(source)
+        assert [(one.offset, one.timestamp) for one in records] == [(n, stamps[n]) for n in expected]
+        # what is passed over counts as seen, and as read
+        assert (others, source.position(0), source.totals[0]) == ([PartitionEnd(0, end)], end, end)
+        source.close()
+
+
+def test_a_block_answers_for_what_was_passed_over_behind_its_last_record(cluster: MockCluster) -> None:
+    cluster.create_topic("passed", partitions=1)
+    _produce(cluster, "passed", [Record(n, 50 if n < 3 else 99, 1, None, b"v", ()) for n in range(9)])
+    source = _source(cluster)
+    source.start([("passed", 0, 0, 100)], timestamp_to=60)
+    for _ in range(100):
+        source.poll(100)
+        if source.position(0) == 9:
+            break
+    block = source.flush(0)
+    assert block is not None
+    assert (block.block.stats.record_count, block.next_offset) == (3, 9)
+    source.close()
+
+
+def test_a_poll_in_which_everything_is_passed_over_ends_in_time(cluster: MockCluster) -> None:
+    cluster.create_topic("nothing", partitions=1)
+    _produce(cluster, "nothing", [Record(n, 99, 1, None, b"v" * 100, ()) for n in range(20_000)])
+    source = _source(cluster)
+    source.start([("nothing", 0, 0, 20_000)], timestamp_to=60)
+    polls = 0
+    while source.open_count:
+        assert not [one for one in source.poll(0) if isinstance(one, BlockReady)]
+        polls += 1
+        assert polls < 10_000_000
+    assert polls > 10
+    source.close()
+
+
 def _read_anchored(cluster: MockCluster, start: int, anchor: tuple[int, int, int]) -> tuple[list[Record], list[SourceError]]:
     source = _source(cluster)
     source.start([("anchored", 0, start, 100)], {0: anchor})
