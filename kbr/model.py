@@ -162,11 +162,16 @@ class SegmentRef:
     stored_bytes: int
     #: Largest key + value + headers of one record, bytes.
     max_record_bytes: int
-    #: SHA-256 of the whole object, lower-case hex.
+    #: SHA-256 of the whole object, lower-case hex; empty in another tool's backup.
     sha256: str
     #: Leader epoch of the last record (KIP-101); -1 where it is not known. A manifest keeps that of a partition's last
     #: segment only: it tells nothing else of a segment.
     leader_epoch: int = field(default=-1, compare=False)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is another tool's: its smallest and largest timestamp, and its largest record, are not known."""
+        return not self.sha256
 
     @property
     def anchor(self) -> Anchor:

@@ -43,8 +43,9 @@ def count_plan(store: ObjectStore, plan: RestorePlan, *, max_block_bytes: int) -
     def is_whole(one: PartitionPlan, ref: SegmentRef) -> bool:
         return window.covers(ref) and ref.start_offset >= one.offset_from
 
-    whole = [ref for one, ref in pairs if is_whole(one, ref)]
-    cut = [(one, ref) for one, ref in pairs if not is_whole(one, ref)]
+    # another tool's has to be decompressed to know its blocks: an upper bound is enough for a plan
+    whole = [ref for one, ref in pairs if ref.is_foreign or is_whole(one, ref)]
+    cut = [(one, ref) for one, ref in pairs if not (ref.is_foreign or is_whole(one, ref))]
 
     def wanted(pair: tuple[PartitionPlan, SegmentRef]) -> list[tuple[int, int, int, bool]]:
         one, reference = pair
@@ -68,5 +69,5 @@ def count_plan(store: ObjectStore, plan: RestorePlan, *, max_block_bytes: int) -
         records=sum(ref.record_count for ref in whole) + sum(entry[0] for entry in entries),
         raw_bytes=sum(ref.raw_bytes for ref in whole) + sum(entry[1] for entry in entries),
         stored_bytes=sum(ref.stored_bytes for ref in whole) + sum(entry[2] for entry in entries),
-        exact=all(entry[3] for entry in entries),
+        exact=all(entry[3] for entry in entries) and all(is_whole(one, ref) for one, ref in pairs if ref.is_foreign),
     )

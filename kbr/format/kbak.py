@@ -1,0 +1,282 @@
+"""Segments of OSO kafka-backup, KBAK version 1: header, records, footer. Bytes from outside, so nothing is believed.
+
+No I/O and no compression: who calls checks the CRC-32 over header and body before a record is parsed. A length is
+compared with the bytes that there can be before it is used, and a block of records is all that is held at a time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from kbr.errors import CorruptSegment, UnsupportedFormat
+from kbr.format.kbak_body import BadBody, Body
+from kbr.format.names import INT64_MAX
+from kbr.model import Compression, Record, TimestampType
+from kbr_codec import encode_block
+
+__all__ = [
+    "FOOTER_BYTES",
+    "HEADER_BYTES",
+    "KbakHeader",
+    "RecordParser",
+    "as_block",
+    "parse_footer",
+    "parse_header",
+    "without_added_headers",
+]
+
+#: Magic, version, compression, reserved, record count, first and last record's offset.
+_HEADER = struct.Struct("<4sBBHQqq")
+#: CRC-32 of all before it, magic.
+_FOOTER = struct.Struct("<I4s")
+HEADER_BYTES = _HEADER.size
+FOOTER_BYTES = _FOOTER.size
+_MAGIC, _MAGIC_END = b"KBAK", b"BKAE"
+_VERSION = 1
+_COMPRESSIONS = {0: Compression.NONE, 1: Compression.ZSTD, 2: Compression.LZ4}
+
+#: Timestamp, offset, key length; then value length; then header count.
+_HEAD = struct.Struct("<qqi")
+_LENGTH = struct.Struct("<i")
+_SIZE = struct.Struct("<I")
+_COUNT = struct.Struct("<H")
+_INT64 = struct.Struct("<q")
+#: A record without key, value and headers.
+MIN_RECORD_BYTES = _HEAD.size + _LENGTH.size + _COUNT.size
+#: Decompressed bytes that are asked for at once.
+_READ_BYTES = 256 * 1024
+
+_OFFSET_HEADER = b"x-original-offset"
+_TIMESTAMP_HEADER = b"x-original-timestamp"
+_CLUSTER_HEADER = b"x-source-cluster"
+
+Headers = tuple[tuple[bytes, bytes | None], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KbakHeader:
+    """What a segment says of itself."""
+
+    compression: Compression
+    record_count: int
+    first_offset: int
+    #: Included.
+    last_offset: int
+
+
+def parse_header(data: bytes, *, name: str) -> KbakHeader:
+    """Read the first HEADER_BYTES of a segment.
+
+    Raises:
+        CorruptSegment: it is no segment, or makes no sense.
+        UnsupportedFormat: it is of another version.
+    """
+    if len(data) != HEADER_BYTES or data[:4] != _MAGIC:
+        _corrupt(name, "it does not begin as a segment of kafka-backup does", 0)
+    _, version, compression, reserved, count, first, last = _HEADER.unpack(data)
+    if version != _VERSION or reserved or compression not in _COMPRESSIONS:
+        raise UnsupportedFormat(
+            f"{name}: a segment of kafka-backup's version {version}, compression {compression}, flags {reserved}; this kbr "
+            f"reads version {_VERSION}, compression 0 to 2, without flags",
+            hint="a newer kbr may read it; else the object is damaged",
+            object=name,
+        )
+    if not (0 <= first <= last <= INT64_MAX and 1 <= count <= last - first + 1):
+        _corrupt(name, f"its header says {count} records from offset {first} to {last}", 0)
+    return KbakHeader(
+        compression=_COMPRESSIONS[compression], record_count=count, first_offset=first, last_offset=last
+    )
+
+
+def parse_footer(data: bytes, *, name: str, position: int) -> int:
+    """The CRC-32 that the last FOOTER_BYTES of a segment say.
+
+    Args:
+        position: where they begin in the object.
+
+    Raises:
+        CorruptSegment: they are no footer.
+    """
+    if len(data) != FOOTER_BYTES or data[4:] != _MAGIC_END:
+        _corrupt(name, f"it does not end with {_MAGIC_END.decode()}: truncated, or no segment of kafka-backup", position)
+    crc32: int = _FOOTER.unpack(data)[0]
+    return crc32
+
+
+class RecordParser:
+    """A segment's records, in order, a block at a time.
+
+    Args:
+        body: decompressed; its CRC-32 has been checked.
+        raw_bytes: its size, as the manifest says it.
+        max_record_bytes: the largest record that is accepted.
+        name: the object, for messages.
+    """
+
+    def __init__(self, body: Body, *, raw_bytes: int, max_record_bytes: int, name: str) -> None:
+        self._body = body
+        self._raw_bytes = raw_bytes
+        self._max_record_bytes = max_record_bytes
+        self._name = name
+        self._buffer = bytearray()
+        #: Where the next record begins in the buffer.
+        self._at = 0
+        self._taken = 0
+        self._last_offset = -1
+        #: Where it begins in the body.
+        self.position = 0
+
+    def skip(self, position: int, *, last_offset: int) -> None:
+        """Go on at a position ahead.
+
+        Args:
+            last_offset: of the record before it.
+        """
+        while self.position < position:
+            if self._at == len(self._buffer) and not self._more():
+                self._corrupt("it ends before a place where records were a moment ago")
+            step = min(position - self.position, len(self._buffer) - self._at)
+            self._at += step
+            self.position += step
+        self._last_offset = last_offset
+
+    def block(self, size: int) -> list[Record]:
+        """The next records, of ``size`` bytes together or a little more; none at the end.
+
+        Raises:
+            CorruptSegment: the body is damaged, or its records make no sense.
+        """
+        records: list[Record] = []
+        end = self.position + size
+        while self.position < end:
+            if not self._fill(_SIZE.size):
+                if self._at != len(self._buffer):
+                    self._corrupt("it ends within a record's length")
+                if self.position != self._raw_bytes:
+                    self._corrupt(f"it has {self.position} bytes, the manifest says {self._raw_bytes}")
+                break
+            (length,) = _SIZE.unpack_from(self._buffer, self._at)
+            left = self._raw_bytes - self.position - _SIZE.size
+            if not MIN_RECORD_BYTES <= length <= left:
+                self._corrupt(f"a record claims {length} bytes where {MIN_RECORD_BYTES} to {left} can be")
+            if length > self._max_record_bytes:
+                raise CorruptSegment(
+                    f"{self._name}: a record of {length} bytes; {self._max_record_bytes} are allowed",
+                    hint="raise limits.max_block_bytes if a record may be that large; else the object is damaged",
+                    object=self._name,
+                    position=self.position,
+                )
+            if not self._fill(_SIZE.size + length):
+                self._corrupt("it ends within a record")
+            start = self._at + _SIZE.size
+            records.append(self._record(start, start + length))
+            self._at += _SIZE.size + length
+            self.position += _SIZE.size + length
+        return records
+
+    # -- how ------------------------------------------------------------------------------
+
+    def _fill(self, size: int) -> bool:
+        """Have so many bytes in the buffer; whether there are."""
+        while len(self._buffer) - self._at < size:
+            if not self._more():
+                return False
+        return True
+
+    def _more(self) -> bool:
+        if self._at >= _READ_BYTES:
+            del self._buffer[: self._at]
+            self._at = 0
+        try:
+            piece = self._body.read(_READ_BYTES)
+        except BadBody as error:
+            self._corrupt(str(error))
+        self._taken += len(piece)
+        if self._taken > self._raw_bytes:
+            self._corrupt(f"it goes on behind the {self._raw_bytes} bytes that the manifest says")
+        self._buffer += piece
+        return bool(piece)
+
+    def _record(self, at: int, end: int) -> Record:
+        buffer = self._buffer
+        timestamp, offset, size = _HEAD.unpack_from(buffer, at)
+        if not self._last_offset < offset <= INT64_MAX:
+            self._corrupt(f"offset {offset} does not rise after {self._last_offset}")
+        key, at = self._nullable(at + _HEAD.size, end - _LENGTH.size - _COUNT.size, size)
+        (size,) = _LENGTH.unpack_from(buffer, at)
+        value, at = self._nullable(at + _LENGTH.size, end - _COUNT.size, size)
+        (count,) = _COUNT.unpack_from(buffer, at)
+        at += _COUNT.size
+        headers = []
+        for _ in range(count):
+            if at + _COUNT.size > end:
+                self._corrupt("it ends within its headers")
+            (size,) = _COUNT.unpack_from(buffer, at)
+            at += _COUNT.size
+            name, at = self._nullable(at, end - _LENGTH.size, size)
+            (size,) = _LENGTH.unpack_from(buffer, at)
+            content, at = self._nullable(at + _LENGTH.size, end, size)
+            headers.append((name or b"", content))
+        if at != end:
+            self._corrupt(f"{end - at} bytes are left over in the record")
+        self._last_offset = offset
+        return Record(
+            offset,
+            timestamp,
+            (TimestampType.NONE if timestamp == -1 else TimestampType.CREATE_TIME).value,
+            key,
+            value,
+            without_added_headers(tuple(headers), offset, timestamp) if headers else (),
+        )
+
+    def _nullable(self, at: int, end: int, size: int) -> tuple[bytes | None, int]:
+        """So many bytes, -1 is null; they have to end at or before ``end``."""
+        if size == -1:
+            if at > end:
+                self._corrupt("a record ends too early")
+            return None, at
+        if not 0 <= size <= end - at:
+            self._corrupt(f"a key, value or header claims {size} bytes where {max(0, end - at)} are left")
+        return bytes(self._buffer[at : at + size]), at + size
+
+    def _corrupt(self, what: str) -> NoReturn:
+        _corrupt(self._name, f"the record at byte {self.position} of the decompressed body: {what}", self.position)
+
+
+def as_block(records: Sequence[Record]) -> bytes:
+    """Records of a RecordParser as a block of kbr's."""
+    return encode_block(records)
+
+
+def without_added_headers(headers: Headers, offset: int, timestamp: int) -> Headers:
+    """A record's headers as they were at the source: without those that the backup added.
+
+    Those are the last ones of their names. They are known by what they hold, the record's own offset and timestamp: a
+    backup that was told to add none may hold records that brought headers of these names along.
+    """
+    kept = list(headers)
+    added = _strip(kept, _OFFSET_HEADER, _INT64.pack(offset))
+    added = _strip(kept, _TIMESTAMP_HEADER, _INT64.pack(timestamp)) or added
+    if added:
+        _strip(kept, _CLUSTER_HEADER, None)
+    return headers if len(kept) == len(headers) else tuple(kept)
+
+
+def _strip(headers: list[tuple[bytes, bytes | None]], name: bytes, value: bytes | None) -> bool:
+    """Remove the last header of a name, if it holds the value (None: whatever it holds)."""
+    for number in range(len(headers) - 1, -1, -1):
+        if headers[number][0] == name:
+            if value is not None and headers[number][1] != value:
+                return False
+            del headers[number]
+            return True
+    return False
+
+
+def _corrupt(name: str, what: str, position: int) -> NoReturn:
+    raise CorruptSegment(
+        f"{name}: {what}", hint="get the object from another copy of the backup", object=name, position=position
+    )
