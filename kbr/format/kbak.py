@@ -254,26 +254,31 @@ def as_block(records: Sequence[Record]) -> bytes:
 def without_added_headers(headers: Headers, offset: int, timestamp: int) -> Headers:
     """A record's headers as they were at the source: without those that the backup added.
 
-    Those are the last ones of their names. They are known by what they hold, the record's own offset and timestamp: a
-    backup that was told to add none may hold records that brought headers of these names along.
+    Those are the last ones of their names: the record's offset, its timestamp, and behind them, where it was told to the
+    backup, the cluster's name. The first two are known by what they hold: a backup that was told to add none may hold
+    records that brought headers of these names along.
     """
     kept = list(headers)
-    added = _strip(kept, _OFFSET_HEADER, _INT64.pack(offset))
-    added = _strip(kept, _TIMESTAMP_HEADER, _INT64.pack(timestamp)) or added
-    if added:
-        _strip(kept, _CLUSTER_HEADER, None)
-    return headers if len(kept) == len(headers) else tuple(kept)
+    at = [_strip(kept, _OFFSET_HEADER, _INT64.pack(offset)), _strip(kept, _TIMESTAMP_HEADER, _INT64.pack(timestamp))]
+    added = [one for one in at if one >= 0]
+    if not added:
+        return headers
+    for number in range(len(kept) - 1, min(added) - 1, -1):
+        if kept[number][0] == _CLUSTER_HEADER:
+            del kept[number]
+            break
+    return tuple(kept)
 
 
-def _strip(headers: list[tuple[bytes, bytes | None]], name: bytes, value: bytes | None) -> bool:
-    """Remove the last header of a name, if it holds the value (None: whatever it holds)."""
+def _strip(headers: list[tuple[bytes, bytes | None]], name: bytes, value: bytes) -> int:
+    """Remove the last header of a name, if it holds the value; where it was, or -1."""
     for number in range(len(headers) - 1, -1, -1):
         if headers[number][0] == name:
-            if value is not None and headers[number][1] != value:
-                return False
+            if headers[number][1] != value:
+                return -1
             del headers[number]
-            return True
-    return False
+            return number
+    return -1
 
 
 def _corrupt(name: str, what: str, position: int) -> NoReturn:

@@ -131,7 +131,7 @@ class ReadOnlyStore:
 
     def _refuse(self, key: str) -> NoReturn:
         raise AccessDenied(
-            f"{key}: the backup was made by {self._tool}, and nothing is written to it",
+            f"{key}: nothing is written to a backup of {self._tool}",
             hint="this is a bug in kbr",
             object=key,
         )

@@ -127,7 +127,7 @@ def test_a_view_reads_and_refuses_every_write() -> None:
         lambda: view.delete(key),
         lambda: view.remove_leftovers("daily"),
     ):
-        with pytest.raises(AccessDenied, match="made by another tool"):
+        with pytest.raises(AccessDenied, match="nothing is written to a backup of another tool"):
             write()
     assert not WRITES.intersection(operation for operation, _ in inner.calls)
 
