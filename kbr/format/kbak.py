@@ -38,20 +38,27 @@ _MAGIC, _MAGIC_END = b"KBAK", b"BKAE"
 _VERSION = 1
 _COMPRESSIONS = {0: Compression.NONE, 1: Compression.ZSTD, 2: Compression.LZ4}
 
-#: Timestamp, offset, key length; then value length; then header count.
-_HEAD = struct.Struct("<qqi")
+#: A record's length, timestamp, offset and key length; then come its value's length and the number of its headers.
+_START = struct.Struct("<Iqqi")
 _LENGTH = struct.Struct("<i")
 _SIZE = struct.Struct("<I")
 _COUNT = struct.Struct("<H")
 _INT64 = struct.Struct("<q")
 #: A record without key, value and headers.
-MIN_RECORD_BYTES = _HEAD.size + _LENGTH.size + _COUNT.size
+MIN_RECORD_BYTES = _START.size - _SIZE.size + _LENGTH.size + _COUNT.size
+#: What comes after a key at least.
+_REST_BYTES = _LENGTH.size + _COUNT.size
 #: Decompressed bytes that are asked for at once.
 _READ_BYTES = 256 * 1024
 
 _OFFSET_HEADER = b"x-original-offset"
 _TIMESTAMP_HEADER = b"x-original-timestamp"
 _CLUSTER_HEADER = b"x-source-cluster"
+#: The first two as they are stored, but for their values.
+_ADDED_OFFSET = _COUNT.pack(len(_OFFSET_HEADER)) + _OFFSET_HEADER + _LENGTH.pack(_INT64.size)
+_ADDED_TIMESTAMP = _COUNT.pack(len(_TIMESTAMP_HEADER)) + _TIMESTAMP_HEADER + _LENGTH.pack(_INT64.size)
+_ADDED_BYTES = len(_ADDED_OFFSET) + len(_ADDED_TIMESTAMP) + 2 * _INT64.size
+_NO_TIME, _CREATE_TIME = TimestampType.NONE.value, TimestampType.CREATE_TIME.value
 
 Headers = tuple[tuple[bytes, bytes | None], ...]
 
@@ -121,7 +128,7 @@ class RecordParser:
         self._raw_bytes = raw_bytes
         self._max_record_bytes = max_record_bytes
         self._name = name
-        self._buffer = bytearray()
+        self._buffer = b""
         #: Where the next record begins in the buffer.
         self._at = 0
         self._taken = 0
@@ -136,7 +143,7 @@ class RecordParser:
             last_offset: of the record before it.
         """
         while self.position < position:
-            if self._at == len(self._buffer) and not self._more():
+            if self._at == len(self._buffer) and not self._fill(1):
                 self._corrupt("it ends before a place where records were a moment ago")
             step = min(position - self.position, len(self._buffer) - self._at)
             self._at += step
@@ -152,13 +159,10 @@ class RecordParser:
         records: list[Record] = []
         end = self.position + size
         while self.position < end:
-            if not self._fill(_SIZE.size):
-                if self._at != len(self._buffer):
-                    self._corrupt("it ends within a record's length")
-                if self.position != self._raw_bytes:
-                    self._corrupt(f"it has {self.position} bytes, the manifest says {self._raw_bytes}")
+            if self._at + _START.size > len(self._buffer) and not self._fill(_START.size):
+                self._check_end()
                 break
-            (length,) = _SIZE.unpack_from(self._buffer, self._at)
+            length = _SIZE.unpack_from(self._buffer, self._at)[0]
             left = self._raw_bytes - self.position - _SIZE.size
             if not MIN_RECORD_BYTES <= length <= left:
                 self._corrupt(f"a record claims {length} bytes where {MIN_RECORD_BYTES} to {left} can be")
@@ -169,78 +173,107 @@ class RecordParser:
                     object=self._name,
                     position=self.position,
                 )
-            if not self._fill(_SIZE.size + length):
+            length += _SIZE.size
+            if self._at + length > len(self._buffer) and not self._fill(length):
                 self._corrupt("it ends within a record")
-            start = self._at + _SIZE.size
-            records.append(self._record(start, start + length))
-            self._at += _SIZE.size + length
-            self.position += _SIZE.size + length
+            records.append(self._record(self._buffer, self._at, self._at + length))
+            self._at += length
+            self.position += length
         return records
 
     # -- how ------------------------------------------------------------------------------
 
     def _fill(self, size: int) -> bool:
         """Have so many bytes in the buffer; whether there are."""
-        while len(self._buffer) - self._at < size:
-            if not self._more():
-                return False
-        return True
-
-    def _more(self) -> bool:
-        if self._at >= _READ_BYTES:
-            del self._buffer[: self._at]
-            self._at = 0
+        pieces = [self._buffer[self._at :]]
+        there = len(pieces[0])
+        self._at = 0
         try:
-            piece = self._body.read(_READ_BYTES)
+            while there < size:
+                piece = self._body.read(_READ_BYTES)
+                if not piece:
+                    break
+                pieces.append(piece)
+                there += len(piece)
+                self._taken += len(piece)
+                if self._taken > self._raw_bytes:
+                    self._corrupt(f"it goes on behind the {self._raw_bytes} bytes that the manifest says")
         except BadBody as error:
             self._corrupt(str(error))
-        self._taken += len(piece)
-        if self._taken > self._raw_bytes:
-            self._corrupt(f"it goes on behind the {self._raw_bytes} bytes that the manifest says")
-        self._buffer += piece
-        return bool(piece)
+        self._buffer = b"".join(pieces)
+        return there >= size
 
-    def _record(self, at: int, end: int) -> Record:
-        buffer = self._buffer
-        timestamp, offset, size = _HEAD.unpack_from(buffer, at)
+    def _check_end(self) -> None:
+        """Nothing may be left over, and nothing be missing."""
+        if self._at != len(self._buffer):
+            self._corrupt("it ends within a record's beginning")
+        if self.position != self._raw_bytes:
+            self._corrupt(f"it has {self.position} bytes, the manifest says {self._raw_bytes}")
+
+    def _record(self, buffer: bytes, start: int, end: int) -> Record:
+        """The record in these bytes; in one piece, as it is run for every one."""
+        _, timestamp, offset, size = _START.unpack_from(buffer, start)
         if not self._last_offset < offset <= INT64_MAX:
             self._corrupt(f"offset {offset} does not rise after {self._last_offset}")
-        key, at = self._nullable(at + _HEAD.size, end - _LENGTH.size - _COUNT.size, size)
-        (size,) = _LENGTH.unpack_from(buffer, at)
-        value, at = self._nullable(at + _LENGTH.size, end - _COUNT.size, size)
-        (count,) = _COUNT.unpack_from(buffer, at)
+        at = start + _START.size
+        key = None
+        if size != -1:
+            if not 0 <= size <= end - _REST_BYTES - at:
+                self._claims(size, end - _REST_BYTES - at)
+            key = buffer[at : at + size]
+            at += size
+        size = _LENGTH.unpack_from(buffer, at)[0]
+        at += _LENGTH.size
+        value = None
+        if size != -1:
+            if not 0 <= size <= end - _COUNT.size - at:
+                self._claims(size, end - _COUNT.size - at)
+            value = buffer[at : at + size]
+            at += size
+        count = _COUNT.unpack_from(buffer, at)[0]
         at += _COUNT.size
-        headers = []
-        for _ in range(count):
-            if at + _COUNT.size > end:
-                self._corrupt("it ends within its headers")
-            (size,) = _COUNT.unpack_from(buffer, at)
-            at += _COUNT.size
-            name, at = self._nullable(at, end - _LENGTH.size, size)
-            (size,) = _LENGTH.unpack_from(buffer, at)
-            content, at = self._nullable(at + _LENGTH.size, end, size)
-            headers.append((name or b"", content))
+        headers: Headers = ()
+        if count == 2 and end - at == _ADDED_BYTES and self._are_added(buffer, start, at):
+            at = end  # what most records have
+        elif count:
+            headers, at = self._headers(buffer, at, end, count)
+            headers = without_added_headers(headers, offset, timestamp)
         if at != end:
             self._corrupt(f"{end - at} bytes are left over in the record")
         self._last_offset = offset
-        return Record(
-            offset,
-            timestamp,
-            (TimestampType.NONE if timestamp == -1 else TimestampType.CREATE_TIME).value,
-            key,
-            value,
-            without_added_headers(tuple(headers), offset, timestamp) if headers else (),
-        )
+        return Record(offset, timestamp, _NO_TIME if timestamp == -1 else _CREATE_TIME, key, value, headers)
 
-    def _nullable(self, at: int, end: int, size: int) -> tuple[bytes | None, int]:
-        """So many bytes, -1 is null; they have to end at or before ``end``."""
-        if size == -1:
-            if at > end:
-                self._corrupt("a record ends too early")
-            return None, at
-        if not 0 <= size <= end - at:
-            self._corrupt(f"a key, value or header claims {size} bytes where {max(0, end - at)} are left")
-        return bytes(self._buffer[at : at + size]), at + size
+    @staticmethod
+    def _are_added(buffer: bytes, start: int, at: int) -> bool:
+        """Whether the bytes there are the two headers that the backup adds, with this record's own numbers."""
+        timestamp = buffer[start + 4 : start + 12]
+        offset = buffer[start + 12 : start + 20]
+        return buffer[at : at + _ADDED_BYTES] == _ADDED_OFFSET + offset + _ADDED_TIMESTAMP + timestamp
+
+    def _headers(self, buffer: bytes, at: int, end: int, count: int) -> tuple[Headers, int]:
+        headers: list[tuple[bytes, bytes | None]] = []
+        for _ in range(count):
+            if at + _COUNT.size > end:
+                self._corrupt("it ends within its headers")
+            size = _COUNT.unpack_from(buffer, at)[0]
+            at += _COUNT.size
+            if size > end - _LENGTH.size - at:
+                self._claims(size, end - _LENGTH.size - at)
+            name = buffer[at : at + size]
+            at += size
+            size = _LENGTH.unpack_from(buffer, at)[0]
+            at += _LENGTH.size
+            if size == -1:
+                headers.append((name, None))
+                continue
+            if not 0 <= size <= end - at:
+                self._claims(size, end - at)
+            headers.append((name, buffer[at : at + size]))
+            at += size
+        return tuple(headers), at
+
+    def _claims(self, size: int, left: int) -> NoReturn:
+        self._corrupt(f"a key, value or header claims {size} bytes where {max(0, left)} are left")
 
     def _corrupt(self, what: str) -> NoReturn:
         _corrupt(self._name, f"the record at byte {self.position} of the decompressed body: {what}", self.position)
