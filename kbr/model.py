@@ -162,7 +162,7 @@ class SegmentRef:
     stored_bytes: int
     #: Largest key + value + headers of one record, bytes.
     max_record_bytes: int
-    #: SHA-256 of the whole object, lower-case hex.
+    #: SHA-256 of the whole object, lower-case hex; empty in another tool's backup.
     sha256: str
     #: Leader epoch of the last record (KIP-101); -1 where it is not known. A manifest keeps that of a partition's last
     #: segment only: it tells nothing else of a segment.
@@ -177,6 +177,11 @@ class SegmentRef:
     def last_offset(self) -> int:
         """``end_offset``, by the name that a block has for it."""
         return self.end_offset
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is another tool's: its smallest and largest timestamp, and its largest record, are not known."""
+        return not self.sha256
 
     @property
     def anchor(self) -> Anchor:

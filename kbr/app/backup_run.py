@@ -17,6 +17,7 @@ from kbr.backup.report import BackupReport
 from kbr.backup.watching import BackupWatch
 from kbr.config import Config
 from kbr.kafka.cluster import Cluster
+from kbr.repository.foreign import refuse_foreign
 from kbr.repository.layout import LockPlace
 from kbr.runtime.pacing import RateLimit
 from kbr.runtime.stopping import StopWish
@@ -59,6 +60,8 @@ def run_backup(
         deadline_s = min(deadline_s, CONTINUOUS_DEADLINE_S)
     try:
         store.check()
+        # before the lock: not even that may be written there
+        refuse_foreign(store, options.backup_id)
         limit = RateLimit(options.bytes_per_s, options.records_per_s)
         wish = StopWish()
         with (

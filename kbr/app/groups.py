@@ -49,6 +49,7 @@ __all__ = [
     "list_groups",
     "move_groups",
     "move_groups_of",
+    "refuse_foreign_groups",
     "roll_groups_back",
 ]
 
@@ -211,6 +212,23 @@ class GroupRun:
     rollback_file: Path | None = None
 
 
+def refuse_foreign_groups(made_by: str) -> None:
+    """Groups are placed by the offset mapping that a restore writes into the backup: into another tool's it writes none.
+
+    Args:
+        made_by: the tool; empty for kbr.
+
+    Raises:
+        PreflightRefused: it is another tool's.
+    """
+    if made_by:
+        raise PreflightRefused(
+            f"consumer groups of a backup that was made by {made_by} can be listed, and not put into a cluster: nothing is "
+            "written to such a backup, the offset mapping that they are placed by neither",
+            hint="restore without them; restore.include_original_offset_header: true adds each record's source offset to it",
+        )
+
+
 def check_groups(store: ObjectStore, backup_id: str, run: GroupRun) -> None:
     """See that there are the groups that are asked for, before a restore begins.
 
@@ -245,6 +263,7 @@ def move_groups_of(
 ) -> GroupReport:
     """As move_groups(), with what is open already."""
     manifest = Catalog(store).load(backup_id)
+    refuse_foreign_groups(manifest.made_by)
     snapshot = load_snapshot(store, backup_id)
     restored = find_restore(store, cluster, backup_id, restore_id)
     if run.execute and not restored.is_complete:

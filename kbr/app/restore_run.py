@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbr.app.groups import GroupReport, GroupRun, check_groups, move_groups_of
+from kbr.app.groups import GroupReport, GroupRun, check_groups, move_groups_of, refuse_foreign_groups
 from kbr.app.prestart import worker_modules
 from kbr.app.run_control import RunControl
 from kbr.app.run_lock import RunLock
@@ -15,6 +15,7 @@ from kbr.app.worker_events import RunDisplay
 from kbr.config import Config
 from kbr.errors import ClusterUnavailable, Incomplete, KbrError
 from kbr.kafka.cluster import Cluster
+from kbr.repository.foreign import made_by
 from kbr.repository.layout import LockPlace
 from kbr.restore.coordinator import RestoreCoordinator
 from kbr.restore.plan import RestorePlan
@@ -105,6 +106,7 @@ def run_restore(
             rollback_file=rollback_file,
         )
         if groups.patterns:
+            refuse_foreign_groups(made_by(store, options.backup_id))
             check_groups(store, options.backup_id, groups)
         limit = RateLimit(options.bytes_per_s, options.records_per_s)
         with (
@@ -131,6 +133,7 @@ def run_restore(
                 lease_path=run_lock.lease_path,
                 # a store that may only be read is no reason not to restore from it
                 lock=lambda restore_id: run_lock.hold(LockPlace(options.backup_id, restore_id), is_needed=False),
+                no_lock=lambda: run_lock.forgo("the backup is another tool's, and is never written to"),
                 on_plan=lambda plan, _counts: display.start("restore", _records_by_topic(plan)),
             )
             report = coordinator.run(new_supervisor, dry_run=dry_run)

@@ -12,7 +12,7 @@ from kbr.runtime.lease import Lease
 from kbr.storage import StorageOptions, open_store
 from kbr.telemetry.logs import get_logger
 
-__all__ = ["HeldLock", "RunLock"]
+__all__ = ["HeldLock", "NoLock", "RunLock"]
 
 _log = get_logger("kbr.lock")
 
@@ -64,6 +64,35 @@ class RunLock:
         lock = BackupLock(self._store, place, verb=self._verb, lease=self._lease, times=self._times)
         left_s = self._times.life_s * WRITE_SHARE
         return HeldLock(lock, self._wait_s, left_s=left_s, without=None if is_needed else self._lease)
+
+    def forgo(self, why: str) -> NoLock:
+        """Stands for a lock where none may be kept: nobody else is kept out.
+
+        Args:
+            why: for the log.
+        """
+        return NoLock(self._lease, why)
+
+
+class NoLock:
+    """No lock, and a lease that does not end."""
+
+    def __init__(self, lease: Lease, why: str) -> None:
+        self._lease = lease
+        self._why = why
+
+    def __enter__(self) -> NoLock:
+        _log.warning("no lock is kept (%s): see yourself that no other run does the same", self._why)
+        self._lease.renew(FOR_EVER_NS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to release."""
+
+    def check(self) -> None:
+        """Always come back."""
 
 
 class HeldLock:

@@ -6,6 +6,7 @@ from kbr.backup.options import BackupOptions
 from kbr.errors import BackupExists, BackupMissing
 from kbr.format.documents import Manifest, SourceInfo
 from kbr.repository.catalog import Catalog
+from kbr.repository.foreign import foreign_backup
 from kbr.repository.window import TimeWindow
 from kbr.storage import ObjectStore
 
@@ -24,6 +25,8 @@ def load_previous(store: ObjectStore, options: BackupOptions, source: SourceInfo
         previous = Catalog(store).load(options.backup_id)
     except BackupMissing:
         return None
+    if previous.made_by:
+        raise foreign_backup(previous.made_by, options.backup_id, store.url)
     name = f"backup {options.backup_id} at {store.url}"
     if previous.source.cluster_id and source.cluster_id and previous.source.cluster_id != source.cluster_id:
         raise BackupExists(

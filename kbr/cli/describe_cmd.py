@@ -60,7 +60,7 @@ def describe_blocks(document: DescribeDocument) -> list[Block]:
             for name, end in (("From", source["time_window_start_ms"]), ("To", source["time_window_end_ms"]))
             if end is not None
         ),
-        ("Stored as", f"{document['compression']}, format {document['format_version']}, kbr {document['kbr_version']}"),
+        ("Stored as", _stored_as(document)),
     ]
     width = max(len(name) for name, _ in facts) + 2
     blocks: list[Block] = [f"{name + ':':<{width}}{value}" for name, value in facts]
@@ -70,7 +70,14 @@ def describe_blocks(document: DescribeDocument) -> list[Block]:
     blocks += ["", table([*columns, *rest], rows, _row("total", totals))]
     restores = document["restores"]
     listed_restores = ["", *restores_blocks(restores)] if restores else []
-    return [*blocks, *_problem_lines(document), *listed_restores]
+    notes = ["", *(f"Note: {note}" for note in document["notes"])] if document["notes"] else []
+    return [*blocks, *_problem_lines(document), *listed_restores, *notes]
+
+
+def _stored_as(document: DescribeDocument) -> str:
+    if document["made_by"] != "kbr":
+        return f"{document['compression']}, by {document['made_by']}"
+    return f"{document['compression']}, format {document['format_version']}, kbr {document['kbr_version']}"
 
 
 def _row(name: str, totals: DescribedTotals) -> list[str]:

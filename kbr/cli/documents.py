@@ -199,11 +199,13 @@ class ListedBackup(TypedDict):
     """One backup at a place; the numbers are None, and ``error`` says why, where its manifest can't be read.
 
     ``lock_held`` is None unless the status is ``running``: false says that the run has ended without saying so.
+    ``made_by`` is the tool whose backup it is: ``kbr``, or another one, whose status nobody knows.
     """
 
     backup_id: str
     status: str
     lock_held: bool | None
+    made_by: str
     error: str | None
     created_at_ms: int | None
     topics: int | None
@@ -295,11 +297,13 @@ class ListedRestore(TypedDict):
 
 class DescribeDocument(TypedDict):
     """``kbr describe``; ``lock_held`` as in ``kbr list``."""
-    """``kbr describe``; restores are None where the store would not list them."""
+    """``kbr describe``; restores are None where the store would not list them; ``notes`` are of another tool's backup."""
 
     backup_id: str
     status: str
     lock_held: bool | None
+    made_by: str
+    notes: list[str]
     created_at_ms: int | None
     finished_at_ms: int | None
     format_version: int

@@ -1,4 +1,4 @@
-"""Blocks to frames and back: zstd, LZ4 or as they are. The only importer of zstandard and lz4.
+"""Blocks to frames and back: zstd, LZ4 or as they are. Only kbr.format.kbak_body imports zstandard and lz4 as well.
 
 Knows no segment and no index; whoever calls says what a frame has to hold. Every call works on one
 whole block with the GIL released inside; both directions may be used by many threads at once.

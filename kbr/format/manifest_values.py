@@ -108,3 +108,7 @@ class Manifest:
     retention: Mapping[str, Any] | None
     #: In name order.
     topics: tuple[TopicEntry, ...]
+    #: The other tool whose backup it is, which is only ever read; empty for kbr's own.
+    made_by: str = ""
+    #: What has to be known of such a backup, a sentence each.
+    notes: tuple[str, ...] = ()

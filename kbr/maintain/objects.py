@@ -9,10 +9,11 @@ from kbr.errors import CorruptSegment, KbrError
 from kbr.format.blocks import BlockStats, scan_block
 from kbr.format.segment import BlockEntry, SegmentIndex
 from kbr.model import SegmentRef
+from kbr.repository.kbak_reader import KbakReader
 from kbr.repository.segment_reader import SegmentReader
 from kbr.storage.base import ObjectStore
 
-__all__ = ["Damage", "Findings", "check_blocks", "check_sha256", "damage_of"]
+__all__ = ["Damage", "Findings", "check_blocks", "check_foreign", "check_sha256", "damage_of"]
 
 #: Bytes of one read where an object is only hashed.
 _READ_BYTES = 8 * 1024 * 1024
@@ -122,6 +123,23 @@ def check_blocks(store: ObjectStore, backup_id: str, reference: SegmentRef, *, m
         digest.update(reader.index_frame())
         damage.extend(_sha256_damage(reader.key, digest.hexdigest(), reference))
     return Findings(bytes_read=reference.stored_bytes, blocks=blocks, records=records, damage=tuple(damage))
+
+
+def check_foreign(
+    store: ObjectStore, backup_id: str, reference: SegmentRef, *, deep: bool, max_block_bytes: int
+) -> Findings:
+    """Read an object of another tool: its CRC-32, and its header against the manifest; deep: every record, too.
+
+    Raises:
+        IntegrityError: it is damaged, or another than the manifest says.
+        StorageError: it can't be read.
+    """
+    reader = KbakReader(store, backup_id, reference, max_block_bytes=max_block_bytes)
+    reader.check()
+    blocks = reader.index().blocks if deep else ()
+    return Findings(
+        bytes_read=reference.stored_bytes, blocks=len(blocks), records=sum(block.record_count for block in blocks)
+    )
 
 
 def _compare(key: str, index: SegmentIndex, number: int, stats: BlockStats) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 from kbr.errors import IntegrityError, KbrError, ObjectMissing, RepositoryError
 from kbr.format.compression import MAX_BLOCK_BYTES
 from kbr.format.documents import Manifest
+from kbr.format.oso_names import GROUPS_NAME, is_segment_name
 from kbr.maintain.coverage import coverage_errors, incompleteness_notes
-from kbr.maintain.objects import Damage, Findings, check_blocks, check_sha256, damage_of
+from kbr.maintain.objects import Damage, Findings, check_blocks, check_foreign, check_sha256, damage_of
 from kbr.model import SegmentRef
 from kbr.repository.groups import load_snapshot
 from kbr.repository.layout import (
@@ -134,7 +135,7 @@ class _Verification:
         self._deep = deep
         self._max_block_bytes = max_block_bytes
         self._errors: list[Damage] = []
-        self._notes: list[str] = incompleteness_notes(manifest)
+        self._notes: list[str] = [*manifest.notes, *incompleteness_notes(manifest)]
 
     def run(self, on_progress: Callable[[VerifyProgress], None] | None, threads: int) -> VerifyReport:
         segments = self._check_coverage()
@@ -186,6 +187,9 @@ class _Verification:
                     for complaint in coverage_errors(partition)
                 )
                 for reference in partition.segments:
+                    if reference.is_foreign:  # a key that was made anew from its facts
+                        found[f"{backup_folder(backup_id)}{reference.key}"] = reference
+                        continue
                     name = parse_segment_key(reference.key)
                     if name is None:
                         self._errors.append(
@@ -206,6 +210,8 @@ class _Verification:
         for info in self._store.list(backup_folder(self._manifest.backup_id)):
             if info.key in segments:
                 sizes[info.key] = info.size_bytes
+            elif self._manifest.made_by:
+                self._look_at_foreign(info.key, unlisted)
             elif not self._is_known(info.key):
                 unlisted.append(info.key)
             elif info.key == groups_key(self._manifest.backup_id):
@@ -224,6 +230,14 @@ class _Verification:
             else:
                 present[key] = reference
         return present
+
+    def _look_at_foreign(self, key: str, unlisted: list[str]) -> None:
+        """An object of another tool's backup: what it keeps beside its segments is its own business."""
+        below = key_below_backup(self._manifest.backup_id, key)
+        if below == GROUPS_NAME:
+            self._check_groups(key)
+        elif is_segment_name(below):
+            unlisted.append(key)
 
     def _check_groups(self, key: str) -> None:
         """The consumer groups' offsets carry their own checksum."""
@@ -250,8 +264,9 @@ class _Verification:
 
     def _note_unlisted(self, keys: list[str]) -> None:
         for key in keys[:_MAX_NOTES]:
-            name = parse_segment_key(key_below_backup(self._manifest.backup_id, key))
-            what = "it is no object of kbr's" if name is None else "the manifest does not list it"
+            below = key_below_backup(self._manifest.backup_id, key)
+            is_segment = is_segment_name(below) or parse_segment_key(below) is not None
+            what = "it is no object of kbr's" if not is_segment else "the manifest does not list it"
             self._notes.append(f"{key} is there, but {what}")
         if len(keys) > _MAX_NOTES:
             self._notes.append(f"and {len(keys) - _MAX_NOTES} more objects like these")
@@ -279,6 +294,14 @@ class _Verification:
     def _check(self, key: str, reference: SegmentRef) -> Findings:
         """One object, in a thread of the pool."""
         try:
+            if reference.is_foreign:
+                return check_foreign(
+                    self._store,
+                    self._manifest.backup_id,
+                    reference,
+                    deep=self._deep,
+                    max_block_bytes=self._max_block_bytes,
+                )
             if self._deep:
                 return check_blocks(
                     self._store,

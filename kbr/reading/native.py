@@ -11,7 +11,7 @@ from kbr.format.documents import Manifest, TopicEntry
 from kbr.format.segment import BlockEntry
 from kbr.model import Record, SegmentRef, TopicPartition
 from kbr.reading.archive import ArchivedPartition, Piece
-from kbr.repository.segment_reader import SegmentReader
+from kbr.repository.open_segment import open_segment
 from kbr.storage import ObjectStore
 
 __all__ = ["NativeArchive"]
@@ -66,7 +66,7 @@ class NativeSegment:
     """A segment, by its index and range reads of blocks."""
 
     def __init__(self, store: ObjectStore, backup_id: str, reference: SegmentRef, *, max_block_bytes: int) -> None:
-        self._reader = SegmentReader(store, backup_id, reference, max_block_bytes=max_block_bytes)
+        self._reader = open_segment(store, backup_id, reference, max_block_bytes=max_block_bytes)
 
     def pieces(self) -> Sequence[Piece]:
         """Its blocks, by its index."""

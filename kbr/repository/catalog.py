@@ -16,8 +16,9 @@ from kbr.errors import (
     RepositoryError,
     StorageError,
 )
-from kbr.format.documents import MAX_MANIFEST_BYTES, Manifest, load_manifest
+from kbr.format.documents import MAX_MANIFEST_BYTES, Manifest
 from kbr.model import SegmentRef
+from kbr.repository.foreign import load_any_manifest
 from kbr.repository.layout import backup_folder, backup_id_of, locks_prefix, manifest_key
 from kbr.storage.base import ObjectStore
 
@@ -52,6 +53,8 @@ class BackupSummary:
     max_timestamp: int | None = None
     #: Of one whose status is ``running``: whether a run holds its lock; None for others, and where nobody can tell.
     lock_held: bool | None = None
+    #: The other tool whose backup it is; empty for kbr's own, and where the manifest can't be read.
+    made_by: str = ""
 
 
 class Catalog:
@@ -93,7 +96,7 @@ class Catalog:
                 hint="kbr list shows the backups at a storage URL",
                 backup_id=backup_id,
             ) from error
-        manifest = load_manifest(data, name=key)
+        manifest = load_any_manifest(data, name=key)
         if manifest.backup_id != backup_id:
             raise ManifestUnreadable(
                 f"{key}: this is the manifest of backup {manifest.backup_id}",
@@ -139,6 +142,7 @@ def summarise(manifest: Manifest) -> BackupSummary:
         stored_bytes=sum(segment.stored_bytes for segment in segments),
         min_timestamp=earliest,
         max_timestamp=latest,
+        made_by=manifest.made_by,
     )
 
 
@@ -146,11 +150,17 @@ def known_time_range(segments: Iterable[SegmentRef]) -> tuple[int | None, int | 
     """Smallest and largest timestamp over segments; None, None where there is none.
 
     Timestamps below 0 are left out: -1 is Kafka's 'none'. A segment that holds such records has its
-    first and last record's timestamps stand in for the smallest, which its entry does not know.
+    first and last record's timestamps stand in for the smallest, which its entry does not know; of another tool's, for
+    both.
     """
     lows: list[int] = []
     highs: list[int] = []
     for segment in segments:
+        if segment.is_foreign:
+            known = [one for one in (segment.start_timestamp, segment.end_timestamp) if one >= 0]
+            lows.extend(known)
+            highs.extend(known)
+            continue
         if segment.max_timestamp < 0:
             continue
         highs.append(segment.max_timestamp)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from kbr.errors import GroupsMissing, GroupsUnreadable, ObjectMissing
 from kbr.format.group_rollback import MAX_ROLLBACK_BYTES, GroupRollback, dump_rollback, load_rollback
 from kbr.format.groups import MAX_GROUPS_BYTES, GroupSnapshot, dump_groups, load_groups
-from kbr.repository.layout import group_rollback_key, groups_key, is_group_rollback_key, restore_folder
+from kbr.format.oso_groups import load_oso_groups
+from kbr.format.oso_names import GROUPS_NAME
+from kbr.repository.layout import backup_folder, group_rollback_key, groups_key, is_group_rollback_key, restore_folder
 from kbr.storage.base import ObjectStore
 
 __all__ = ["list_rollbacks", "load_group_rollback", "load_snapshot", "save_group_rollback", "save_snapshot"]
 
 
 def load_snapshot(store: ObjectStore, backup_id: str) -> GroupSnapshot:
-    """The groups of a backup.
+    """The groups of a backup, of another tool's, too.
 
     Raises:
         GroupsMissing: it holds none.
@@ -24,6 +28,9 @@ def load_snapshot(store: ObjectStore, backup_id: str) -> GroupSnapshot:
     try:
         data = store.get(key, max_bytes=MAX_GROUPS_BYTES)
     except ObjectMissing as error:
+        foreign = f"{backup_folder(backup_id)}{GROUPS_NAME}"
+        with suppress(ObjectMissing):
+            return load_oso_groups(store.get(foreign, max_bytes=MAX_GROUPS_BYTES), backup_id=backup_id, name=foreign)
         raise GroupsMissing(
             f"backup {backup_id} holds no consumer group offsets",
             hint="back up with --groups (backup.consumer_groups: true)",

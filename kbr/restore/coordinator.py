@@ -20,6 +20,7 @@ from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition, TopicSpec
 from kbr.repository.adopt import with_unlisted
 from kbr.repository.catalog import Catalog
+from kbr.repository.foreign import ReadOnlyStore
 from kbr.repository.layout import offset_map_key
 from kbr.repository.offset_maps import has_offset_map
 from kbr.restore.check import PartitionStart, TargetCheck
@@ -80,6 +81,7 @@ class RestoreCoordinator:
         pace_path: the run's rate limit, for the workers (kbr.runtime.pacing).
         lease_path: until when they may send (kbr.runtime.lease).
         lock: keeps other runs of the same restore, by its id, out while it is entered.
+        no_lock: stands for it where nothing may be written.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class RestoreCoordinator:
         pace_path: Path,
         lease_path: Path,
         lock: Callable[[str], RestoreLock],
+        no_lock: Callable[[], RestoreLock],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._client = client
@@ -113,6 +116,7 @@ class RestoreCoordinator:
         self._pace_path = pace_path
         self._lease_path = lease_path
         self._lock = lock
+        self._no_lock = no_lock
         self._clock = clock
         self._accounts = Accounts()
         self._phases: dict[str, float] = {}
@@ -131,10 +135,15 @@ class RestoreCoordinator:
         """
         begun = self._clock.monotonic()
         manifest, notes = with_unlisted(self._store, Catalog(self._store).load(self._options.backup_id))
+        if manifest.made_by:
+            # nothing is ever written to it: no lock, no notes, no offset mapping
+            self._store = ReadOnlyStore(self._store, manifest.made_by)
+            notes = [*manifest.notes, *notes]
         cluster_id = self._cluster.info().cluster_id
         if dry_run:
             return self._run(manifest, notes, cluster_id, begun, new_supervisor, dry_run=True)
-        with self._lock(restore_id_of(self._options, cluster_id)) as lock:
+        restore_id = restore_id_of(self._options, cluster_id)
+        with self._no_lock() if manifest.made_by else self._lock(restore_id) as lock:
             return self._run(manifest, notes, cluster_id, begun, new_supervisor, lock=lock)
 
     def _run(

@@ -44,8 +44,9 @@ def count_plan(store: ObjectStore, plan: RestorePlan, *, max_block_bytes: int) -
     def is_whole(one: PartitionPlan, window: Window, ref: SegmentRef) -> bool:
         return window.covers(ref) and ref.start_offset >= one.offset_from
 
-    whole = [pair[2] for pair in pairs if is_whole(*pair)]
-    cut = [pair for pair in pairs if not is_whole(*pair)]
+    # another tool's has to be decompressed to know its blocks: an upper bound is enough for a plan
+    whole = [pair[2] for pair in pairs if pair[2].is_foreign or is_whole(*pair)]
+    cut = [pair for pair in pairs if not (pair[2].is_foreign or is_whole(*pair))]
 
     def wanted(pair: tuple[PartitionPlan, Window, SegmentRef]) -> list[tuple[int, int, int, bool]]:
         one, window, reference = pair
@@ -69,5 +70,5 @@ def count_plan(store: ObjectStore, plan: RestorePlan, *, max_block_bytes: int) -
         records=sum(ref.record_count for ref in whole) + sum(entry[0] for entry in entries),
         raw_bytes=sum(ref.raw_bytes for ref in whole) + sum(entry[1] for entry in entries),
         stored_bytes=sum(ref.stored_bytes for ref in whole) + sum(entry[2] for entry in entries),
-        exact=all(entry[3] for entry in entries),
+        exact=all(entry[3] for entry in entries) and all(is_whole(*pair) for pair in pairs if pair[2].is_foreign),
     )

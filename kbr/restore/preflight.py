@@ -139,6 +139,8 @@ class _Load:
 
 def _stamps(ref: SegmentRef) -> Iterable[int]:
     """A segment's extreme timestamps; records without one (-1) have no say, and the first and last stand in."""
+    if ref.is_foreign:
+        return tuple(one for one in (ref.start_timestamp, ref.end_timestamp) if one >= 0)
     if ref.min_timestamp >= 0:
         return (ref.min_timestamp, ref.max_timestamp)
     return tuple(one for one in (ref.start_timestamp, ref.end_timestamp, ref.max_timestamp) if one >= 0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from kbr.errors import CorruptSegment
 from kbr.format.segment import BlockEntry
 from kbr.model import Record, SegmentRef
-from kbr.repository.segment_reader import SegmentReader
+from kbr.repository.open_segment import BlockSource, open_segment
 from kbr.restore.plan import PartitionPlan
 from kbr.restore.window import TimeWindow
 from kbr.storage import ObjectStore
@@ -48,7 +48,7 @@ class PlanStream:
         self._window = partition.window(window)
         self._max_block_bytes = max_block_bytes
         self._counts: dict[int, int] = {}
-        self._last: tuple[int, SegmentReader, list[BlockEntry]] | None = None
+        self._last: tuple[int, BlockSource, list[BlockEntry]] | None = None
 
     def tail(self, count: int, *, max_records: int, max_bytes: int) -> Tail:
         """The last of the first ``count`` records: at most ``max_records``, and about ``max_bytes``, but at least one.
@@ -122,15 +122,15 @@ class PlanStream:
         for entry in reversed(entries):
             yield self._decode(reader, entry)
 
-    def _open(self, number: int) -> tuple[SegmentReader, list[BlockEntry]]:
+    def _open(self, number: int) -> tuple[BlockSource, list[BlockEntry]]:
         if self._last is None or self._last[0] != number:
             reference: SegmentRef = self._segments[number]
-            reader = SegmentReader(self._store, self._backup_id, reference, max_block_bytes=self._max_block_bytes)
+            reader = open_segment(self._store, self._backup_id, reference, max_block_bytes=self._max_block_bytes)
             entries = [entry for entry in reader.index().blocks if self._window.touches(entry)]
             self._last = (number, reader, entries)
         return self._last[1], self._last[2]
 
-    def _decode(self, reader: SegmentReader, entry: BlockEntry) -> Sequence[Record]:
+    def _decode(self, reader: BlockSource, entry: BlockEntry) -> Sequence[Record]:
         """A block's records that lie in the window."""
         ((_, block),) = reader.read_blocks([entry])
         try:

@@ -21,7 +21,7 @@ from kbr.kafka.cluster import Cluster
 from kbr.kafka.settings import ClientSettings
 from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
 from kbr.model import TopicPartition
-from kbr.repository.segment_reader import SegmentReader
+from kbr.repository.open_segment import open_segment, reading_bytes, wanted_blocks
 from kbr.restore.plan import PartitionPlan, RestoreTask
 from kbr.runtime.lease import Lease, shared_lease
 from kbr.runtime.pacing import CHECK_S, Pacer, shared_pacer
@@ -226,15 +226,13 @@ class _Readers:
         for reference in partition.segments:
             if reference.end_offset < partition.offset_from:
                 continue
-            reader = SegmentReader(
+            reader = open_segment(
                 self._store, self._task.backup_id, reference, max_block_bytes=self._task.max_block_bytes
             )
-            wanted = [
-                entry
-                for entry in reader.index().blocks
-                if window.touches(entry) and entry.last_offset >= partition.offset_from
-            ]
-            for entry, data in reader.read_blocks(wanted):
+            wanted = wanted_blocks(
+                reader, lambda entry: window.touches(entry) and entry.last_offset >= partition.offset_from
+            )
+            for entry, data in wanted:
                 yield _Ready(index, data, reference.key, entry.position)
 
 
@@ -283,6 +281,7 @@ class _RestoreWorker:
     def run(self) -> tuple[PartitionRestored, ...]:
         task = self._task
         largest = max((ref.max_record_bytes for one in task.partitions for ref in one.segments), default=0)
+        held = max((reading_bytes(ref) for one in task.partitions for ref in one.segments), default=0)
         options = SinkOptions(
             memory_bytes=task.memory_bytes // 2,
             compression=task.wire_compression,
@@ -292,7 +291,7 @@ class _RestoreWorker:
             # told only where it matters, so that tasks with other records can share a producer
             largest_record_bytes=largest if largest > task.memory_bytes // 2 else 0,
         )
-        readers = _Readers(task, self._store, ahead_bytes=task.memory_bytes // 4, largest_bytes=largest)
+        readers = _Readers(task, self._store, ahead_bytes=task.memory_bytes // 4, largest_bytes=largest + held)
         try:
             self._check_ends()
             with _keeper.sink(task.client, options, self._context.emit) as sink:

@@ -30,6 +30,9 @@ def refuse_zero_timestamps(store: ObjectStore, plan: RestorePlan, *, max_block_b
         return
     for partition in plan.partitions:
         for reference in partition.segments:
+            # another tool's manifest does not tell where they can be: there the producer refuses them
+            if reference.is_foreign:
+                continue
             window = partition.window(_ZERO)
             offset = _first_zero(store, plan.backup_id, reference, window, max_block_bytes)
             if offset is not None:

@@ -21,6 +21,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError
 from confluent_kafka import TopicPartition as ClientPartition
 
+from kbr.app.run_lock import NoLock
 from kbr.backup import task as backup_task
 from kbr.backup.coordinator import BackupCoordinator, BackupPlaces
 from kbr.backup.options import BackupOptions
@@ -192,6 +193,7 @@ class Bench:
                 pace_path=self._pacer.path,
                 lease_path=lease.path,
                 lock=lambda restore_id: _Lock(view, LockPlace(options.backup_id, restore_id), lease),
+                no_lock=lambda: NoLock(lease, "another tool's backup"),
                 clock=FakeClock(),
             )
             return coordinator.run(self._new_supervisor(store, view, script, lease), dry_run=False)

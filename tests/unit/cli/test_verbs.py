@@ -348,6 +348,7 @@ def test_list_shows_every_backup_and_why_one_can_not_be_read(use_case: Callable[
         "backup_id": "a",
         "status": "complete",
         "lock_held": None,
+        "made_by": "kbr",
         "error": None,
         "created_at": "2024-05-01T12:00:00.000Z",
         "created_at_ms": 1_714_564_800_000,
@@ -362,7 +363,7 @@ def test_list_shows_every_backup_and_why_one_can_not_be_read(use_case: Callable[
         "max_timestamp_ms": None,
     }
     bad = {**dict.fromkeys(good), "backup_id": "b", "status": "unreadable", "error": "manifest cut in half"}
-    left = {**good, "backup_id": "c", "status": "running", "lock_held": False}
+    left = {**good, "backup_id": "c", "status": "running", "lock_held": False, "made_by": "OSO kafka-backup"}
     fake = use_case("inspect", "list_backups", report({"backups": [good, bad, left]}))
     result = run("ls", "--storage", "/backups")
     assert result.exit_code == 0, result.stderr
@@ -370,6 +371,8 @@ def test_list_shows_every_backup_and_why_one_can_not_be_read(use_case: Callable[
     assert "1,003" in result.stdout
     assert "b: manifest cut in half" in result.stdout
     assert "c: running, but nobody holds its lock: it ended without saying so" in result.stdout
+    assert "c: made by OSO kafka-backup" in result.stdout
+    assert "a: made by" not in result.stdout
     parsed = json.loads(run("list", "--storage", "/backups", "-o", "json").stdout)
     assert [one["backup_id"] for one in parsed["backups"]] == ["a", "b", "c"]
 
@@ -395,6 +398,8 @@ DESCRIBE: dict[str, Any] = {
     "backup_id": "a",
     "status": "incomplete",
     "lock_held": None,
+    "made_by": "kbr",
+    "notes": [],
     "created_at_ms": 0,
     "finished_at_ms": None,
     "format_version": 1,
@@ -474,6 +479,14 @@ def test_describe_says_nothing_of_restores_where_there_are_none_or_they_can_t_be
 def test_describe_says_when_a_run_is_gone(use_case: Callable[..., Mock]) -> None:
     use_case("inspect", "describe_backup", report({**DESCRIBE, "status": "running", "lock_held": False}))
     assert "Status:    running, but nobody holds its lock" in run("describe", "a", "--storage", "/backups").stdout
+
+
+def test_another_tools_backup_is_told_as_such(use_case: Callable[..., Mock]) -> None:
+    foreign = {**DESCRIBE, "made_by": "OSO kafka-backup", "notes": ["kbr only reads it", "and more"], "kbr_version": ""}
+    use_case("inspect", "describe_backup", report(foreign))
+    said = run("describe", "a", "--storage", "/backups").stdout
+    assert "Stored as: zstd, by OSO kafka-backup" in said
+    assert said.endswith("Note: kbr only reads it\nNote: and more\n")
 
 
 def test_describe_takes_the_configurations_backup_id(use_case: Callable[..., Mock]) -> None:
