@@ -38,8 +38,8 @@ MAX_THREADS = 8
 #: Objects that nobody listed are named up to this number, then counted.
 _MAX_NOTES = 100
 #: Objects beside manifest and segments that a backup may have (DESIGN section 3).
-_KNOWN_PREFIXES = ("restores/", "locks/")
-_KNOWN_NAMES = ("index.parquet", "groups.json")
+_KNOWN_PREFIXES = ("restores/", "locks/", "index/")
+_KNOWN_NAMES = ("groups.json",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
