@@ -39,7 +39,7 @@ FOLLOWED_KEYS: dict[str, Path] = {
     "checkpoint_interval_s": ("backup", "checkpoint_interval_ms"),
 }
 #: Options that stay.
-FIXED_OPTIONS = ("backup_id", "isolation_level", "compression", "continuous", "consumer_groups")
+FIXED_OPTIONS = ("backup_id", "isolation_level", "compression", "continuous", "consumer_groups", "index")
 #: Where the keys are that a backup goes by.
 _SECTIONS = ("backup_id", "source", "storage", "backup")
 #: A line shows no more of one value, characters.

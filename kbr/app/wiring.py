@@ -114,6 +114,7 @@ def backup_options(config: Config) -> BackupOptions:
         continuous=backup.continuous,
         on_missing_topic=backup.on_missing_topic,
         consumer_groups=backup.consumer_groups,
+        index=backup.index,
     )
 
 

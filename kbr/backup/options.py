@@ -28,6 +28,7 @@ class BackupOptions:
         checkpoint_interval_s: how often the manifest is written while the run goes on.
         continuous: go on until stopped, with new records, partitions and topics.
         consumer_groups: names and globs of consumer groups whose committed offsets are kept; none without any.
+        index: keep the block index up.
         on_missing_topic: what a topic that is named and not there, or gone, means: ``fail`` or ``continue``.
     """
 
@@ -49,3 +50,4 @@ class BackupOptions:
     continuous: bool = False
     on_missing_topic: str = "fail"
     consumer_groups: tuple[str, ...] = ()
+    index: bool = False

@@ -165,9 +165,14 @@ class BlockIndexWriter:
         self.row_count = 0
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no row was added."""
+        return self._last is None
+
+    @property
     def covered(self) -> int:
         """Segments that cover() was told of."""
-        return sum(one.count for one in self._coverage.values())
+        return sum(one.segments for one in self._coverage.values())
 
     def add(self, key: TopicPartition, compression: Compression, reference: SegmentRef, blocks: Sequence[BlockEntry]) -> None:
         """The next segment, and cover it.

@@ -54,17 +54,17 @@ class SegmentPlace(NamedTuple):
 
 
 class Coverage(NamedTuple):
-    """What of a partition an index has: its first ``count`` segments in the manifest's order, and all of each.
+    """What of a partition an index has: its first ``segments`` ones in the manifest's order, and all of each.
 
     ``digest`` is the sum of their marks modulo 2**64: other segments have another one.
     """
 
-    count: int
+    segments: int
     digest: int
 
     def plus(self, other: Coverage) -> Coverage:
         """Both together."""
-        return Coverage(self.count + other.count, (self.digest + other.digest) % 2**64)
+        return Coverage(self.segments + other.segments, (self.digest + other.digest) % 2**64)
 
     @classmethod
     def of(cls, segments: Iterable[SegmentRef]) -> Coverage:

@@ -211,7 +211,7 @@ class BlockIndexPiece:
         self._check_groups()
         if not all(_is_coverage(key, one) for key, one in self._coverage.items()):
             self._unreadable("covers what can't be")
-        if sum(one.count for one in self._coverage.values()) != self._entry.segment_count:
+        if sum(one.segments for one in self._coverage.values()) != self._entry.segment_count:
             self._unreadable("covers other segments than the head says")
 
     def _check_groups(self) -> None:
@@ -286,9 +286,9 @@ def _group_entry(one: Any) -> GroupEntry:
 
 def _is_coverage(key: TopicPartition, one: Coverage) -> bool:
     # type() and not isinstance(): true is no integer here
-    if type(key.topic) is not str or {type(key.partition), type(one.count), type(one.digest)} != {int}:
+    if type(key.topic) is not str or {type(key.partition), type(one.segments), type(one.digest)} != {int}:
         return False
-    fits = 0 <= key.partition <= PARTITION_MAX and 0 < one.count <= INT64_MAX and 0 <= one.digest < 2**64
+    fits = 0 <= key.partition <= PARTITION_MAX and 0 < one.segments <= INT64_MAX and 0 <= one.digest < 2**64
     return fits and is_topic_name(key.topic)
 
 

@@ -161,11 +161,11 @@ class BlockIndex:
                 key = TopicPartition(topic.name, partition.partition)
                 segments += len(partition.segments)
                 has = coverage.pop(key, Coverage(0, 0))
-                covered += has.count
-                if has.count > len(partition.segments):
-                    strange.append(f"{key}: it has {has.count} segments, the manifest {len(partition.segments)}")
-                elif has != Coverage.of(partition.segments[: has.count]):
-                    strange.append(f"{key}: its first {has.count} segments are not the manifest's")
+                covered += has.segments
+                if has.segments > len(partition.segments):
+                    strange.append(f"{key}: it has {has.segments} segments, the manifest {len(partition.segments)}")
+                elif has != Coverage.of(partition.segments[: has.segments]):
+                    strange.append(f"{key}: its first {has.segments} segments are not the manifest's")
         strange.extend(f"{key}: the manifest has no such partition" for key in coverage)
         return IndexStanding(segments=segments, covered=covered, strange=tuple(strange[:_MAX_TOLD]))
 
@@ -189,6 +189,9 @@ class BlockIndex:
         for entry in self._head.pieces:
             part = _between(wanted, entry.first, entry.last)
             if not part:
+                continue
+            if not spans(entry.min_timestamp, entry.max_timestamp):
+                left.difference_update(part)
                 continue
             piece = self._piece(entry)
             numbers = []
@@ -214,12 +217,11 @@ class BlockIndex:
                 object=index_head_key(self._head.backup_id),
             )
 
-    def rows(self, runs: Collection[str] | None = None) -> Iterator[IndexedRows]:
-        """All rows in order, of these runs or of all; a row group of each run is in memory at a time."""
+    def rows(self) -> Iterator[IndexedRows]:
+        """All rows in order; a row group of each run is in memory at a time."""
         by_run: dict[str, list[PieceEntry]] = {}
         for entry in self._head.pieces:
-            if runs is None or entry.run in runs:
-                by_run.setdefault(entry.run, []).append(entry)
+            by_run.setdefault(entry.run, []).append(entry)
         yield from merge(*map(self._rows_of, by_run.values()), key=lambda one: (one.key, one.columns["segment"][0]))
 
     def segments(self) -> Iterator[IndexedSegment]:
@@ -264,7 +266,7 @@ class BlockIndex:
                 some = ranges[at : at + READERS]
                 spans = [(piece.groups[one[0]].position, _end(piece, one[-1])) for one in some]
                 read = [pool.submit(self._read, key, start, end - start) for start, end in spans]
-                for one, (start, _end_), future in zip(some, spans, read, strict=True):
+                for one, (start, _until), future in zip(some, spans, read, strict=True):
                     data = future.result()
                     for number in one:
                         begin = piece.groups[number].position - start

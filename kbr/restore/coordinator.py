@@ -168,7 +168,7 @@ class RestoreCoordinator:
             clock=self._clock,
         )
         prepared = preparation.prepare(manifest, dry_run=dry_run)
-        counts = count_plan(self._store, prepared.left, max_block_bytes=options.max_block_bytes)
+        counts = count_plan(self._store, prepared.left, max_block_bytes=options.max_block_bytes, manifest=manifest)
         self._phase("plan", begun)
         warnings = [*prepared.warnings, *notes]
         outcome = SendOutcome(gone=prepared.gone)
