@@ -37,7 +37,7 @@ from kbr.timing import Clock
 if TYPE_CHECKING:  # pyarrow takes half a second to import: only what reads or writes an index pays for it
     from kbr.format.block_index import BlockIndexWriter
 
-__all__ = ["IndexBuilt", "IndexWriter", "KnownSegment"]
+__all__ = ["IndexBuilt", "IndexWriter", "KnownSegment", "RunWriter"]
 
 _log = get_logger("kbr.index")
 
@@ -304,8 +304,15 @@ class IndexWriter:
                     future.cancel()
 
     @contextmanager
-    def _new_run(self, *, level: int) -> Iterator[_Run]:
-        run = _Run(self._store, self._backup_id, self._kbr_version, level, self._rows_per_group, self._rows_per_piece)
+    def _new_run(self, *, level: int) -> Iterator[RunWriter]:
+        run = RunWriter(
+            self._store,
+            self._backup_id,
+            kbr_version=self._kbr_version,
+            level=level,
+            rows_per_group=self._rows_per_group,
+            rows_per_piece=self._rows_per_piece,
+        )
         try:
             yield run
         except BaseException:
@@ -314,11 +321,22 @@ class IndexWriter:
         self._bytes_written += run.bytes_written
 
 
-class _Run:
-    """Writes pieces one after the other; the last one may be begun."""
+class RunWriter:
+    """Writes the pieces of one run, one after the other; no head names them yet.
+
+    Args:
+        rows_per_group: 0 is block_index.ROWS_PER_GROUP.
+    """
 
     def __init__(
-        self, store: ObjectStore, backup_id: str, kbr_version: str, level: int, rows_per_group: int, rows_per_piece: int
+        self,
+        store: ObjectStore,
+        backup_id: str,
+        *,
+        kbr_version: str,
+        level: int,
+        rows_per_group: int = 0,
+        rows_per_piece: int = ROWS_PER_PIECE,
     ) -> None:
         self._store = store
         self._backup_id = backup_id
