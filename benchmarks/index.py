@@ -227,7 +227,7 @@ def _plan(manifest: Manifest, topic: str, window: tuple[int, int]) -> RestorePla
 def _with_index(folder: str, topic: str, window: tuple[int, int]) -> dict[str, Any]:
     """In a process of its own, with the manifest read before."""
     store = LocalStore(folder)
-    manifest = Catalog(store).load(BACKUP_ID)
+    manifest = Catalog(store).load_chosen(BACKUP_ID, lambda name: name == topic)
     import kbr.format.block_index_parser  # noqa: F401  (what a restore imports in any case)
 
     peak = _Peak()
@@ -262,7 +262,7 @@ def _without(folder: str, topic: str, window: tuple[int, int]) -> dict[str, Any]
     store = LocalStore(folder)
     peak = _Peak()
     begun = time.perf_counter()
-    manifest = Catalog(store).load(BACKUP_ID)
+    manifest = Catalog(store).load_chosen(BACKUP_ID, lambda name: name == topic)
     loaded = time.perf_counter()
     plan = _plan(manifest, topic, window)
     counts = count_plan(store, plan, max_block_bytes=1 << 28)

@@ -16,6 +16,7 @@ from kbr.errors import ClusterError, KbrError, PreflightRefused, StorageError, T
 from kbr.format.documents import Manifest
 from kbr.format.restore_state import RestoreStatus
 from kbr.kafka.cluster import Cluster, PartitionOffsets
+from kbr.kafka.selection import may_choose
 from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition, TopicSpec
 from kbr.repository.adopt import with_unlisted
@@ -130,7 +131,11 @@ class RestoreCoordinator:
             KbrError: nothing could be begun; single partitions' failures are in the report.
         """
         begun = self._clock.monotonic()
-        manifest, notes = with_unlisted(self._store, Catalog(self._store).load(self._options.backup_id))
+        options = self._options
+        chosen = Catalog(self._store).load_chosen(
+            options.backup_id, lambda name: may_choose(name, options.include, options.exclude)
+        )
+        manifest, notes = with_unlisted(self._store, chosen)
         cluster_id = self._cluster.info().cluster_id
         if dry_run:
             return self._run(manifest, notes, cluster_id, begun, new_supervisor, dry_run=True)
