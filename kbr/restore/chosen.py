@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from kbr.errors import BlockIndexMissing, BlockIndexUnreadable, StorageError, UnsupportedFormat
+from kbr.errors import AccessDenied, BlockIndexMissing, BlockIndexUnreadable, StorageError, UnsupportedFormat
 from kbr.format.block_index_head import INDEX_HINT, SegmentPlace
 from kbr.format.documents import Manifest
 from kbr.model import SegmentRef, TopicPartition
@@ -78,8 +78,8 @@ def chosen_blocks(
                 pair = left.pop(place)
                 if wanted := _wanted(blocks, pair, plan.window):
                     yield pair, wanted
-        except BlockIndexMissing:
-            pass
+        except (BlockIndexMissing, AccessDenied) as error:  # S3 denies what is not there to who may not list
+            _log.debug("no block index: %s", error)
         except (BlockIndexUnreadable, UnsupportedFormat, StorageError) as error:
             if error.retriable:
                 raise
