@@ -24,6 +24,7 @@ from benchmarks.checkpoint import checkpoint_command
 from benchmarks.data import MissingData
 from benchmarks.engines import ENGINES, Engine, parse_peer
 from benchmarks.flame import flame_command
+from benchmarks.index import index_command
 from benchmarks.offsets import offsets_command
 from benchmarks.page import document_of, page_command, results_of
 from benchmarks.plots import plot_results, plot_throttle
@@ -210,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     throttle_command(verbs.add_parser("throttle", help="asked against measured rates, while a limit changes"), cluster)
     simulate_command(verbs.add_parser("simulate", help="how long kbr's schedule takes on more cores than there are"))
     checkpoint_command(verbs.add_parser("checkpoint", help="what a checkpoint costs as a backup grows old"))
+    index_command(verbs.add_parser("index", help="what it takes to plan an hour out of a very large backup"))
     offsets_command(verbs.add_parser("offsets", help="what it takes to map the offsets of many records"))
     flame_command(verbs.add_parser("flame", help="where a command's CPU seconds go, as SVG (needs perf)"))
     page_command(verbs.add_parser("page", help="write the tables of docs/performance.md from the committed results"))

@@ -1,7 +1,7 @@
 """``python -m benchmarks page``: the tables of docs/performance.md, from the committed result files.
 
 A table stands between ``<!-- KIND FILE … -->`` and ``<!-- end -->``; KIND is ``table``, ``targets``, ``scenarios``,
-``throttle``, ``simulate``, ``checkpoint`` or ``offsets``, and the files lie in benchmarks/results. ``--check`` changes nothing and fails where a table is
+``throttle``, ``simulate``, ``checkpoint``, ``offsets`` or ``index``, and the files lie in benchmarks/results. ``--check`` changes nothing and fails where a table is
 another than its results say, so that no figure of the page can drift from them.
 """
 
@@ -117,6 +117,21 @@ def _offsets(paths: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
+def _index(paths: Sequence[Path]) -> str:
+    lines = [
+        "| segments | blocks | index MB | read | plan with it ms | manifest MB | plan without s | memory MB | a checkpoint ms | kB |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    (document,) = (json.loads(path.read_text()) for path in paths)
+    lines += [
+        f"| {one['segments']:,} | {one['blocks']:,} | {one['index_bytes'] / 1e6:.0f} | {one['index_read_share']:.2%} "
+        f"| {one['index_plan_ms']:.0f} | {one['manifest_bytes'] / 1e6:.0f} | {one['manifest_plan_s']:.1f} "
+        f"| {one['manifest_grown_mb']:.0f} | {one['checkpoint_ms']:.0f} | {one['checkpoint_bytes'] / 1e3:.0f} |"
+        for one in document["results"]
+    ]
+    return "\n".join(lines)
+
+
 _KINDS: Mapping[str, Callable[[Sequence[Path]], str]] = {
     "table": lambda paths: markdown(results_of(paths)).strip(),
     "targets": lambda paths: targets(results_of(paths)),
@@ -125,6 +140,7 @@ _KINDS: Mapping[str, Callable[[Sequence[Path]], str]] = {
     "simulate": _simulate,
     "checkpoint": _checkpoint,
     "offsets": _offsets,
+    "index": _index,
 }
 
 

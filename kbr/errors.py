@@ -14,6 +14,8 @@ __all__ = [
     "AuthorizationFailed",
     "BackupExists",
     "BackupMissing",
+    "BlockIndexMissing",
+    "BlockIndexUnreadable",
     "ClusterError",
     "ClusterUnavailable",
     "ConfigError",
@@ -184,6 +186,18 @@ class OffsetMapMissing(RepositoryError):
 
 class OffsetMapUnreadable(RepositoryError):
     """A restore's offset mapping exists but can't be read: never the same as none."""
+
+    exit_code = 4
+
+
+class BlockIndexMissing(RepositoryError):
+    """The backup has no block index."""
+
+    exit_code = 10
+
+
+class BlockIndexUnreadable(RepositoryError):
+    """A block index exists but can't be read, or says another thing than the manifest: it is never believed then."""
 
     exit_code = 4
 

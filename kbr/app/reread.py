@@ -45,6 +45,7 @@ FIXED_OPTIONS = (
     "compression",
     "continuous",
     "consumer_groups",
+    "index",
     "time_window_start_ms",
     "time_window_end_ms",
 )

@@ -117,6 +117,7 @@ def backup_options(config: Config) -> BackupOptions:
         consumer_groups=backup.consumer_groups,
         time_window_start_ms=backup.time_window_start,
         time_window_end_ms=backup.time_window_end,
+        index=backup.index,
     )
 
 

@@ -45,6 +45,7 @@ class Checkpoints:
         interval_s: least time between two.
         check_lock: raises Locked when the backup is another run's by now; called before every write.
         is_stopped: whether somebody wants the run to end: then a store that hangs is not waited for any more.
+        on_listed: gets each manifest that was written while the run goes on, in the thread that wrote it.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Checkpoints:
         check_lock: Callable[[], None],
         is_stopped: Callable[[], bool],
         clock: Clock,
+        on_listed: Callable[[Manifest], None] = lambda _manifest: None,
     ) -> None:
         self.lock = threading.RLock()
         #: The state's layout that the last manifest of this run has; None as long as there is none.
@@ -68,6 +70,7 @@ class Checkpoints:
         self._check_lock = check_lock
         self._is_stopped = is_stopped
         self._clock = clock
+        self._on_listed = on_listed
         self._due_at = clock.monotonic() + interval_s
         #: Seconds of the last manifests that were written.
         self._costs_s: deque[float] = deque(maxlen=COSTS_KEPT)
@@ -191,7 +194,7 @@ class Checkpoints:
         if not self._state.changed:
             return
         try:
-            self._publish(RunStatus.RUNNING)
+            self._on_listed(self._publish(RunStatus.RUNNING))
         except (StoreUnavailable, StoreFull) as error:
             _log.warning("a checkpoint was left out: %s", error)
 

@@ -16,6 +16,7 @@ from kbr.backup.changes import OptionChanges
 from kbr.backup.checkpoints import STOP_GRACE_S, Checkpoints
 from kbr.backup.fetching import BackupPlaces, PassRunner
 from kbr.backup.groups import GroupCapture
+from kbr.backup.index_keeping import IndexKeeper
 from kbr.backup.notices import Notices
 from kbr.backup.options import BackupOptions
 from kbr.backup.plan import BackupPlan, plan_partitions
@@ -155,6 +156,7 @@ class BackupCoordinator:
             state, survey = self._look(with_groups=True)
             self._store.remove_leftovers(self._options.backup_id)
             self._phases["plan"] = self._clock.monotonic() - begun
+            index = self._new_index()
             checkpoints = Checkpoints(
                 ManifestPublisher(self._store),
                 state,
@@ -163,6 +165,7 @@ class BackupCoordinator:
                 check_lock=self._run_lock.check,
                 is_stopped=lambda: self._stop.requested,
                 clock=self._clock,
+                on_listed=index.checkpoint if index is not None else lambda _manifest: None,
             )
             runner = PassRunner(
                 self._places,
@@ -186,6 +189,8 @@ class BackupCoordinator:
                 self._keep(state, checkpoints)
                 raise
             manifest = self._finish(state, checkpoints, retries)
+            if index is not None:
+                index.finish(manifest)
             return self._report(state, manifest, begun, runner)
 
     # -- before the first pass ------------------------------------------------------------
@@ -214,6 +219,19 @@ class BackupCoordinator:
             cluster_id=source.cluster_id,
             patterns=self._options.consumer_groups,
             check_lock=self._run_lock.check,
+            clock=self._clock,
+        )
+
+    def _new_index(self) -> IndexKeeper | None:
+        if not self._options.index:
+            return None
+        return IndexKeeper(
+            self._store,
+            self._options.backup_id,
+            kbr_version=self._kbr_version,
+            check_lock=self._run_lock.check,
+            is_stopped=lambda: self._stop.requested,
+            warn=self._notices.warn,
             clock=self._clock,
         )
 

@@ -30,6 +30,7 @@ class BackupOptions:
         continuous: go on until stopped, with new records, partitions and topics.
         consumer_groups: names and globs of consumer groups whose committed offsets are kept; none without any.
         time_window_start_ms, time_window_end_ms: records with timestamps in it, both ends included; None is open.
+        index: keep the block index up.
         on_missing_topic: what a topic that is named and not there, or gone, means: ``fail`` or ``continue``.
     """
 
@@ -51,6 +52,7 @@ class BackupOptions:
     continuous: bool = False
     on_missing_topic: str = "fail"
     consumer_groups: tuple[str, ...] = ()
+    index: bool = False
     time_window_start_ms: int | None = None
     time_window_end_ms: int | None = None
 

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cat": ("cat_cmd", "Print a backup's records, as kcat prints a topic's."),
     "groups": ("groups_cmd", "Show a backup's consumer groups; put a target's."),
     "offsets": ("offsets_cmd", "Show or export which offset became which in a restore."),
+    "index": ("index_cmd", "Build or show a backup's index of blocks."),
     "status": ("status_cmd", "Show running backups and restores, or change a rate limit."),
     "config": ("config_cmd", "Check, show or begin a configuration file."),
     "demo": ("demo_cmd", "See kbr work, on a broker of its own."),

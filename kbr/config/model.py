@@ -351,6 +351,12 @@ class BackupConfig(Section):
         shown_default="no limit",
         example="2024-05-01T12:30:00Z",
     )
+    index: fields.Switch = key(
+        False,
+        "Keep an index of all blocks beside the manifest, as Parquet files (kbr index): restores of a time window out of a "
+        "large backup are planned without reading thousands of segments' ends.",
+        kind="true or false",
+    )
     isolation_level: Annotated[IsolationLevel, choice(*get_args(IsolationLevel))] = key(
         "read_committed",
         "`read_committed`: records of committed transactions only; `read_uncommitted`: aborted and open ones too.",

@@ -24,7 +24,7 @@ from kbr.format.names import (
 )
 from kbr.model import Compression, FailureKind, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef
 
-__all__ = ["SEGMENT_FIELDS", "BadDocument", "parse_document"]
+__all__ = ["SEGMENT_FIELDS", "BadDocument", "parse_document", "parse_topic"]
 
 _E = TypeVar("_E", bound=Enum)
 _T = TypeVar("_T")
@@ -92,6 +92,17 @@ def parse_document(document: Mapping[str, Any]) -> Manifest:
         retention=retention,
         topics=topics,
     )
+
+
+def parse_topic(document: Any) -> TopicEntry:
+    """Read one of a manifest's topics.
+
+    Raises:
+        BadDocument: something is missing, or not as it has to be.
+    """
+    if type(document) is not dict:
+        raise BadDocument("a topic is no object")
+    return _topic(_Node(document, "topic."))
 
 
 def _source(node: _Node) -> SourceInfo:

@@ -6,8 +6,6 @@ Knows no store: bytes go out through a function. Ranges are held until they make
 from __future__ import annotations
 
 import hashlib
-import io
-import zlib
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kbr.format.parquet_pieces import PieceSink, int_column
 from kbr.model import TopicPartition
 from kbr.wire import dump_json
 
@@ -119,7 +118,7 @@ class OffsetMapWriter:
     ) -> None:
         self._header = header
         self._rows_per_group = rows_per_group
-        self._sink = _Sink(write)
+        self._sink = PieceSink(write)
         self._writer = pq.ParquetWriter(
             pa.PythonFile(self._sink, mode="w"),
             SCHEMA,
@@ -237,7 +236,8 @@ class OffsetMapWriter:
         del self._starts[:rows], self._targets[:rows], self._counts[:rows]
         sources = [(source, count) for source, _, count in runs]
         places = [(target, count) for _, target, count in runs]
-        columns = [*_place_columns(sources), _column(starts), *_place_columns(places), _column(targets), _column(counts)]
+        numbers = [int_column(one) for one in (starts, targets, counts)]
+        columns = [*_place_columns(sources), numbers[0], *_place_columns(places), *numbers[1:]]
         position = self._sink.tell()
         self._sink.crc32 = 0
         self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), row_group_size=rows)
@@ -271,42 +271,10 @@ class OffsetMapWriter:
         return taken
 
 
-def _column(values: array[int]) -> Any:
-    kind = pa.int64() if values.typecode == "q" else pa.int32()
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
-
-
 def _place_columns(runs: list[tuple[TopicPartition, int]]) -> list[Any]:
     numbers: dict[str, int] = {}
     topics, partitions = array("i"), array("i")
     for place, count in runs:
         topics.extend(array("i", [numbers.setdefault(place.topic, len(numbers))]) * count)
         partitions.extend(array("i", [place.partition]) * count)
-    return [pa.DictionaryArray.from_arrays(_column(topics), pa.array(list(numbers), pa.string())), _column(partitions)]
-
-
-class _Sink(io.RawIOBase):
-    """What pyarrow takes for a file that is written from its beginning to its end."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        super().__init__()
-        self._write = write
-        self._position = 0
-        #: Of what was written since it was set to 0.
-        self.crc32 = 0
-
-    def discard(self) -> None:
-        """Pass nothing on from here."""
-        self._write = len
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        self._write(bytes(data))
-        self.crc32 = zlib.crc32(data, self.crc32)
-        self._position += len(data)
-        return len(data)
+    return [pa.DictionaryArray.from_arrays(int_column(topics), pa.array(list(numbers), pa.string())), int_column(partitions)]

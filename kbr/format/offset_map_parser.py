@@ -7,7 +7,6 @@ before anything is allocated for them, and each row group is checked before it i
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import zlib
 from bisect import bisect_left
@@ -31,6 +30,7 @@ from kbr.format.offset_map import (
     GroupEntry,
     OffsetMapHeader,
 )
+from kbr.format.parquet_pieces import PieceWindow, int_view, whole_column
 from kbr.model import TopicPartition
 from kbr.wire import load_json
 
@@ -116,7 +116,7 @@ class OffsetMapFile:
     def __init__(self, read: Callable[[int, int], bytes], size_bytes: int, *, name: str) -> None:
         self._name = name
         self._read = read
-        self._window = _Window(size_bytes)
+        self._window = PieceWindow(size_bytes)
         self._size = size_bytes
         self._load_footer()
         try:
@@ -262,13 +262,13 @@ class OffsetMapFile:
     def _checked(self, number: int, table: Any) -> OffsetMapGroup:
         columns = {name: table.column(name) for name in COLUMNS}
         arrays = {
-            name: _whole(column.unify_dictionaries() if name in TOPIC_COLUMNS else column)
+            name: whole_column(column.unify_dictionaries() if name in TOPIC_COLUMNS else column)
             for name, column in columns.items()
         }
         names = {name: arrays[name].dictionary.to_pylist() for name in TOPIC_COLUMNS}
         if not all(isinstance(topic, str) and is_topic_name(topic) for some in names.values() for topic in some):
             self._unreadable(f"makes no sense: row group {number} names what can't be a topic")
-        views = {name: _view(arrays[name].indices if name in names else arrays[name]) for name in COLUMNS}
+        views = {name: int_view(arrays[name].indices if name in names else arrays[name]) for name in COLUMNS}
         group = OffsetMapGroup(views, names["source_topic"], names["target_topic"])
         complaint = _complaint(arrays, group)
         if not complaint and not _is_as_told(group, self._groups[number]):
@@ -313,53 +313,6 @@ def _is_place(place: TopicPartition) -> bool:
     return type(place.topic) is str and is_topic_name(place.topic) and _is_count(place.partition)
 
 
-def _whole(column: Any) -> Any:
-    chunks = column.combine_chunks()
-    return chunks.chunk(0) if isinstance(chunks, pa.ChunkedArray) else chunks
-
-
-def _view(values: Any) -> memoryview[int]:
-    data = memoryview(values.buffers()[1]).cast("B")
-    numbers = data.cast("q") if values.type.bit_width == 64 else data.cast("i")
-    return numbers[values.offset : values.offset + len(values)]
-
-
 def _short(error: Exception) -> str:
     lines = str(error).splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-class _Window(io.RawIOBase):
-    """What pyarrow takes for a file, and reads only where it was filled before: it never waits for a store."""
-
-    def __init__(self, size_bytes: int) -> None:
-        super().__init__()
-        self._size = size_bytes
-        self._start = 0
-        self._data = b""
-        self._position = 0
-
-    def fill(self, start: int, data: bytes) -> None:
-        """Have these bytes, and no others."""
-        self._start, self._data = start, data
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        begin = self._position - self._start
-        end = len(self._data) if size < 0 else begin + size
-        if not 0 <= begin <= end <= len(self._data):
-            raise OSError(f"{size} bytes at {self._position} are not where the footer says that something is")
-        self._position += end - begin
-        return self._data[begin:end]

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from kbr.errors import TopicMissing, UsageError
 
-__all__ = ["missing_topics", "select_topics"]
+__all__ = ["may_choose", "missing_topics", "select_topics"]
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -22,6 +22,12 @@ def missing_topics(topics: Iterable[str], include: Sequence[str], exclude: Seque
         for name in include
         if not _GLOB.search(name) and name not in known and not any(fnmatchcase(name, pattern) for pattern in exclude)
     )
+
+
+def may_choose(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether select_topics() can choose a topic of that name."""
+    wanted = any(name == pattern or (_GLOB.search(pattern) and fnmatchcase(name, pattern)) for pattern in include)
+    return wanted and not any(fnmatchcase(name, pattern) for pattern in exclude)
 
 
 def select_topics(

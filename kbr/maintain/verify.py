@@ -18,12 +18,14 @@ from kbr.format.compression import MAX_BLOCK_BYTES
 from kbr.format.documents import Manifest
 from kbr.format.oso_names import GROUPS_NAME, is_segment_name
 from kbr.maintain.coverage import coverage_errors, incompleteness_notes
+from kbr.maintain.index_check import check_index
 from kbr.maintain.objects import Damage, Findings, check_blocks, check_foreign, check_sha256, damage_of
 from kbr.model import SegmentRef
 from kbr.repository.groups import load_snapshot
 from kbr.repository.layout import (
     backup_folder,
     groups_key,
+    index_head_key,
     key_below_backup,
     manifest_key,
     parse_segment_key,
@@ -39,7 +41,7 @@ MAX_THREADS = 8
 #: Objects that nobody listed are named up to this number, then counted.
 _MAX_NOTES = 100
 #: Objects beside manifest and segments that a backup may have (DESIGN section 3).
-_KNOWN_PREFIXES = ("restores/", "locks/")
+_KNOWN_PREFIXES = ("restores/", "locks/", "index/")
 _KNOWN_NAMES = ("index.parquet", "groups.json")
 
 
@@ -136,6 +138,7 @@ class _Verification:
         self._max_block_bytes = max_block_bytes
         self._errors: list[Damage] = []
         self._notes: list[str] = [*manifest.notes, *incompleteness_notes(manifest)]
+        self._has_index = False
 
     def run(self, on_progress: Callable[[VerifyProgress], None] | None, threads: int) -> VerifyReport:
         segments = self._check_coverage()
@@ -159,6 +162,10 @@ class _Verification:
                         bytes_total=bytes_total,
                     )
                 )
+        if self._has_index:
+            damage, notes = check_index(self._store, self._manifest, deep=self._deep)
+            self._errors.extend(damage)
+            self._notes.extend(notes)
         return VerifyReport(
             backup_id=self._manifest.backup_id,
             deep=self._deep,
@@ -216,6 +223,8 @@ class _Verification:
                 unlisted.append(info.key)
             elif info.key == groups_key(self._manifest.backup_id):
                 self._check_groups(info.key)
+            elif info.key == index_head_key(self._manifest.backup_id):
+                self._has_index = True
         self._note_unlisted(unlisted)
         present: dict[str, SegmentRef] = {}
         for key, reference in segments.items():

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from kbr.errors import UsageError
+from kbr.format.block_index_head import HEAD_NAME, is_piece_name
 from kbr.format.names import (
     BACKUP_ID_RULE,
     MANIFEST_NAME,
@@ -35,7 +36,11 @@ __all__ = [
     "check_topic",
     "group_rollback_key",
     "groups_key",
+    "index_head_key",
+    "index_piece_key",
+    "index_prefix",
     "is_group_rollback_key",
+    "is_index_piece_key",
     "is_lock_key",
     "key_below_backup",
     "lock_key",
@@ -60,6 +65,8 @@ _RESTORE_ID = re.compile(r"[0-9a-f]{32}")
 #: Folder of what restores note, below a backup's own.
 _RESTORES = "restores/"
 _RESTORE_STATE = "/state.json"
+#: Folder of the block index, below a backup's own.
+_INDEX = "index/"
 #: Milliseconds since the epoch: the newest is the last in a listing.
 _GROUP_ROLLBACK = re.compile(r"/groups-rollback-[0-9]{13}\.json")
 
@@ -102,6 +109,33 @@ def manifest_key(backup_id: str) -> str:
 def groups_key(backup_id: str) -> str:
     """The key of a backup's consumer group offsets."""
     return f"{backup_folder(backup_id)}groups.json"
+
+
+def index_prefix(backup_id: str) -> str:
+    """The prefix of a backup's block index."""
+    return f"{backup_folder(backup_id)}{_INDEX}"
+
+
+def index_head_key(backup_id: str) -> str:
+    """The key of the document that says which pieces the block index is made of."""
+    return f"{index_prefix(backup_id)}{HEAD_NAME}"
+
+
+def index_piece_key(backup_id: str, name: str) -> str:
+    """The key of a piece of the block index.
+
+    Raises:
+        ValueError: that is no piece's name.
+    """
+    if not is_piece_name(name):
+        raise ValueError(f"{name!a} can't be a piece of a block index")
+    return f"{index_prefix(backup_id)}{name}"
+
+
+def is_index_piece_key(backup_id: str, key: str) -> bool:
+    """Whether index_piece_key() can have made a key."""
+    below = key.removeprefix(index_prefix(backup_id))
+    return below != key and is_piece_name(below)
 
 
 def restores_prefix(backup_id: str) -> str:

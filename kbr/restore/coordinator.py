@@ -16,6 +16,7 @@ from kbr.errors import ClusterError, KbrError, PreflightRefused, StorageError, T
 from kbr.format.documents import Manifest
 from kbr.format.restore_state import RestoreStatus
 from kbr.kafka.cluster import Cluster, PartitionOffsets
+from kbr.kafka.selection import may_choose
 from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition, TopicSpec
 from kbr.repository.adopt import with_unlisted
@@ -134,7 +135,11 @@ class RestoreCoordinator:
             KbrError: nothing could be begun; single partitions' failures are in the report.
         """
         begun = self._clock.monotonic()
-        manifest, notes = with_unlisted(self._store, Catalog(self._store).load(self._options.backup_id))
+        options = self._options
+        chosen = Catalog(self._store).load_chosen(
+            options.backup_id, lambda name: may_choose(name, options.include, options.exclude)
+        )
+        manifest, notes = with_unlisted(self._store, chosen)
         if manifest.made_by:
             # nothing is ever written to it: no lock, no notes, no offset mapping
             self._store = ReadOnlyStore(self._store, manifest.made_by)
@@ -177,7 +182,7 @@ class RestoreCoordinator:
             clock=self._clock,
         )
         prepared = preparation.prepare(manifest, dry_run=dry_run)
-        counts = count_plan(self._store, prepared.left, max_block_bytes=options.max_block_bytes)
+        counts = count_plan(self._store, prepared.left, max_block_bytes=options.max_block_bytes, manifest=manifest)
         self._phase("plan", begun)
         warnings = [*prepared.warnings, *notes]
         outcome = SendOutcome(gone=prepared.gone)

@@ -1,20 +1,17 @@
-"""Counts what a plan will read, from the manifest and the indexes of segments that only a part of is sent."""
+"""Counts what a plan will read, from the manifest and the indexes where only a part of a segment is sent."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from kbr.format.documents import Manifest
 from kbr.model import SegmentRef
-from kbr.repository.segment_reader import SegmentReader
 from kbr.repository.window import Window
+from kbr.restore.chosen import chosen_blocks
 from kbr.restore.plan import PartitionPlan, RestorePlan
 from kbr.storage import ObjectStore
 
 __all__ = ["PlanCounts", "count_plan"]
-
-#: Threads that read segment indexes.
-INDEX_READERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +29,13 @@ class PlanCounts:
     exact: bool
 
 
-def count_plan(store: ObjectStore, plan: RestorePlan, *, max_block_bytes: int) -> PlanCounts:
+def count_plan(
+    store: ObjectStore, plan: RestorePlan, *, max_block_bytes: int, manifest: Manifest | None = None
+) -> PlanCounts:
     """Blocks and records of what is left of a plan.
+
+    Args:
+        manifest: the plan's, so that the backup's block index is used if there is one.
 
     Raises:
         KbrError: an index can't be read.
@@ -46,29 +48,23 @@ def count_plan(store: ObjectStore, plan: RestorePlan, *, max_block_bytes: int) -
 
     # another tool's has to be decompressed to know its blocks: an upper bound is enough for a plan
     whole = [pair[2] for pair in pairs if pair[2].is_foreign or is_whole(*pair)]
-    cut = [pair for pair in pairs if not (pair[2].is_foreign or is_whole(*pair))]
-
-    def wanted(pair: tuple[PartitionPlan, Window, SegmentRef]) -> list[tuple[int, int, int, bool]]:
-        one, window, reference = pair
-        reader = SegmentReader(store, plan.backup_id, reference, max_block_bytes=max_block_bytes)
-        return [
-            (
-                entry.record_count,
-                entry.raw_bytes,
-                entry.stored_bytes,
-                window.covers(entry) and entry.first_offset >= one.offset_from,
-            )
-            for entry in reader.index().blocks
-            if window.touches(entry) and entry.last_offset >= one.offset_from
-        ]
-
-    with ThreadPoolExecutor(INDEX_READERS) as pool:
-        entries = [entry for some in pool.map(wanted, cut) for entry in some]
+    cut = [(one, ref) for one, window, ref in pairs if not (ref.is_foreign or is_whole(one, window, ref))]
+    blocks = records = raw_bytes = stored_bytes = 0
+    exact = all(is_whole(*pair) for pair in pairs if pair[2].is_foreign)
+    chosen = chosen_blocks(store, plan, cut, manifest=manifest, max_block_bytes=max_block_bytes)
+    for (one, _ref), wanted in chosen:
+        window = one.window(plan.window)
+        blocks += len(wanted)
+        for entry in wanted:
+            records += entry.record_count
+            raw_bytes += entry.raw_bytes
+            stored_bytes += entry.stored_bytes
+            exact = exact and window.covers(entry) and entry.first_offset >= one.offset_from
     return PlanCounts(
         segments=len(pairs),
-        blocks=sum(ref.block_count for ref in whole) + len(entries),
-        records=sum(ref.record_count for ref in whole) + sum(entry[0] for entry in entries),
-        raw_bytes=sum(ref.raw_bytes for ref in whole) + sum(entry[1] for entry in entries),
-        stored_bytes=sum(ref.stored_bytes for ref in whole) + sum(entry[2] for entry in entries),
-        exact=all(entry[3] for entry in entries) and all(is_whole(*pair) for pair in pairs if pair[2].is_foreign),
+        blocks=sum(ref.block_count for ref in whole) + blocks,
+        records=sum(ref.record_count for ref in whole) + records,
+        raw_bytes=sum(ref.raw_bytes for ref in whole) + raw_bytes,
+        stored_bytes=sum(ref.stored_bytes for ref in whole) + stored_bytes,
+        exact=exact,
     )

@@ -22,6 +22,7 @@ from benchmarks.data import DataSpec, columns_of, pack_block
 from benchmarks.digest import Columns, Digester
 from benchmarks.engines import ENGINES, Job, Place, parse_peer
 from benchmarks.flame import fold, render
+from benchmarks.index import measure_index
 from benchmarks.measure import Command, MeasureError, measure
 from benchmarks.offsets import measure_offsets
 from benchmarks.page import rendered, results_of
@@ -443,6 +444,16 @@ def test_the_checkpoint_benchmark_publishes_what_it_says(tmp_path: Path) -> None
     assert sum(len(partition.segments) for partition in manifest.topics[0].partitions) == 75
     assert found["manifest_bytes"] == (tmp_path / "b" / "manifest.json").stat().st_size
     assert 0 < found["share_of_time"] <= 0.02
+
+
+def test_the_index_benchmark_plans_the_same_with_the_index_as_without_it(tmp_path: Path) -> None:
+    """It raises where the plans differ."""
+    found = measure_index(tmp_path, segments=4_000)
+    assert (found["segments"], found["blocks"]) == (4_000, 120_000)
+    assert found["planned_segments"] == 40
+    assert 600 < found["planned_blocks"] < 660
+    assert 0 < found["index_read_bytes"] < found["index_bytes"]
+    assert found["checkpoint_bytes"] < 100_000
 
 
 def test_the_offsets_benchmark_maps_two_million_ranges_in_less_than_fifty_megabytes(tmp_path: Path) -> None:

@@ -82,13 +82,13 @@ def test_what_is_written_is_read() -> None:
 
 def test_no_thread_but_the_callers_touches_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
-    read = offset_map_parser._Window.read
+    read = offset_map_parser.PieceWindow.read
 
     def noted(window: Any, size: int = -1) -> bytes:
         threads.append(threading.current_thread().name)
         return read(window, size)
 
-    monkeypatch.setattr(offset_map_parser._Window, "read", noted)
+    monkeypatch.setattr(offset_map_parser.PieceWindow, "read", noted)
     assert rows(written())
     assert set(threads) == {threading.current_thread().name}
 
