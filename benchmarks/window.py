@@ -43,7 +43,7 @@ T0_MS = 1_714_564_800_000
 #: Time from a partition's record to its next, ms.
 STEP_MS = 100
 #: Each so many-th record is late, by up to 1 % of the whole time; 0 is none.
-LAYOUTS = {"all records in order": 0, "one record in 10,000 late by up to 1 % of the time": 10_000}
+LAYOUTS = {"all records in order": 0, "one record in 1,000 late by up to 1 % of the time": 1_000}
 #: Where the window begins, of the whole time.
 PLACES = {"beginning": 0.0, "middle": 0.495, "end": 0.99}
 
