@@ -33,6 +33,7 @@ from benchmarks.run import DEADLINE_S, Bench
 from benchmarks.scenarios import SCENARIOS, chosen
 from benchmarks.simulate import simulate_command
 from benchmarks.throttle import throttle_command
+from benchmarks.window import window_command
 from tests.support.servers import KAFKA_VERSION, REPOSITORY, KafkaServer, ServerError, free_port
 
 
@@ -213,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint_command(verbs.add_parser("checkpoint", help="what a checkpoint costs as a backup grows old"))
     index_command(verbs.add_parser("index", help="what it takes to plan an hour out of a very large backup"))
     offsets_command(verbs.add_parser("offsets", help="what it takes to map the offsets of many records"))
+    window_command(verbs.add_parser("window", help="bytes that a window of 1 % of a backup's time costs"), cluster)
     flame_command(verbs.add_parser("flame", help="where a command's CPU seconds go, as SVG (needs perf)"))
     page_command(verbs.add_parser("page", help="write the tables of docs/performance.md from the committed results"))
     verbs.add_parser("list", help="scenarios and engines").set_defaults(function=_list)

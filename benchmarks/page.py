@@ -1,7 +1,7 @@
 """``python -m benchmarks page``: the tables of docs/performance.md, from the committed result files.
 
 A table stands between ``<!-- KIND FILE … -->`` and ``<!-- end -->``; KIND is ``table``, ``targets``, ``scenarios``,
-``throttle``, ``simulate``, ``checkpoint``, ``offsets`` or ``index``, and the files lie in benchmarks/results. ``--check`` changes nothing and fails where a table is
+``throttle``, ``simulate``, ``checkpoint``, ``offsets``, ``index`` or ``window``, and the files lie in benchmarks/results. ``--check`` changes nothing and fails where a table is
 another than its results say, so that no figure of the page can drift from them.
 """
 
@@ -132,6 +132,22 @@ def _index(paths: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
+def _window(paths: Sequence[Path]) -> str:
+    lines = [
+        "| 1 % of the time, at the | of | which has | records | kbr cat read MB | of the backup | kbr restore read MB | of the backup |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    (document,) = (json.loads(path.read_text()) for path in paths)
+    lines += [
+        f"| {window['window']} | {one['stored_bytes'] / 1e6:,.0f} MB in {one['blocks']:,} blocks | {one['layout']} "
+        f"| {window['records']:,} | {window['cat_bytes'] / 1e6:.1f} | {window['cat_percent']:.2f} % "
+        f"| {window['restore_bytes'] / 1e6:.1f} | {window['restore_percent']:.2f} % |"
+        for one in document["results"]
+        for window in one["windows"]
+    ]
+    return "\n".join(lines)
+
+
 _KINDS: Mapping[str, Callable[[Sequence[Path]], str]] = {
     "table": lambda paths: markdown(results_of(paths)).strip(),
     "targets": lambda paths: targets(results_of(paths)),
@@ -141,6 +157,7 @@ _KINDS: Mapping[str, Callable[[Sequence[Path]], str]] = {
     "checkpoint": _checkpoint,
     "offsets": _offsets,
     "index": _index,
+    "window": _window,
 }
 
 

@@ -86,6 +86,8 @@ class BackupReport:
                 "stored_bytes": self.added.stored_bytes,
                 "gaps": self.added.gaps,
             },
+            "time_window_start_ms": self.manifest.source.time_window_start_ms,
+            "time_window_end_ms": self.manifest.source.time_window_end_ms,
             "created_at_ms": self.manifest.created_at_ms,
             "finished_at_ms": self.manifest.finished_at_ms,
             "duration_s": round(self.duration_s, 3),

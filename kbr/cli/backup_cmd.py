@@ -27,6 +27,7 @@ from kbr.cli.options import (
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
 from kbr.cli.units import bytes_text, count_text, duration_text, mean_rate_text
+from kbr.cli.window_documents import window_lines
 
 __all__ = ["backup_blocks", "command"]
 
@@ -112,7 +113,7 @@ def backup_blocks(document: BackupDocument) -> list[Block]:
     if document["dry_run"]:
         place = f"{document['backup_id']} at {document['storage']}"
         blocks.append(f"Would go on with backup {place}:" if document["resumed"] else f"Would back up to {place}:")
-        blocks.append("")
+        blocks += [*window_lines(document), ""]
         blocks.append(
             table(
                 [text("TOPIC"), number("PARTITIONS"), number("OFFSETS"), number("LEFT TO READ"), text("PROBLEMS")],
@@ -122,7 +123,7 @@ def backup_blocks(document: BackupDocument) -> list[Block]:
         )
     else:
         blocks.append(f"Backup {document['backup_id']} at {document['storage']}: {document['status']}")
-        blocks.append("")
+        blocks += [*window_lines(document), ""]
         columns = [text("TOPIC"), number("PARTITIONS"), number("RECORDS"), number("ENCODED"), number("STORED")]
         blocks.append(
             table(

@@ -90,7 +90,7 @@ class BackupGroups(TypedDict):
     failed: int
 
 
-class BackupDocument(TypedDict):
+class BackupDocument(WindowEnds):
     """``kbr backup``; status is planned, complete, incomplete or interrupted. Totals and topics are of the whole backup.
 
     Of its ``offsets``, ``offsets_left`` are those that are not read yet: with ``--dry-run`` what a run would read.

@@ -27,7 +27,8 @@ from kbr.cli.options import (
 )
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
-from kbr.cli.units import bytes_text, count_text, duration_text, instant_text, local_instant_text, mean_rate_text
+from kbr.cli.units import bytes_text, count_text, duration_text, mean_rate_text
+from kbr.cli.window_documents import window_lines
 
 __all__ = ["command", "restore_blocks"]
 
@@ -288,10 +289,7 @@ def _already_there(document: RestoreDocument) -> list[Block]:
 
 def _window_lines(document: RestoreDocument) -> list[str]:
     plan = document["plan"]
-    ends = (("From", plan["time_window_start_ms"]), ("To  ", plan["time_window_end_ms"]))
-    lines = [
-        f"{name} {instant_text(end)} ({local_instant_text(end)} local time)" for name, end in ends if end is not None
-    ]
+    lines = window_lines(plan)
     for one in plan["offset_windows"]:
         last = "on" if one["end_offset"] is None else f"to {one['end_offset']}"
         lines.append(f"Of {one['topic']}[{one['partition']}] offsets {one['start_offset']} {last}")

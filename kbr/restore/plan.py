@@ -141,6 +141,9 @@ def plan_restore(
     _check_offset_windows(topics, options)
     placed = place_partitions(topics, options.topic_mapping, options.partition_mapping)
     warnings: list[str] = []
+    taken = TimeWindow.between(manifest.source.time_window_start_ms, manifest.source.time_window_end_ms)
+    if not taken.is_open:
+        warnings.append(f"the backup was taken of a time window only ({taken})")
     topic_plans = []
     partition_plans = []
     for topic in topics:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import kbr
-from tests.support.cli import run_kbr, run_kbr_json
+from tests.support.cli import run_kbr, run_kbr_json, start_kbr
 from tests.support.kafka import KafkaHarness, Read
+from tests.support.waiting import wait_until
 
 T0 = 1_714_564_800_000
 SECOND = 1000
@@ -107,6 +108,31 @@ def test_a_backup_of_a_window_goes_on_with_that_window_and_no_other(kafka: Kafka
     )
     assert done.returncode == 13
     assert "leave the time window out to go on" in done.stderr
+
+
+@pytest.mark.timeout(200)
+def test_a_backup_of_a_window_that_was_killed_goes_on_without_a_loss_or_a_double(kafka: KafkaHarness, tmp_path: Path) -> None:
+    topic = kafka.create_topic(kafka.topic_name("killed"), 1)
+    rng = random.Random(3)
+    stamps = [T0 + number * SECOND + rng.choice([0, 0, 0, -50 * SECOND, 50 * SECOND]) for number in range(600)]
+    produce(kafka, topic, [(0, b"", rng.randbytes(20_000), stamp) for stamp in stamps])
+    window = (T0 + 60 * SECOND, T0 + 500 * SECOND)
+    flags = ["--from-timestamp", str(window[0]), "--to-timestamp", str(window[1]), "--set", "backup.segment_max_bytes=1MiB"]
+    killed = start_kbr(
+        "backup", "-b", kafka.bootstrap, "--backup-id", "b", "--storage", str(tmp_path), "-t", topic, *flags,
+        "--rate-limit", "3MB/s",
+    )  # fmt: skip
+    try:
+        wait_until(lambda: len(list(tmp_path.rglob("segment-*"))) >= 2, deadline_s=60, what="two segments")
+    finally:
+        killed.kill()
+        killed.communicate(timeout=30)
+    there = len(list(tmp_path.rglob("segment-*")))
+    report = back_up(kafka, tmp_path, topic, *flags, "--set", "backup.lock_wait_ms=120000", "--set", "backup.lock_life_ms=3000")
+    assert report["resumed"]
+    assert report["totals"]["segments"] > there
+    assert archived(tmp_path) == expected(kafka, topic, lambda one: window[0] <= one.timestamp <= window[1])
+    assert run_kbr("verify", "b", "--storage", str(tmp_path), "--deep").returncode == 0
 
 
 @pytest.mark.timeout(200)

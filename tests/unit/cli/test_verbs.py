@@ -19,6 +19,8 @@ from kbr.cli.main import cli
 from kbr.config import Config
 
 BACKUP: dict[str, Any] = {
+    "time_window_start_ms": 1_714_564_800_000,
+    "time_window_end_ms": None,
     "backup_id": "first",
     "storage": "/backups",
     "status": "incomplete",
@@ -188,7 +190,7 @@ def test_the_backup_table_tells_what_is_missing(use_case: Callable[..., Mock]) -
     use_case("backup_run", "run_backup", report(BACKUP, 3))
     out = run("backup", "-b", "a:1", "--backup-id", "first", "--storage", "/backups").stdout
     assert "Backup first at /backups: incomplete" in out
-    assert out.splitlines()[2].split() == ["TOPIC", "PARTITIONS", "RECORDS", "ENCODED", "STORED", "SEGMENTS", "PROBLEMS"]
+    assert out.splitlines()[3].split() == ["TOPIC", "PARTITIONS", "RECORDS", "ENCODED", "STORED", "SEGMENTS", "PROBLEMS"]
     assert "1 gaps" in out
     assert "1 failed (0: leader not available)" in out
     assert "1,003" in out
@@ -201,6 +203,7 @@ def test_a_planned_backup_shows_offsets(use_case: Callable[..., Mock]) -> None:
     use_case("backup_run", "run_backup", report({**BACKUP, "dry_run": True, "status": "planned"}))
     out = run("backup", "-n", "-b", "a:1", "--backup-id", "first", "--storage", "/backups").stdout
     assert "Would back up to first at /backups:" in out
+    assert "From 2024-05-01T12:00:00.000Z (" in out
     head, *_rows, total = [line.split() for line in out.splitlines() if line.startswith(("TOPIC", "total"))]
     assert head == ["TOPIC", "PARTITIONS", "OFFSETS", "LEFT", "TO", "READ", "PROBLEMS"]
     assert total == ["total", "4", "1,010", "17"]

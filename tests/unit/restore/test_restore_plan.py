@@ -80,6 +80,14 @@ def test_a_plan_knows_from_when_to_when_the_chosen_topics_are_also_beyond_the_wi
     assert _plan(_topic(), time_window_start_ms=5000).archived_times == (1000, 3000)
 
 
+def test_that_a_backup_has_no_more_than_a_window_is_warned_of() -> None:
+    whole = _manifest(_topic())
+    cut = replace(whole, source=replace(whole.source, time_window_end_ms=1000))
+    assert plan_restore(whole, whole.topics, RestoreOptions(backup_id="b"), {}).warnings == ()
+    (warning,) = plan_restore(cut, cut.topics, RestoreOptions(backup_id="b"), {}).warnings
+    assert warning == "the backup was taken of a time window only (to 1970-01-01T00:00:01.000Z)"
+
+
 def test_a_window_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(UsageError, match="before it begins"):
         _plan(_topic(), time_window_start_ms=2, time_window_end_ms=1)
