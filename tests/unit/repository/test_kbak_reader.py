@@ -15,7 +15,7 @@ from kbr.format.oso_names import segment_compression
 from kbr.model import SegmentRef
 from kbr.repository import kbak_reader
 from kbr.repository.kbak_reader import KbakReader
-from kbr.repository.open_segment import open_segment, reading_bytes, wanted_blocks
+from kbr.repository.open_segment import open_segment, reading_bytes, side_by_side, wanted_blocks
 from kbr_codec import Record, decode_block
 from tests.support.backups import RecordingStore, block_of, identity_of, write_segment
 from tests.support.kbak import (
@@ -128,6 +128,12 @@ def test_memory_of_a_reader_is_told_for_a_whole_lz4_block() -> None:
     _, lz4 = backup(rows_of(0, 50), "lz4")
     assert reading_bytes(replace(zstd, raw_bytes=1 << 30)) < 1 << 25
     assert reading_bytes(replace(lz4, raw_bytes=1 << 30)) > 1 << 30
+    assert side_by_side([zstd, lz4], 8) == 8
+    assert side_by_side([zstd, replace(lz4, raw_bytes=100 << 20)], 8) == 2
+    assert side_by_side([replace(lz4, raw_bytes=1 << 30), zstd], 8) == 1
+    store = RecordingStore()
+    assert side_by_side([write_segment(store, identity_of(), [block_of(0, 10)], 10)], 8) == 8
+    assert side_by_side([], 8) == 8
 
 
 # -- headers ------------------------------------------------------------------------------
