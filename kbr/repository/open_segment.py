@@ -92,7 +92,7 @@ def reading_bytes(segment: SegmentRef) -> int:
         return 0
     kept = segment.stored_bytes if segment.stored_bytes <= KEPT_BYTES else 0
     if segment_compression(segment.key) is Compression.LZ4:
-        return kept + segment.stored_bytes + segment.raw_bytes
+        return kept + segment.stored_bytes + 2 * segment.raw_bytes  # python-lz4 copies what it has decompressed
     return kept + 10 * BLOCK_BYTES
 
 
