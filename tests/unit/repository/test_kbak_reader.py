@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
-from kbr.errors import CorruptSegment, IntegrityError, KbrError, UnsupportedFormat
+from kbr.errors import CorruptSegment, IntegrityError, KbrError, StoreUnavailable, UnsupportedFormat
 from kbr.format.kbak import without_added_headers
 from kbr.format.oso_manifest import oso_document, parse_oso_manifest
 from kbr.format.oso_names import segment_compression
@@ -222,6 +222,34 @@ def test_a_missing_segment_is_said_to_be_listed() -> None:
     store.delete(f"daily/{reference.key}")
     with pytest.raises(IntegrityError, match="not there, but the manifest lists it"):
         read(store, reference)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_store_that_fails_on_the_way_is_no_damage(compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kbak_reader, "KEPT_BYTES", 0)
+    monkeypatch.setattr(kbak_reader, "_READ_BYTES", 500)
+    store, reference = backup(rows_of(0, 100), compression)
+    reader = KbakReader(store, "daily", reference)
+    reader.check()
+    store.ranges.clear()
+    assert sum(entry.record_count for entry, _ in reader.stream(lambda _: True)) == 100
+    reads = len(store.ranges)
+    assert reads > 2
+    real = store.read_range
+    for number in range(reads):
+        left = iter([True] * number)
+
+        def fails(key: str, start: int, length: int, left: Iterator[bool] = left) -> bytes:
+            if not next(left, False):
+                raise StoreUnavailable("away")
+            return real(key, start, length)
+
+        monkeypatch.setattr(store, "read_range", fails)
+        with pytest.raises(StoreUnavailable):
+            list(reader.stream(lambda _: True))
+        monkeypatch.undo()
+        monkeypatch.setattr(kbak_reader, "KEPT_BYTES", 0)
+        monkeypatch.setattr(kbak_reader, "_READ_BYTES", 500)
 
 
 def _put(store: RecordingStore, reference: SegmentRef, data: bytes, **more: object) -> SegmentRef:
