@@ -199,13 +199,13 @@ class ListedBackup(TypedDict):
     """One backup at a place; the numbers are None, and ``error`` says why, where its manifest can't be read.
 
     ``lock_held`` is None unless the status is ``running``: false says that the run has ended without saying so.
-    ``made_by`` is the tool whose backup it is: ``kbr``, or another one, whose status nobody knows.
+    ``made_by`` is the tool whose backup it is: ``kbr``, or another one, whose status nobody knows; None beside an error.
     """
 
     backup_id: str
     status: str
     lock_held: bool | None
-    made_by: str
+    made_by: str | None
     error: str | None
     created_at_ms: int | None
     topics: int | None

@@ -55,7 +55,9 @@ def list_blocks(document: ListDocument) -> list[Block]:
     rest = [number("RECORDS"), number("STORED"), text("FIRST RECORD"), text("LAST RECORD")]
     errors = [f"{one['backup_id']}: {one['error']}" for one in document["backups"] if one["error"]]
     left = [f"{one['backup_id']}: {LEFT_RUNNING}" for one in document["backups"] if one["lock_held"] is False]
-    foreign = [f"{one['backup_id']}: made by {one['made_by']}" for one in document["backups"] if one["made_by"] != "kbr"]
+    foreign = [
+        f"{one['backup_id']}: made by {one['made_by']}" for one in document["backups"] if one["made_by"] not in {None, "kbr"}
+    ]
     return [table([*columns, *rest], rows), *errors, *left, *foreign]
 
 

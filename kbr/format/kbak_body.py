@@ -96,17 +96,15 @@ class _Lz4Body:
             raise BadBody(
                 f"an LZ4 block of {claimed} bytes, which is read whole; {limit} are allowed (limits.max_block_bytes)"
             )
-        pieces = []
-        size = 0
+        block = bytearray()
         while piece := source.read(_READ_BYTES):
-            size += len(piece)
-            if size > stored_bytes_bound(claimed):
+            block += piece
+            if len(block) > stored_bytes_bound(claimed):
                 raise BadBody(f"more bytes than an LZ4 block of {claimed} bytes can take")
-            pieces.append(piece)
-        if claimed > _LZ4_MAX_RATIO * size:
-            raise BadBody(f"an LZ4 block of {size} bytes can't hold {claimed}")
+        if claimed > _LZ4_MAX_RATIO * len(block):
+            raise BadBody(f"an LZ4 block of {len(block)} bytes can't hold {claimed}")
         try:
-            self._data: bytes = lz4.block.decompress(b"".join(pieces), uncompressed_size=claimed)
+            self._data: bytes = lz4.block.decompress(block, uncompressed_size=claimed)
         except (lz4.block.LZ4BlockError, ValueError, OverflowError) as error:
             raise BadBody(f"the LZ4 block is damaged: {error}") from error
         if len(self._data) != claimed:

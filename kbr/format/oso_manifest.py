@@ -192,8 +192,14 @@ class _Parser:
         ]
         rows.sort(key=lambda row: count_at(row[0], row[1], "start_offset"))
         segments: list[SegmentRef] = []
+        passed = 0  # gaps that begin before the place that is looked at
         for child, where in rows:
-            segments.append(_segment(child, where, backup_id, topic, number, segments, gaps))
+            before = segments[-1] if segments else None
+            sequence = 0 if before is None else before.next_offset
+            while before is not None and passed < len(gaps) and gaps[passed].start_offset <= sequence:
+                sequence = max(sequence, gaps[passed].end_offset_exclusive)
+                passed += 1
+            segments.append(_segment(child, where, backup_id, topic, number, before, sequence))
         return _entry(number, segments, gaps)
 
 
@@ -221,17 +227,23 @@ def _segment(
     backup_id: str,
     topic: str,
     partition: int,
-    before: Sequence[SegmentRef],
-    gaps: Sequence[Gap],
+    before: SegmentRef | None,
+    sequence: int,
 ) -> SegmentRef:
+    """One segment.
+
+    Args:
+        before: the one before it, if there is one.
+        sequence: first offset behind that, and behind the gaps that follow it.
+    """
     start, end = count_at(node, path, "start_offset"), count_at(node, path, "end_offset")
     count = count_at(node, path, "record_count")
     if not start <= end < INT64_MAX or not 1 <= count <= end - start + 1:
         fail(f"{path}record_count", f"says {count} records from offset {start} to {end}")
-    if before and before[-1].end_offset >= start:
+    if before is not None and before.end_offset >= start:
         fail(
             f"{path}start_offset",
-            f"{start} lies in the segment before it, which ends with offset {before[-1].end_offset}: its records would be "
+            f"{start} lies in the segment before it, which ends with offset {before.end_offset}: its records would be "
             "restored twice",
         )
     raw_bytes, stored_bytes = count_at(node, path, "uncompressed_size"), count_at(node, path, "compressed_size")
@@ -241,13 +253,9 @@ def _segment(
     key = segment_key_below(said, backup_id=backup_id, topic=topic, partition=partition, start_offset=start)
     if key is None or segment_compression(key) is None:
         fail(f"{path}key", f"{_shown(said)} is not the key of a segment of {topic}[{partition}] from offset {start}")
-    sequence = before[-1].next_offset if before else start
-    for gap in gaps if before else ():
-        if gap.start_offset <= sequence < gap.end_offset_exclusive:
-            sequence = gap.end_offset_exclusive
     return SegmentRef(
         key=key,
-        sequence=min(sequence, start),
+        sequence=start if before is None else min(sequence, start),
         next_offset=end + 1,
         start_offset=start,
         end_offset=end,

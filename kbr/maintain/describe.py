@@ -11,7 +11,7 @@ from typing import Any
 
 from kbr.format.documents import Manifest, PartitionEntry, TopicEntry
 from kbr.model import Gap, PartitionStatus, SegmentRef
-from kbr.repository.catalog import BackupSummary, known_time_range, summarise
+from kbr.repository.catalog import UNREADABLE, BackupSummary, known_time_range, summarise
 from kbr.repository.restore_states import RestoreSummary
 from kbr.timing import utc_text
 
@@ -284,7 +284,7 @@ def summary_document(summary: BackupSummary | Manifest) -> dict[str, Any]:
         "backup_id": one.backup_id,
         "status": one.status,
         "lock_held": one.lock_held,
-        "made_by": one.made_by or "kbr",
+        "made_by": one.made_by or (None if one.status == UNREADABLE else "kbr"),
         "error": one.error or None,
         **_times("created_at", one.created_at_ms),
         **_times("updated_at", one.updated_at_ms),

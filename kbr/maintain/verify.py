@@ -31,6 +31,7 @@ from kbr.repository.layout import (
     parse_segment_key,
     segment_key,
 )
+from kbr.repository.open_segment import side_by_side
 from kbr.storage.base import ObjectStore
 
 __all__ = ["Damage", "VerifyProgress", "VerifyReport", "verify"]
@@ -145,6 +146,7 @@ class _Verification:
         present = self._check_presence(segments)
         bytes_total = sum(reference.stored_bytes for reference in present.values())
         objects = bytes_read = blocks = records = bytes_done = 0
+        threads = side_by_side(present.values(), threads)
         results = zip(present.values(), self._read_all(present, threads), strict=True)
         for number, (reference, found) in enumerate(results, start=1):
             self._errors.extend(found.damage)

@@ -46,12 +46,13 @@ def made_by(store: ObjectStore, backup_id: str) -> str:
         size = store.head(key).size_bytes
         if store.read_range(key, 0, min(size, len(_OWN))) == _OWN:
             return ""
-        document = oso_document(store.get(key, max_bytes=MAX_MANIFEST_BYTES))
+        if oso_document(store.get(key, max_bytes=MAX_MANIFEST_BYTES)) is not None:
+            return MADE_BY
     except ObjectMissing:
-        # the tool's first run writes its manifest after its first segments
-        names = (key_below_backup(backup_id, one.key) for one in islice(store.list(topics_prefix(backup_id)), _LOOKS))
-        return MADE_BY if any(is_segment_name(name) for name in names) else ""
-    return "" if document is None else MADE_BY
+        pass  # the tool's first run writes its manifest after its first segments
+    # none, or one that nobody can read
+    names = (key_below_backup(backup_id, one.key) for one in islice(store.list(topics_prefix(backup_id)), _LOOKS))
+    return MADE_BY if any(is_segment_name(name) for name in names) else ""
 
 
 def refuse_foreign(store: ObjectStore, backup_id: str) -> None:

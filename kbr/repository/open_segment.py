@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from kbr.format.compression import MAX_BLOCK_BYTES
@@ -13,7 +13,10 @@ from kbr.repository.kbak_reader import BLOCK_BYTES, KEPT_BYTES, KbakReader
 from kbr.repository.segment_reader import SegmentReader
 from kbr.storage.base import ObjectStore
 
-__all__ = ["BlockIndex", "BlockSource", "open_segment", "reading_bytes", "wanted_blocks"]
+__all__ = ["BlockIndex", "BlockSource", "open_segment", "reading_bytes", "side_by_side", "wanted_blocks"]
+
+#: What segments that are read at a time may hold in memory together, beside one of them, bytes.
+_READING_BYTES = 256 * 1024 * 1024
 
 
 class BlockIndex(Protocol):
@@ -89,5 +92,11 @@ def reading_bytes(segment: SegmentRef) -> int:
         return 0
     kept = segment.stored_bytes if segment.stored_bytes <= KEPT_BYTES else 0
     if segment_compression(segment.key) is Compression.LZ4:
-        return kept + segment.stored_bytes + segment.raw_bytes
+        return kept + segment.stored_bytes + 2 * segment.raw_bytes  # python-lz4 copies what it has decompressed
     return kept + 10 * BLOCK_BYTES
+
+
+def side_by_side(segments: Iterable[SegmentRef], most: int) -> int:
+    """How many of these may be read at a time: ``most``, or as many as memory allows, at least one."""
+    largest = max(map(reading_bytes, segments), default=0)
+    return max(1, min(most, _READING_BYTES // largest)) if largest else most

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from kbr.errors import Interrupted, TopicNotEmpty
 from kbr.kafka.ranges import RangeEnded, RangeRecords, read_ranges
 from kbr.kafka.settings import ClientSettings
-from kbr.model import OffsetRange, Record, TopicPartition
+from kbr.model import OffsetRange, Record, SegmentRef, TopicPartition
+from kbr.repository.open_segment import side_by_side
 from kbr.restore.compare import RecordRules
 from kbr.restore.plan import PartitionPlan
 from kbr.restore.standing import Standing, way_out
@@ -128,7 +129,8 @@ class TargetCheck:
             found.update(self._compare_tails(some))
         # a tail that differs is looked into; the first difference of the first such partition is what is told
         unlike = [pair for pair in tails if pair[0].target not in found]
-        for some in _batches([*whole, *unlike], WHOLE_BATCH):
+        left = [*whole, *unlike]
+        for some in _batches(left, side_by_side(_segments(left), WHOLE_BATCH)):
             found.update(self._compare_whole(some, refuse=refuse))
         return found
 
@@ -139,7 +141,7 @@ class TargetCheck:
             partition, standing = pair
             return self._streams(partition).tail(standing.claimed, max_records=TAIL_RECORDS, max_bytes=TAIL_BYTES)
 
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(side_by_side(_segments(pairs), READERS)) as pool:
             expected = list(pool.map(tail, pairs))
         ranges = [
             (
@@ -314,6 +316,10 @@ def _start(standing: Standing, last: Record) -> PartitionStart:
         target_offset=standing.base + standing.claimed,
         gone=min(standing.claimed, max(0, standing.log_start - standing.base)),
     )
+
+
+def _segments(pairs: Sequence[tuple[PartitionPlan, Standing]]) -> Iterator[SegmentRef]:
+    return (reference for partition, _ in pairs for reference in partition.segments)
 
 
 def _batches(

@@ -288,8 +288,7 @@ class _RestoreWorker:
             zero_timestamp_as=task.zero_timestamp_as,
             original_offset_header=task.original_offset_header,
             batch_bytes=task.batch_bytes,
-            # told only where it matters, so that tasks with other records can share a producer
-            largest_record_bytes=largest if largest > task.memory_bytes // 2 else 0,
+            largest_record_bytes=self._largest_told(largest),
         )
         readers = _Readers(task, self._store, ahead_bytes=task.memory_bytes // 4, largest_bytes=largest + held)
         try:
@@ -323,6 +322,12 @@ class _RestoreWorker:
             )
             for index, partition in enumerate(task.partitions)
         )
+
+    def _largest_told(self, largest: int) -> int:
+        """The largest record, only where it matters, so that tasks with other records can share a producer."""
+        if any(ref.is_foreign for one in self._task.partitions for ref in one.segments):
+            return self._task.max_block_bytes  # nobody knows, but that none is larger
+        return largest if largest > self._task.memory_bytes // 2 else 0
 
     def _check_ends(self) -> None:
         """Every partition has to end where its next record is expected: a task may begin long after it was planned."""

@@ -63,10 +63,14 @@ def test_whose_a_backup_is_costs_kbrs_own_one_short_read() -> None:
     assert made_by(foreign_store(groups=False), "daily")
 
 
-def test_a_first_run_of_the_other_tool_that_has_no_manifest_yet_is_found() -> None:
+def test_a_backup_of_the_other_tool_is_found_without_a_manifest_or_with_a_damaged_one() -> None:
     store = foreign_store()
-    store.delete("daily/manifest.json")
+    data = store.data("daily/manifest.json")
+    store.delete("daily/manifest.json")  # its first run has not written it yet
     assert made_by(store, "daily") == "OSO kafka-backup"
+    for damaged in (b"", b"{", data[:-20], data.replace(b"topics", b"tropics")):
+        store.put("daily/manifest.json", damaged)
+        assert made_by(store, "daily") == "OSO kafka-backup"
     store_backup(store)
     store.delete("nightly/manifest.json")
     assert made_by(store, "nightly") == ""

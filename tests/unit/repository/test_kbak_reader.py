@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
-from kbr.errors import CorruptSegment, IntegrityError, KbrError, UnsupportedFormat
+from kbr.errors import CorruptSegment, IntegrityError, KbrError, StoreUnavailable, UnsupportedFormat
 from kbr.format.kbak import without_added_headers
 from kbr.format.oso_manifest import oso_document, parse_oso_manifest
 from kbr.format.oso_names import segment_compression
 from kbr.model import SegmentRef
 from kbr.repository import kbak_reader
 from kbr.repository.kbak_reader import KbakReader
-from kbr.repository.open_segment import open_segment, reading_bytes, wanted_blocks
+from kbr.repository.open_segment import open_segment, reading_bytes, side_by_side, wanted_blocks
 from kbr_codec import Record, decode_block
 from tests.support.backups import RecordingStore, block_of, identity_of, write_segment
 from tests.support.kbak import (
@@ -128,6 +128,12 @@ def test_memory_of_a_reader_is_told_for_a_whole_lz4_block() -> None:
     _, lz4 = backup(rows_of(0, 50), "lz4")
     assert reading_bytes(replace(zstd, raw_bytes=1 << 30)) < 1 << 25
     assert reading_bytes(replace(lz4, raw_bytes=1 << 30)) > 1 << 30
+    assert side_by_side([zstd, lz4], 8) == 8
+    assert side_by_side([zstd, replace(lz4, raw_bytes=50 << 20)], 8) == 2
+    assert side_by_side([replace(lz4, raw_bytes=1 << 30), zstd], 8) == 1
+    store = RecordingStore()
+    assert side_by_side([write_segment(store, identity_of(), [block_of(0, 10)], 10)], 8) == 8
+    assert side_by_side([], 8) == 8
 
 
 # -- headers ------------------------------------------------------------------------------
@@ -216,6 +222,34 @@ def test_a_missing_segment_is_said_to_be_listed() -> None:
     store.delete(f"daily/{reference.key}")
     with pytest.raises(IntegrityError, match="not there, but the manifest lists it"):
         read(store, reference)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_store_that_fails_on_the_way_is_no_damage(compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kbak_reader, "KEPT_BYTES", 0)
+    monkeypatch.setattr(kbak_reader, "_READ_BYTES", 500)
+    store, reference = backup(rows_of(0, 100), compression)
+    reader = KbakReader(store, "daily", reference)
+    reader.check()
+    store.ranges.clear()
+    assert sum(entry.record_count for entry, _ in reader.stream(lambda _: True)) == 100
+    reads = len(store.ranges)
+    assert reads > 2
+    real = store.read_range
+    for number in range(reads):
+        left = iter([True] * number)
+
+        def fails(key: str, start: int, length: int, left: Iterator[bool] = left) -> bytes:
+            if not next(left, False):
+                raise StoreUnavailable("away")
+            return real(key, start, length)
+
+        monkeypatch.setattr(store, "read_range", fails)
+        with pytest.raises(StoreUnavailable):
+            list(reader.stream(lambda _: True))
+        monkeypatch.undo()
+        monkeypatch.setattr(kbak_reader, "KEPT_BYTES", 0)
+        monkeypatch.setattr(kbak_reader, "_READ_BYTES", 500)
 
 
 def _put(store: RecordingStore, reference: SegmentRef, data: bytes, **more: object) -> SegmentRef:

@@ -194,3 +194,12 @@ def test_timestamp_0_is_named_when_it_is_sent(bench: Bench, tmp_path: Path) -> N
     told = options(bench, "zero-as-1", zero_timestamp_as=1)
     restore(bench, tmp_path, told)
     assert [one[0] for one in found(bench, told)[0]] == [5, 1]
+
+
+def test_a_record_larger_than_the_clients_share_of_memory_is_restored(bench: Bench, tmp_path: Path) -> None:
+    # the manifest does not tell how large the largest record is
+    large = Row(1, BASE_MS, b"k", b"x" * 20_000_000)
+    write(tmp_path, rows={0: [[Row(0, BASE_MS, None, None), large, Row(2, BASE_MS, None, b"y")]]})
+    told = options(bench, "large", memory_limit=180 << 20)
+    restore(bench, tmp_path, told)
+    assert [len(one[3] or b"") for one in found(bench, told)[0]] == [0, 20_000_000, 1]
