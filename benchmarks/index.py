@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -47,7 +48,7 @@ BEGIN_MS = 1_714_564_800_000
 TOPICS, PARTITIONS = 50, 20
 #: Segments that one checkpoint adds.
 NEW = 50
-ROUNDS = 7
+ROUNDS = 15
 #: Of a segment's index frame, bytes: texts in it are as long as they have to be.
 FRAME_BYTES = 3072
 TARGETS = {"index_read_share": 0.05, "index_plan_ms": 150.0, "manifest_plan_s": 10.0}
@@ -231,12 +232,13 @@ def _with_index(folder: str, topic: str, window: tuple[int, int]) -> dict[str, A
     import kbr.format.block_index_parser  # noqa: F401  (what a restore imports in any case)
 
     peak = _Peak()
-    seconds = []
+    seconds, cpu = [], []
     for _ in range(ROUNDS):
-        begun = time.perf_counter()
+        begun, cpu_begun = time.perf_counter(), time.process_time()
         plan = _plan(manifest, topic, window)
         counts = count_plan(store, plan, max_block_bytes=1 << 28, manifest=manifest)
         seconds.append(time.perf_counter() - begun)
+        cpu.append(time.process_time() - cpu_begun)
     grown = peak.grown_mb()
     index = open_index(store, BACKUP_ID)
     from kbr.restore import chosen
@@ -252,6 +254,8 @@ def _with_index(folder: str, topic: str, window: tuple[int, int]) -> dict[str, A
         "index_read_share": round(read / index.head.size_bytes, 5),
         "index_plan_first_ms": round(seconds[0] * 1000, 1),
         "index_plan_ms": round(statistics.median(seconds[1:]) * 1000, 1),
+        "index_plan_best_ms": round(min(seconds) * 1000, 1),
+        "index_plan_cpu_ms": round(statistics.median(cpu) * 1000, 1),
         "index_grown_mb": grown,
         "plan": asdict(counts),
     }
@@ -275,6 +279,15 @@ def _without(folder: str, topic: str, window: tuple[int, int]) -> dict[str, Any]
         "manifest_grown_mb": peak.grown_mb(),
         "plan": asdict(counts),
     }
+
+
+def _whole(folder: str) -> dict[str, Any]:
+    """In a process of its own: the manifest with the segments of all topics."""
+    store = LocalStore(folder)
+    peak = _Peak()
+    begun = time.perf_counter()
+    Catalog(store).load(BACKUP_ID)
+    return {"manifest_whole_s": round(time.perf_counter() - begun, 2), "manifest_whole_grown_mb": peak.grown_mb()}
 
 
 def _grow(folder: str, topic: str) -> dict[str, Any]:
@@ -376,7 +389,7 @@ def measure_index(folder: Path, *, segments: int) -> dict[str, Any]:
     return {
         "segments": topics * PARTITIONS * each, "blocks": topics * PARTITIONS * each * BLOCKS, "topics": topics,
         "partitions": topics * PARTITIONS, "planned_segments": plans[0]["segments"], "planned_blocks": plans[0]["blocks"],
-        **made, **with_index, **without, **alone(_grow, str(folder), name),
+        **made, **with_index, **without, **alone(_whole, str(folder)), **alone(_grow, str(folder), name),
     }  # fmt: skip
 
 
@@ -393,7 +406,8 @@ def _index(arguments: argparse.Namespace) -> int:
             f"{one['checkpoint_ms']:.0f} ms, {one['checkpoint_bytes'] / 1e3:.0f} kB"
         )
     if arguments.output:
-        document = {"benchmark": "index", "targets": TARGETS, "results": found}
+        load = round(os.getloadavg()[1], 1)
+        document = {"benchmark": "index", "cores": os.cpu_count(), "load_5min": load, "targets": TARGETS, "results": found}
         arguments.output.write_text(json.dumps(document, indent=1) + "\n")
     return 0
 

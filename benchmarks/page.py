@@ -1,8 +1,9 @@
 """``python -m benchmarks page``: the tables of docs/performance.md, from the committed result files.
 
 A table stands between ``<!-- KIND FILE … -->`` and ``<!-- end -->``; KIND is ``table``, ``targets``, ``scenarios``,
-``throttle``, ``simulate``, ``checkpoint``, ``offsets``, ``index`` or ``window``, and the files lie in benchmarks/results. ``--check`` changes nothing and fails where a table is
-another than its results say, so that no figure of the page can drift from them.
+``throttle``, ``simulate``, ``checkpoint``, ``offsets``, ``index`` or ``window``, and the files lie in benchmarks/results.
+``--check`` changes nothing and fails where a table is another than its results say, so that no figure of the page can
+drift from them.
 """
 
 from __future__ import annotations
@@ -119,14 +120,20 @@ def _offsets(paths: Sequence[Path]) -> str:
 
 def _index(paths: Sequence[Path]) -> str:
     lines = [
-        "| segments | blocks | index MB | read | plan with it ms | manifest MB | plan without s | memory MB | a checkpoint ms | kB |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| segments | blocks | index MB | read | plan with it ms | best | CPU | manifest MB | plan without s | memory MB | whole manifest s | MB "
+        "| a checkpoint ms | kB |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     (document,) = (json.loads(path.read_text()) for path in paths)
+    if document["load_5min"] > document["cores"]:
+        busy = f"The machine was busy with other work: {document['load_5min']} processes wanted its {document['cores']} cores."
+        lines = [busy, "", *lines]
     lines += [
         f"| {one['segments']:,} | {one['blocks']:,} | {one['index_bytes'] / 1e6:.0f} | {one['index_read_share']:.2%} "
-        f"| {one['index_plan_ms']:.0f} | {one['manifest_bytes'] / 1e6:.0f} | {one['manifest_plan_s']:.1f} "
-        f"| {one['manifest_grown_mb']:.0f} | {one['checkpoint_ms']:.0f} | {one['checkpoint_bytes'] / 1e3:.0f} |"
+        f"| {one['index_plan_ms']:.0f} | {one['index_plan_best_ms']:.0f} | {one['index_plan_cpu_ms']:.0f} "
+        f"| {one['manifest_bytes'] / 1e6:.0f} | {one['manifest_plan_s']:.1f} "
+        f"| {one['manifest_grown_mb']:.0f} | {one['manifest_whole_s']:.1f} | {one['manifest_whole_grown_mb']:.0f} "
+        f"| {one['checkpoint_ms']:.0f} | {one['checkpoint_bytes'] / 1e3:.0f} |"
         for one in document["results"]
     ]
     return "\n".join(lines)

@@ -26,7 +26,7 @@ def missing_topics(topics: Iterable[str], include: Sequence[str], exclude: Seque
 
 def may_choose(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
     """Whether select_topics() can choose a topic of that name."""
-    wanted = any(name == pattern or (_GLOB.search(pattern) and fnmatchcase(name, pattern)) for pattern in include)
+    wanted = any(fnmatchcase(name, one) if _GLOB.search(one) else name == one for one in include)
     return wanted and not any(fnmatchcase(name, pattern) for pattern in exclude)
 
 

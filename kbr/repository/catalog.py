@@ -191,6 +191,9 @@ def known_time_range(segments: Iterable[SegmentRef]) -> tuple[int | None, int | 
         if segment.max_timestamp < 0:
             continue
         highs.append(segment.max_timestamp)
+        if segment.min_timestamp >= 0:
+            lows.append(segment.min_timestamp)
+            continue
         candidates = (segment.min_timestamp, segment.start_timestamp, segment.end_timestamp)
         lows.append(min((one for one in candidates if one >= 0), default=segment.max_timestamp))
     return min(lows, default=None), max(highs, default=None)

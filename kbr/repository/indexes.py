@@ -39,6 +39,8 @@ __all__ = ["BlockIndex", "IndexStanding", "IndexedRows", "IndexedSegment", "load
 READERS = 8
 #: Neighbouring row groups come by one request up to this size, bytes.
 _MAX_RANGE_BYTES = 4 * 1024 * 1024
+#: The same where all are read, as many runs may be open at once.
+_MERGE_RANGE_BYTES = 1024 * 1024
 #: What is wrong is told of so many partitions.
 _MAX_TOLD = 5
 
@@ -260,7 +262,7 @@ class BlockIndex:
     def _groups(self, piece: BlockIndexPiece, numbers: Sequence[int]) -> Iterator[tuple[int, BlockIndexGroup]]:
         """Row groups, a few read ahead; neighbours by one request."""
         key = index_piece_key(self._head.backup_id, piece.entry.name)
-        ranges = list(_ranges(piece, numbers))
+        ranges = list(_ranges(piece, numbers, _MAX_RANGE_BYTES))
         with ThreadPoolExecutor(READERS, thread_name_prefix="index") as pool:
             for at in range(0, len(ranges), READERS):
                 some = ranges[at : at + READERS]
@@ -275,11 +277,16 @@ class BlockIndex:
     def _rows_of(self, pieces: Sequence[PieceEntry]) -> Iterator[IndexedRows]:
         for entry in pieces:
             piece = self._piece(entry)
-            for number in range(len(piece.groups)):
-                group = piece.group(number)
-                for run in group.runs:
-                    columns = {name: values[run.start : run.end] for name, values in group.numbers.items()}
-                    yield IndexedRows(run.key, run.compression, columns)
+            key = index_piece_key(self._head.backup_id, entry.name)
+            for part in _ranges(piece, range(len(piece.groups)), _MERGE_RANGE_BYTES):
+                start = piece.groups[part[0]].position
+                data = self._read(key, start, _end(piece, part[-1]) - start)
+                for number in part:
+                    begin = piece.groups[number].position - start
+                    group = piece.group(number, data[begin : begin + piece.groups[number].stored_bytes])
+                    for run in group.runs:
+                        columns = {name: values[run.start : run.end] for name, values in group.numbers.items()}
+                        yield IndexedRows(run.key, run.compression, columns)
 
 
 def _between(places: Sequence[SegmentPlace], first: SegmentPlace, last: SegmentPlace) -> Sequence[SegmentPlace]:
@@ -305,12 +312,13 @@ def _end(piece: BlockIndexPiece, number: int) -> int:
     return piece.groups[number].position + piece.groups[number].stored_bytes
 
 
-def _ranges(piece: BlockIndexPiece, numbers: Sequence[int]) -> Iterator[list[int]]:
+def _ranges(piece: BlockIndexPiece, numbers: Sequence[int], most_bytes: int) -> Iterator[list[int]]:
+    """Neighbours together, up to so many bytes."""
     part: list[int] = []
     for number in numbers:
         start = piece.groups[number].position
         if part and not (
-            _end(piece, part[-1]) == start and _end(piece, number) - piece.groups[part[0]].position <= _MAX_RANGE_BYTES
+            _end(piece, part[-1]) == start and _end(piece, number) - piece.groups[part[0]].position <= most_bytes
         ):
             yield part
             part = []

@@ -98,3 +98,22 @@ def test_a_window_is_restored_to_the_record_with_an_index_that_is_current_stale_
         found = [[one.exact for one in records] for records in kafka.read_all(f"to-{name}")]
         assert found == wanted, name
     assert run_kbr("index", "show", "b", "--storage", str(tmp_path)).returncode == 4
+
+
+@pytest.mark.timeout(300)
+def test_the_same_holds_on_s3(kafka: KafkaHarness, mixed: list[str], s3) -> None:
+    place, env = ["--storage", f"s3://{s3.make_bucket()}/some/prefix"], s3.env
+    topic = "indexed.late"
+    for _ in range(2):  # the second run finds the index, and has nothing to add
+        run_kbr_json(
+            "backup", "-b", kafka.bootstrap, "--backup-id", "b", *place, "-t", topic,
+            "--set", "backup.segment_max_bytes=100KiB", "--set", "backup.index=true", env=env,
+        )  # fmt: skip
+        assert run_kbr_json("index", "show", "b", *place, env=env)["state"] == "current"
+    window = ["--from-timestamp", str(BASE_MS + 1_000), "--to-timestamp", str(BASE_MS + 300_000_000)]
+    target = ["--topic-map", f"{topic}=s3-{topic}", "--dry-run"]
+    restored = ["restore", "-b", kafka.bootstrap, "--backup-id", "b", *place, *window, *target]
+    with_index = run_kbr_json(*restored, env=env)
+    assert run_kbr_json("index", "build", "b", *place, env=env)["segments_left"] == 0
+    assert plan_of(run_kbr_json(*restored, env=env)) == plan_of(with_index)
+    assert run_kbr_json("verify", "b", "--deep", *place, env=env)["errors"] == []

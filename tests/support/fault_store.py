@@ -21,7 +21,7 @@ __all__ = ["Fault", "FaultStore", "Killed", "Operation", "Script", "chosen", "op
 
 
 #: Parts of keys that are another in every run.
-_RANDOM_NAME = re.compile(r"[0-9]{13}-[0-9a-f]{16}|(?<=restores/)[0-9a-f]{32}")
+_RANDOM_NAME = re.compile(r"[0-9]{13}-[0-9a-f]{16}|(?<=restores/)[0-9a-f]{32}|(?<=blocks-)[0-9a-f]{32}")
 
 
 class Fault(Enum):
