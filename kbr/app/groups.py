@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from kbr.config import Config
 from kbr.errors import GroupsMissing, Incomplete, KbrError, PreflightRefused, StorageError
 from kbr.format.group_rollback import GroupRollback, dump_rollback, load_rollback
 from kbr.format.groups import GroupSnapshot
+from kbr.format.restore_state import RestoreStatus
 from kbr.kafka.cluster import Cluster
 from kbr.model import CommittedOffset
 from kbr.repository.catalog import Catalog
@@ -241,12 +242,24 @@ def move_groups(config: Config, run: GroupRun, *, restore_id: str | None) -> Gro
 
 
 def move_groups_of(
-    store: ObjectStore, cluster: Cluster, backup_id: str, run: GroupRun, *, restore_id: str | None
+    store: ObjectStore,
+    cluster: Cluster,
+    backup_id: str,
+    run: GroupRun,
+    *,
+    restore_id: str | None,
+    is_complete: bool = False,
 ) -> GroupReport:
-    """As move_groups(), with what is open already."""
+    """As move_groups(), with what is open already.
+
+    Args:
+        is_complete: all records of the restore are there, whatever its notes say yet.
+    """
     manifest = Catalog(store).load(backup_id)
     snapshot = load_snapshot(store, backup_id)
     restored = find_restore(store, cluster, backup_id, restore_id)
+    if is_complete:
+        restored = replace(restored, state=replace(restored.state, status=RestoreStatus.COMPLETE))
     if run.execute and not restored.is_complete:
         raise PreflightRefused(
             f"restore {restored.restore_id} is not complete: groups would be put where records are still missing",

@@ -80,6 +80,8 @@ class RestoreCoordinator:
         pace_path: the run's rate limit, for the workers (kbr.runtime.pacing).
         lease_path: until when they may send (kbr.runtime.lease).
         lock: keeps other runs of the same restore, by its id, out while it is entered.
+        ends_later: more is to be done than to send records, and finish() is called then: with ``append`` the same command
+            adds everything once more as soon as the notes say that it is complete.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class RestoreCoordinator:
         pace_path: Path,
         lease_path: Path,
         lock: Callable[[str], RestoreLock],
+        ends_later: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._client = client
@@ -113,6 +116,9 @@ class RestoreCoordinator:
         self._pace_path = pace_path
         self._lease_path = lease_path
         self._lock = lock
+        self._ends_later = ends_later and options.append
+        #: Notes that wait for finish().
+        self._unfinished: RestoreJournal | None = None
         self._clock = clock
         self._accounts = Accounts()
         self._phases: dict[str, float] = {}
@@ -136,6 +142,15 @@ class RestoreCoordinator:
             return self._run(manifest, notes, cluster_id, begun, new_supervisor, dry_run=True)
         with self._lock(restore_id_of(self._options, cluster_id)) as lock:
             return self._run(manifest, notes, cluster_id, begun, new_supervisor, lock=lock)
+
+    def finish(self) -> None:
+        """What was to be done after run() is done.
+
+        Raises:
+            StoreUnavailable: that could not be noted.
+        """
+        if self._unfinished is not None:
+            self._unfinished.complete()
 
     def _run(
         self,
@@ -255,9 +270,14 @@ class RestoreCoordinator:
             if self._options.offset_map:
                 self._write_offset_map(prepared, journal, outcome, warnings, again=True)
             sent = all(result.complete for result in outcome.results.values())
-            if sent and not outcome.failures and not outcome.interrupted:
-                # also where some are gone since: there is nothing more to send
-                journal.complete()
+            # also where some are gone since: there is nothing more to send. But appended anew they would be, by the command
+            # that is run again to accept it
+            told = not outcome.gone or not self._options.append or self._options.accept_cleanup
+            if sent and told and not outcome.failures and not outcome.interrupted:
+                if self._ends_later:
+                    self._unfinished = journal
+                else:
+                    journal.complete()
         return outcome
 
     def _make_topics(
