@@ -83,6 +83,23 @@ def test_notes_about_another_topic_of_that_name_are_worth_nothing(change: dict[s
     assert not _stand(_state(**change), 0, 12).noted
 
 
+def test_appending_counts_from_its_notes_also_in_a_topic_that_has_lost_records_from_before() -> None:
+    """The same topic, by its id: begun anew, its other partitions would get all of the records twice."""
+    target = TopicPartition("back", 1)
+    plan = replace(PLAN, partitions=(*PLAN.partitions, replace(PLAN.partitions[0], source=TopicPartition("orders", 1), target=target)))
+    offsets = {**_offsets(0, 3), target: PartitionOffsets(log_start=0, high_watermark=40, end_offset=40)}
+    state = _state(bases=(5, 30))
+    known = known_topics(state, {"back": SPEC}, offsets)
+    found = stand(plan, known, state.status, offsets, append=True)
+    assert found[target] == Standing(base=30, claimed=10, log_start=0, noted=True)
+    assert found[TARGET] == Standing(base=5, claimed=-2, log_start=0, noted=True)
+    # all is compared where nothing else is wanted than the backup's records
+    found = stand(plan, known, state.status, offsets, append=False)
+    assert found[TARGET] == Standing(base=0, claimed=3, log_start=0, noted=False)
+    # a cluster that has no ids: another topic, by all that can be told
+    assert known_topics(_state(topic_id="", bases=(5, 30)), {"back": replace(SPEC, topic_id="")}, offsets) == {}
+
+
 def test_a_topic_that_was_about_to_be_made_is_the_restores_own() -> None:
     state = _state(topic_id="", bases=(None,), configs_afterwards={"a": "b"})
     assert known_topics(state, {"back": SPEC}, _offsets(0, 0))["back"].configs_afterwards == {"a": "b"}
