@@ -150,7 +150,7 @@ class RestoreCoordinator:
             StoreUnavailable: that could not be noted.
         """
         if self._unfinished is not None:
-            self._unfinished.complete()
+            self._unfinished.complete(is_mapped=self._offset_map is not None)
 
     def _run(
         self,
@@ -277,7 +277,7 @@ class RestoreCoordinator:
                 if self._ends_later:
                     self._unfinished = journal
                 else:
-                    journal.complete()
+                    journal.complete(is_mapped=self._offset_map is not None)
         return outcome
 
     def _make_topics(

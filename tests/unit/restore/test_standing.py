@@ -22,7 +22,7 @@ from kbr.errors import (
 from kbr.format.restore_state import RestoredTopic, RestoreState, RestoreStatus
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.model import TopicPartition, TopicSpec
-from kbr.repository.layout import restore_state_key
+from kbr.repository.layout import offset_map_key, restore_state_key
 from kbr.restore.check import PartitionStart
 from kbr.restore.identity import restore_id_of
 from kbr.restore.journal import RestoreJournal
@@ -148,12 +148,26 @@ def test_notes_are_found_by_the_next_run_and_completed_once() -> None:
     found = _journal(store).load()
     assert found is not None
     assert (found.status, found.topics) == (RestoreStatus.RUNNING, _state().topics)
-    journal.complete()
-    journal.complete()
+    journal.complete(is_mapped=True)
+    journal.complete(is_mapped=True)
     assert [key for operation, key in store.calls if operation == "put"] == [restore_state_key("b", "a" * 32)] * 2
     again = _journal(store).load()
     assert again is not None
     assert again.status is RestoreStatus.COMPLETE
+
+
+def test_a_mapping_from_before_the_last_records_does_not_count_when_those_have_none() -> None:
+    store, clock = RecordingStore(), FakeClock()
+    for is_there, is_mapped, later_ms in ((False, False, 0), (True, True, 0), (True, False, 2000)):
+        begun_ms = clock.now_ms()
+        journal = RestoreJournal(store, "b", "a" * 32, "cluster", append=False, clock=clock)
+        journal.note(_state().topics, RestoreStatus.RUNNING)
+        if is_there:
+            store.put(offset_map_key("b", "a" * 32), b"mapping")
+        clock.sleep(2)
+        journal.complete(is_mapped=is_mapped)
+        assert journal.state is not None
+        assert (journal.state.created_at_ms, journal.state.status) == (begun_ms + later_ms, RestoreStatus.COMPLETE)
 
 
 def test_a_store_that_can_not_be_written_to_is_warned_of_once() -> None:
@@ -161,7 +175,7 @@ def test_a_store_that_can_not_be_written_to_is_warned_of_once() -> None:
     store.fail["put"] = AccessDenied("no")
     journal = _journal(store)
     journal.note(_state().topics, RestoreStatus.RUNNING)
-    journal.complete()
+    journal.complete(is_mapped=False)
     (warning,) = journal.warnings
     assert "can't be noted" in warning
     store.fail["put"] = StoreUnavailable("later")
