@@ -149,8 +149,10 @@ class RestoreCoordinator:
         Raises:
             StoreUnavailable: that could not be noted.
         """
-        if self._unfinished is not None:
-            self._unfinished.complete(is_mapped=self._offset_map is not None)
+        # meanwhile this restore is nobody's: another run may have begun
+        journal = self._unfinished
+        if journal is not None and journal.is_writable and journal.is_as_noted():
+            journal.complete(is_mapped=self._offset_map is not None)
 
     def _run(
         self,

@@ -118,8 +118,8 @@ class RestoreJournal:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        now_ms = self._clock.now_ms()
         before = self._state
+        now_ms = self._now_ms()
         self._state = RestoreState(
             kbr_version=__version__,
             backup_id=self._backup_id,
@@ -141,7 +141,7 @@ class RestoreJournal:
         """
         if self._state is None or self._state.status is RestoreStatus.COMPLETE:
             return
-        now_ms = self._clock.now_ms()
+        now_ms = self._now_ms()
         is_outdated = not is_mapped and is_offset_map_there(self._store, self._backup_id, self.restore_id)
         self._state = replace(
             self._state,
@@ -150,6 +150,18 @@ class RestoreJournal:
             updated_at_ms=now_ms,
         )
         self._save()
+
+    def is_as_noted(self) -> bool:
+        """Whether no other run has noted anything since.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        return load_state(self._store, self._backup_id, self.restore_id) == self._state
+
+    def _now_ms(self) -> int:
+        """Later than all that was noted before, whatever a clock says: by it a mapping is known to be of an earlier run."""
+        return max(self._clock.now_ms(), 0 if self._state is None else self._state.updated_at_ms + 1)
 
     def _save(self) -> None:
         if not self._writable or self._state is None:

@@ -170,6 +170,22 @@ def test_a_mapping_from_before_the_last_records_does_not_count_when_those_have_n
         assert (journal.state.created_at_ms, journal.state.status) == (begun_ms + later_ms, RestoreStatus.COMPLETE)
 
 
+def test_a_restore_that_is_begun_anew_is_younger_than_the_last_ones_mapping_also_by_a_clock_that_was_set_back() -> None:
+    store, clock = RecordingStore(), FakeClock()
+    journal = RestoreJournal(store, "b", "a" * 32, "cluster", append=True, clock=clock)
+    journal.note(_state().topics, RestoreStatus.RUNNING)
+    clock.sleep(60)
+    mapped_ms = clock.now_ms()
+    journal.complete(is_mapped=True)
+    assert journal.is_as_noted()
+    again = RestoreJournal(store, "b", "a" * 32, "cluster", append=True, clock=FakeClock())
+    again.load()
+    again.note(_state().topics, RestoreStatus.RUNNING)
+    assert again.state is not None
+    assert again.state.created_at_ms > mapped_ms
+    assert not journal.is_as_noted()
+
+
 def test_a_store_that_can_not_be_written_to_is_warned_of_once() -> None:
     store = RecordingStore()
     store.fail["put"] = AccessDenied("no")
