@@ -14,7 +14,7 @@ from kbr.app.group_places import Restored, find_restore, places_of
 from kbr.app.inspect import opened_store
 from kbr.app.wiring import client_settings, required_backup_id
 from kbr.config import Config
-from kbr.errors import GroupsMissing, Incomplete, KbrError, PreflightRefused, StorageError
+from kbr.errors import GroupsMissing, GroupsUnreadable, Incomplete, KbrError, PreflightRefused, StorageError
 from kbr.format.group_rollback import GroupRollback, dump_rollback, load_rollback
 from kbr.format.groups import GroupSnapshot
 from kbr.format.restore_state import RestoreStatus
@@ -305,7 +305,7 @@ def _keep_former(
         restore_id=restored.restore_id,
         cluster_id=restored.cluster_id,
         created_at_ms=SYSTEM_CLOCK.now_ms(),
-        groups=before_of(plan, facts.committed, facts.standings),
+        groups=before_of(plan, facts.committed, facts.standings, _last_kept(store, restored)),
     )
     if file is not None:
         _write_new(file, dump_rollback(former))
@@ -319,6 +319,14 @@ def _keep_former(
             f"what the groups have committed can't be kept in the backup ({error}); nothing was committed",
             hint="give a file for it with --rollback-file",
         ) from error
+
+
+def _last_kept(store: ObjectStore, restored: Restored) -> GroupRollback | None:
+    keys = list_rollbacks(store, restored.backup_id, restored.restore_id)
+    try:
+        return load_group_rollback(store, keys[-1]) if keys else None
+    except GroupsUnreadable:
+        return None  # a way back of its own is written all the same
 
 
 def _write_new(file: Path, data: bytes) -> None:
