@@ -14,7 +14,7 @@ from kbr.app.group_places import Restored, find_restore, places_of
 from kbr.app.inspect import opened_store
 from kbr.app.wiring import client_settings, required_backup_id
 from kbr.config import Config
-from kbr.errors import GroupsMissing, GroupsUnreadable, Incomplete, KbrError, PreflightRefused, StorageError
+from kbr.errors import GroupsMissing, GroupsUnreadable, Incomplete, KbrError, PreflightRefused, StorageError, UnsupportedFormat
 from kbr.format.group_rollback import GroupRollback, dump_rollback, load_rollback
 from kbr.format.groups import GroupSnapshot
 from kbr.format.restore_state import RestoreStatus
@@ -52,6 +52,10 @@ __all__ = [
     "move_groups_of",
     "roll_groups_back",
 ]
+
+
+#: It has 13 digits in a rollback file's name.
+MAX_CREATED_AT_MS = 10**13 - 1
 
 
 # -- list ---------------------------------------------------------------------------------
@@ -299,13 +303,15 @@ def _keep_former(
     store: ObjectStore, plan: GroupPlan, facts: GroupFacts, restored: Restored, file: Path | None
 ) -> str:
     """Write what the groups have now, before anything of it is changed; where it lies."""
+    last = _last_kept(store, restored)
     former = GroupRollback(
         kbr_version=__version__,
         backup_id=restored.backup_id,
         restore_id=restored.restore_id,
         cluster_id=restored.cluster_id,
-        created_at_ms=SYSTEM_CLOCK.now_ms(),
-        groups=before_of(plan, facts.committed, facts.standings, _last_kept(store, restored)),
+        # the newest is found by it, also where a clock was set back
+        created_at_ms=max(SYSTEM_CLOCK.now_ms(), 0 if last is None else min(last.created_at_ms + 1, MAX_CREATED_AT_MS)),
+        groups=before_of(plan, facts.committed, facts.standings, last),
     )
     if file is not None:
         _write_new(file, dump_rollback(former))
@@ -325,7 +331,7 @@ def _last_kept(store: ObjectStore, restored: Restored) -> GroupRollback | None:
     keys = list_rollbacks(store, restored.backup_id, restored.restore_id)
     try:
         return load_group_rollback(store, keys[-1]) if keys else None
-    except GroupsUnreadable:
+    except (GroupsUnreadable, UnsupportedFormat):
         return None  # a way back of its own is written all the same
 
 

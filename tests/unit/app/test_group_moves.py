@@ -32,6 +32,7 @@ from kbr.repository.offset_maps import OffsetRangeMap
 from kbr.repository.restore_states import save_state
 from kbr.storage.base import ObjectInfo
 from tests.support.backups import RecordingStore, store_backup
+from tests.support.clocks import FakeClock
 from tests.support.range_map import RangeMap
 from tests.unit.restore.test_group_plan import Coordinator
 
@@ -164,8 +165,11 @@ def test_of_an_apply_that_was_cut_off_and_run_again_the_way_back_is_the_whole_on
     }
     # one that was not cut off is the last one, and ends with what it has changed
     groups.now["h"] = {TARGET: CommittedOffset(offset=3)}
+    monkeypatch.setattr(groups_module, "SYSTEM_CLOCK", FakeClock())  # years ago
     kept = load_group_rollback(place.store, place.move().rollback)
     assert {one.group: one.before for one in kept.groups} == {"h": {TARGET: CommittedOffset(offset=3)}}
+    target = cast("Any", place.target)
+    assert groups_module._former(place.store, target, place.backup_id, None, None, ["*"])[0] == kept
 
 
 def test_a_plan_changes_and_keeps_nothing(place: Place) -> None:
