@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from kbr.app.group_places import Restored, find_restore, places_of
 from kbr.app.inspect import opened_store
 from kbr.app.wiring import client_settings, required_backup_id
 from kbr.config import Config
-from kbr.errors import GroupsMissing, Incomplete, KbrError, PreflightRefused, StorageError
+from kbr.errors import GroupsMissing, GroupsUnreadable, Incomplete, KbrError, PreflightRefused, StorageError, UnsupportedFormat
 from kbr.format.group_rollback import GroupRollback, dump_rollback, load_rollback
 from kbr.format.groups import GroupSnapshot
+from kbr.format.restore_state import RestoreStatus
 from kbr.kafka.cluster import Cluster
 from kbr.model import CommittedOffset
 from kbr.repository.catalog import Catalog
@@ -52,6 +53,10 @@ __all__ = [
     "refuse_foreign_groups",
     "roll_groups_back",
 ]
+
+
+#: It has 13 digits in a rollback file's name.
+MAX_CREATED_AT_MS = 10**13 - 1
 
 
 # -- list ---------------------------------------------------------------------------------
@@ -259,13 +264,25 @@ def move_groups(config: Config, run: GroupRun, *, restore_id: str | None) -> Gro
 
 
 def move_groups_of(
-    store: ObjectStore, cluster: Cluster, backup_id: str, run: GroupRun, *, restore_id: str | None
+    store: ObjectStore,
+    cluster: Cluster,
+    backup_id: str,
+    run: GroupRun,
+    *,
+    restore_id: str | None,
+    is_complete: bool = False,
 ) -> GroupReport:
-    """As move_groups(), with what is open already."""
+    """As move_groups(), with what is open already.
+
+    Args:
+        is_complete: all records of the restore are there, whatever its notes say yet.
+    """
     manifest = Catalog(store).load(backup_id)
     refuse_foreign_groups(manifest.made_by)
     snapshot = load_snapshot(store, backup_id)
     restored = find_restore(store, cluster, backup_id, restore_id)
+    if is_complete:
+        restored = replace(restored, state=replace(restored.state, status=RestoreStatus.COMPLETE))
     if run.execute and not restored.is_complete:
         raise PreflightRefused(
             f"restore {restored.restore_id} is not complete: groups would be put where records are still missing",
@@ -305,13 +322,15 @@ def _keep_former(
     store: ObjectStore, plan: GroupPlan, facts: GroupFacts, restored: Restored, file: Path | None
 ) -> str:
     """Write what the groups have now, before anything of it is changed; where it lies."""
+    last = _last_kept(store, restored)
     former = GroupRollback(
         kbr_version=__version__,
         backup_id=restored.backup_id,
         restore_id=restored.restore_id,
         cluster_id=restored.cluster_id,
-        created_at_ms=SYSTEM_CLOCK.now_ms(),
-        groups=before_of(plan, facts.committed, facts.standings),
+        # the newest is found by it, also where a clock was set back
+        created_at_ms=max(SYSTEM_CLOCK.now_ms(), 0 if last is None else min(last.created_at_ms + 1, MAX_CREATED_AT_MS)),
+        groups=before_of(plan, facts.committed, facts.standings, last),
     )
     if file is not None:
         _write_new(file, dump_rollback(former))
@@ -325,6 +344,14 @@ def _keep_former(
             f"what the groups have committed can't be kept in the backup ({error}); nothing was committed",
             hint="give a file for it with --rollback-file",
         ) from error
+
+
+def _last_kept(store: ObjectStore, restored: Restored) -> GroupRollback | None:
+    keys = list_rollbacks(store, restored.backup_id, restored.restore_id)
+    try:
+        return load_group_rollback(store, keys[-1]) if keys else None
+    except (GroupsUnreadable, UnsupportedFormat):
+        return None  # a way back of its own is written all the same
 
 
 def _write_new(file: Path, data: bytes) -> None:

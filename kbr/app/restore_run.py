@@ -135,11 +135,14 @@ def run_restore(
                 lock=lambda restore_id: run_lock.hold(LockPlace(options.backup_id, restore_id), is_needed=False),
                 no_lock=lambda: run_lock.forgo("the backup is another tool's, and is never written to"),
                 on_plan=lambda plan, _counts: display.start("restore", _records_by_topic(plan)),
+                ends_later=bool(groups.patterns),
             )
             report = coordinator.run(new_supervisor, dry_run=dry_run)
             moved, error = None, None
             if groups.patterns and not dry_run:
                 moved, error = _move_groups(store, cluster, report, groups)
+                if moved is not None and not moved.exit_code:
+                    coordinator.finish()
             return RestoreRun(records=report, groups=moved, groups_error=error)
     finally:
         display.close()
@@ -153,7 +156,12 @@ def _move_groups(
     if report.exit_code:
         return None, Incomplete("not all records were restored", hint="run the same command again")
     try:
-        return move_groups_of(store, cluster, report.plan.backup_id, run, restore_id=report.restore_id), None
+        return (
+            move_groups_of(
+                store, cluster, report.plan.backup_id, run, restore_id=report.restore_id, is_complete=True
+            ),
+            None,
+        )
     except KbrError as error:
         return None, error
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kbr.errors import ObjectMissing, OffsetMapMissing, OffsetMapUnreadable, RepositoryError
+from kbr.errors import ObjectMissing, OffsetMapMissing, OffsetMapUnreadable, RepositoryError, StorageError
 from kbr.model import TopicPartition
 from kbr.repository.layout import offset_map_key
 from kbr.repository.restore_states import load_state
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # pyarrow takes half a second to import: only what reads or w
     from kbr.format.offset_map import OffsetMapHeader, OffsetMapWriter
     from kbr.format.offset_map_parser import OffsetMapFile, OffsetMapGroup
 
-__all__ = ["MappedSums", "OffsetMap", "OffsetRangeMap", "has_offset_map", "new_offset_map", "open_offset_map"]
+__all__ = ["MappedSums", "OffsetMap", "OffsetRangeMap", "has_offset_map", "is_offset_map_there", "new_offset_map", "open_offset_map"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +240,7 @@ def open_offset_map(store: ObjectStore, backup_id: str, restore_id: str) -> Offs
     """The mapping that a restore has written, if it is of the restore's last run.
 
     Raises:
-        OffsetMapMissing: it has written none, or was begun anew since: what lies in the target is not what it was.
+        OffsetMapMissing: it has written none, or was begun anew or went on since: what lies in the target is not what it was.
         RestoreStateUnreadable: whether it was can't be told.
         OffsetMapUnreadable: it is damaged, or another restore's.
         UnsupportedFormat: it is of another version, or another program's.
@@ -267,7 +267,7 @@ def open_offset_map(store: ObjectStore, backup_id: str, restore_id: str) -> Offs
     state = load_state(store, backup_id, restore_id)
     if state is not None and state.created_at_ms > file.header.created_at_ms:
         raise OffsetMapMissing(
-            f"{key}: the offset mapping is older than the restore, which was begun anew since and has written none",
+            f"{key}: the offset mapping is older than the restore, which was begun anew or went on since, and has written none",
             hint="run the same restore again: it is written when the restore is complete",
             object=key,
         )
@@ -284,6 +284,22 @@ def has_offset_map(store: ObjectStore, backup_id: str, restore_id: str) -> bool:
         open_offset_map(store, backup_id, restore_id)
     except RepositoryError:
         return False
+    return True
+
+
+def is_offset_map_there(store: ObjectStore, backup_id: str, restore_id: str) -> bool:
+    """Whether a restore has, or may have, a mapping; not whether that is of its last run.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    try:
+        store.head(offset_map_key(backup_id, restore_id))
+    except ObjectMissing:
+        return False
+    except StorageError as error:
+        if error.retriable:
+            raise
     return True
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from kbr.errors import Interrupted, TopicNotEmpty
+from kbr.errors import Interrupted, TargetChanged, TopicNotEmpty
 from kbr.kafka.ranges import RangeEnded, RangeRecords, read_ranges
 from kbr.kafka.settings import ClientSettings
 from kbr.model import OffsetRange, Record, SegmentRef, TopicPartition
@@ -102,7 +102,7 @@ class TargetCheck:
         standings: Mapping[TopicPartition, Standing],
         *,
         refuse: bool,
-    ) -> dict[TopicPartition, PartitionStart | TopicNotEmpty]:
+    ) -> dict[TopicPartition, PartitionStart | TargetChanged | TopicNotEmpty]:
         """Where each partition goes on, by target, or its first difference.
 
         Args:
@@ -112,10 +112,11 @@ class TargetCheck:
 
         Raises:
             TopicNotEmpty: ``refuse``, and there is one.
+            TargetChanged: ``refuse``, and a target ends before its base.
             Interrupted: somebody stopped the run.
             KbrError: the target or the backup can't be read.
         """
-        found: dict[TopicPartition, PartitionStart | TopicNotEmpty] = {}
+        found: dict[TopicPartition, PartitionStart | TargetChanged | TopicNotEmpty] = {}
         tails: list[tuple[PartitionPlan, Standing]] = []
         whole: list[tuple[PartitionPlan, Standing]] = []
         for partition in partitions:
@@ -123,6 +124,10 @@ class TargetCheck:
             if standing is None or not standing.claimed:
                 base = 0 if standing is None else standing.base
                 found[partition.target] = PartitionStart(kept=0, offset_from=0, target_offset=base)
+            elif standing.claimed < 0:
+                found[partition.target] = lost = _lost_before(partition.target, standing)
+                if refuse:
+                    raise lost
             else:
                 (tails if standing.noted else whole).append((partition, standing))
         for some in _batches(tails, TAIL_BATCH):
@@ -304,6 +309,19 @@ class _Whole:
             target_offset=target_offset,
             source_offset=source_offset,
         )
+
+
+def _lost_before(target: TopicPartition, standing: Standing) -> TargetChanged:
+    end = standing.base + standing.claimed
+    return TargetChanged(
+        f"target {target} ends at offset {end}, and the restore began at offset {standing.base}: {-standing.claimed} records "
+        "that were there before it are lost, and all that it has sent (a leader that did not have them, or a disk that lost "
+        "them)",
+        hint="restore to another topic with --topic-map, or see to what is lost, delete the topic and run the same command again",
+        topic=target.topic,
+        partition=target.partition,
+        offset=end,
+    )
 
 
 _EMPTY = OffsetRange(start_offset=0, end_offset_exclusive=0)

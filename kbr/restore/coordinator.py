@@ -83,6 +83,8 @@ class RestoreCoordinator:
         lease_path: until when they may send (kbr.runtime.lease).
         lock: keeps other runs of the same restore, by its id, out while it is entered.
         no_lock: stands for it where nothing may be written.
+        ends_later: more is to be done than to send records, and finish() is called then: with ``append`` the same command
+            adds everything once more as soon as the notes say that it is complete.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class RestoreCoordinator:
         lease_path: Path,
         lock: Callable[[str], RestoreLock],
         no_lock: Callable[[], RestoreLock],
+        ends_later: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._client = client
@@ -118,6 +121,9 @@ class RestoreCoordinator:
         self._lease_path = lease_path
         self._lock = lock
         self._no_lock = no_lock
+        self._ends_later = ends_later and options.append
+        #: Notes that wait for finish().
+        self._unfinished: RestoreJournal | None = None
         self._clock = clock
         self._accounts = Accounts()
         self._phases: dict[str, float] = {}
@@ -150,6 +156,17 @@ class RestoreCoordinator:
         restore_id = restore_id_of(self._options, cluster_id)
         with self._no_lock() if manifest.made_by else self._lock(restore_id) as lock:
             return self._run(manifest, notes, cluster_id, begun, new_supervisor, lock=lock)
+
+    def finish(self) -> None:
+        """What was to be done after run() is done.
+
+        Raises:
+            StoreUnavailable: that could not be noted.
+        """
+        # meanwhile this restore is nobody's: another run may have begun
+        journal = self._unfinished
+        if journal is not None and journal.is_writable and journal.is_as_noted():
+            journal.complete(is_mapped=self._offset_map is not None)
 
     def _run(
         self,
@@ -269,9 +286,14 @@ class RestoreCoordinator:
             if self._options.offset_map:
                 self._write_offset_map(prepared, journal, outcome, warnings, again=True)
             sent = all(result.complete for result in outcome.results.values())
-            if sent and not outcome.failures and not outcome.interrupted:
-                # also where some are gone since: there is nothing more to send
-                journal.complete()
+            # also where some are gone since: there is nothing more to send. But appended anew they would be, by the command
+            # that is run again to accept it
+            told = not outcome.gone or not self._options.append or self._options.accept_cleanup
+            if sent and told and not outcome.failures and not outcome.interrupted:
+                if self._ends_later:
+                    self._unfinished = journal
+                else:
+                    journal.complete(is_mapped=self._offset_map is not None)
         return outcome
 
     def _make_topics(

@@ -57,22 +57,58 @@ def refuse_active(active: Sequence[str]) -> None:
 
 
 def before_of(
-    plan: GroupPlan, committed: Mapping[str, Offsets | KbrError], standings: Mapping[str, GroupStanding | KbrError]
+    plan: GroupPlan,
+    committed: Mapping[str, Offsets | KbrError],
+    standings: Mapping[str, GroupStanding | KbrError],
+    last: GroupRollback | None = None,
 ) -> tuple[GroupBefore, ...]:
-    """What the groups have that the plan changes, for a way back."""
+    """What the groups have that the plan changes, for a way back.
+
+    Args:
+        last: what was kept before the last time. If that was cut off, and this is the rest of it, what it has changed by
+            then is part of the way back.
+    """
+    kept = {} if last is None else {one.group: one for one in last.groups}
+    is_rest = any(
+        (one := kept.get(group)) is not None
+        and key in one.applied
+        and _is_at(one.applied[key], wanted.offset)
+        and _is_at(one.before[key], None if (old := _old(committed[group]).get(key)) is None else old.offset)
+        for group, offsets in plan.changes.items()
+        for key, wanted in offsets.items()
+    )
+    wanted_of: dict[str, dict[TopicPartition, CommittedOffset]] = {group: dict(some) for group, some in plan.changes.items()}
+    before_of_last: dict[tuple[str, TopicPartition], CommittedOffset | None] = {}
+    for row in plan.rows if is_rest else ():
+        one = kept.get(row.group)
+        if one is None or row.changes or row.new is None or not _is_at(one.applied.get(row.partition), row.new.offset):
+            continue
+        wanted_of.setdefault(row.group, {})[row.partition] = row.new
+        before_of_last[row.group, row.partition] = one.before[row.partition]
     found = []
-    for group, wanted in sorted(plan.changes.items()):
-        now, standing = committed[group], standings[group]
-        old: Offsets = {} if isinstance(now, KbrError) else now
+    for group, wanted in sorted(wanted_of.items()):
+        standing, old_offsets = standings[group], _old(committed[group])
+        existed = bool(old_offsets) or (isinstance(standing, GroupStanding) and standing.exists)
         found.append(
             GroupBefore(
                 group=group,
-                existed=bool(old) or (isinstance(standing, GroupStanding) and standing.exists),
-                before={key: old.get(key) for key in wanted},
-                applied=dict(wanted),
+                existed=kept[group].existed if is_rest and group in kept else existed,
+                before={
+                    key: before_of_last[group, key] if (group, key) in before_of_last else old_offsets.get(key)
+                    for key in wanted
+                },
+                applied=wanted,
             )
         )
     return tuple(found)
+
+
+def _old(committed: Offsets | KbrError) -> Offsets:
+    return {} if isinstance(committed, KbrError) else committed
+
+
+def _is_at(one: CommittedOffset | None, offset: int | None) -> bool:
+    return (None if one is None else one.offset) == offset
 
 
 def commit_offsets(client: GroupClient, wanted: Mapping[str, Offsets]) -> dict[str, KbrError]:

@@ -9,6 +9,7 @@ from kbr import __version__
 from kbr.errors import AccessDenied, StorageError
 from kbr.format.restore_state import RestoredTopic, RestoreState, RestoreStatus
 from kbr.model import TopicPartition, TopicSpec
+from kbr.repository.offset_maps import is_offset_map_there
 from kbr.repository.restore_states import load_state, save_state
 from kbr.restore.plan import RestorePlan, TopicPlan
 from kbr.storage import ObjectStore
@@ -117,8 +118,8 @@ class RestoreJournal:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        now_ms = self._clock.now_ms()
         before = self._state
+        now_ms = self._now_ms()
         self._state = RestoreState(
             kbr_version=__version__,
             backup_id=self._backup_id,
@@ -131,13 +132,36 @@ class RestoreJournal:
         )
         self._save()
 
-    def complete(self) -> None:
-        """All is done."""
-        if self._state is not None and self._state.status is not RestoreStatus.COMPLETE:
-            self._state = replace(
-                self._state, status=RestoreStatus.COMPLETE, updated_at_ms=self._clock.now_ms()
-            )
-            self._save()
+    def complete(self, *, is_mapped: bool) -> None:
+        """All is done.
+
+        Args:
+            is_mapped: this run has written an offset mapping. If not, one from before it lacks what this run has sent: it
+                is older than the restore then, and does not count.
+        """
+        if self._state is None or self._state.status is RestoreStatus.COMPLETE:
+            return
+        now_ms = self._now_ms()
+        is_outdated = not is_mapped and is_offset_map_there(self._store, self._backup_id, self.restore_id)
+        self._state = replace(
+            self._state,
+            status=RestoreStatus.COMPLETE,
+            created_at_ms=now_ms if is_outdated else self._state.created_at_ms,
+            updated_at_ms=now_ms,
+        )
+        self._save()
+
+    def is_as_noted(self) -> bool:
+        """Whether no other run has noted anything since.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        return load_state(self._store, self._backup_id, self.restore_id) == self._state
+
+    def _now_ms(self) -> int:
+        """Later than all that was noted before, whatever a clock says: by it a mapping is known to be of an earlier run."""
+        return max(self._clock.now_ms(), 0 if self._state is None else self._state.updated_at_ms + 1)
 
     def _save(self) -> None:
         if not self._writable or self._state is None:

@@ -26,7 +26,7 @@ class Standing:
 
     Attributes:
         base: target offset of the plan's first record.
-        claimed: records from the base on that are there.
+        claimed: records from the base on that are there; negative where the target ends before its base.
         log_start: the first offset that is still there.
         noted: the base is from an earlier run's notes; else all that is there has to be compared.
     """
@@ -44,8 +44,8 @@ def known_topics(
 ) -> dict[str, RestoredTopic]:
     """What the notes say of target topics that are still the ones they were.
 
-    A topic that was deleted and made again (another topic id, or an end below its base) is another one. One that was
-    about to be made when the run ended was made by it: nobody else had one of that name.
+    A topic that was deleted and made again (another topic id, or without ids an end below its base) is another one. One
+    that was about to be made when the run ended was made by it: nobody else had one of that name.
     """
     found: dict[str, RestoredTopic] = {}
     for topic in () if state is None else state.topics:
@@ -58,7 +58,7 @@ def known_topics(
             for number, base in enumerate(topic.bases)
             if base is not None and isinstance(known := offsets.get(TopicPartition(topic.name, number)), PartitionOffsets)
         ]
-        if all(end >= base for end, base in ends):
+        if topic.topic_id or all(end >= base for end, base in ends):
             found[topic.name] = topic
     return found
 
@@ -90,6 +90,8 @@ def stand(
             continue
         topic = known.get(target.topic)
         base = None if again or topic is None else topic.base(target.partition)
+        if base is not None and there.high_watermark < base and not append:
+            base = None  # what was there before has lost records: what is there now is compared
         noted = base is not None
         if base is None:
             base = _first_base(partition, there, append=append)

@@ -231,6 +231,58 @@ def test_a_group_with_members_is_refused_and_a_rollback_puts_back_what_was_there
 
 
 @pytest.mark.timeout(240)
+def test_an_appended_restore_whose_groups_were_refused_is_run_again_and_no_record_comes_twice(
+    kafka: KafkaHarness, tmp_path: Path
+) -> None:
+    topic = _filled(kafka, "appended", count=100)
+    target = kafka.create_topic(f"{topic}-back", PARTITIONS)
+    group = f"of-{topic}"
+    send(kafka.producer(), target, [{"partition": 0, "value": b"other"}] * 5)
+    kafka.commit(group, {(topic, 0): 10})
+    _back_up(kafka, tmp_path, topic, "--group", group)
+    busy = kafka.group_consumer(group)
+    try:
+        busy.subscribe([topic])
+        wait_until(lambda: busy.poll(0.2) is not None, deadline_s=60, what="the first record")
+        report = _restore(kafka, tmp_path, topic, target, "--append", "--groups", exit_code=3)
+        assert report["totals"]["records"] == 100
+        assert "run the same command again" in report["warnings"][-1]
+    finally:
+        busy.close()
+    # until its groups are put, nothing is at its end: what is told there holds
+    assert _groups(kafka, tmp_path, "plan")["warnings"]
+    report = _restore(kafka, tmp_path, topic, target, "--append", "--groups")
+    assert (report["totals"]["records"], report["totals"]["already_there"]) == (0, 100)
+    assert kafka.count(target) == 105
+    assert kafka.committed(group)[(target, 0)] == 15
+    # and from then on it is: the next one appends once more
+    assert _restore(kafka, tmp_path, topic, target, "--append", "--groups")["totals"]["records"] == 100
+
+
+@pytest.mark.timeout(240)
+def test_a_mapping_that_lacks_what_was_restored_later_puts_no_group(kafka: KafkaHarness, tmp_path: Path) -> None:
+    topic = _filled(kafka, "lacking", count=90)
+    target, group = f"{topic}-back", f"of-{topic}"
+    kafka.commit(group, {(topic, 1): 7})
+    _back_up(kafka, tmp_path, topic, "--group", group)
+    (segment,) = (tmp_path / "b" / "topics" / topic / "partition=1").glob("*.zst")
+    away = segment.rename(tmp_path / "away")
+    report = _restore(kafka, tmp_path, topic, target, "--allow-incomplete", exit_code=3)
+    assert report["offset_map"]
+    away.rename(segment)
+    report = _restore(kafka, tmp_path, topic, target, "--set", "restore.offset_map=false")
+    assert report["status"] == "complete"
+    # partition 1 is in no mapping, and is not empty
+    refused = run_kbr("groups", "apply", "b", "-b", kafka.bootstrap, "--storage", str(tmp_path), "--execute")
+    assert refused.returncode == 10, refused.stderr
+    assert "the offset mapping is older than the restore" in refused.stderr
+    assert kafka.committed(group) == {(topic, 1): 7}
+    _restore(kafka, tmp_path, topic, target)
+    _groups(kafka, tmp_path, "apply", "--execute")
+    assert kafka.committed(group)[(target, 1)] == 7
+
+
+@pytest.mark.timeout(240)
 def test_kafkas_own_tool_loads_what_is_exported(kafka: KafkaHarness, tmp_path: Path) -> None:
     topic = _filled(kafka, "exported")
     target = f"{topic}-back"

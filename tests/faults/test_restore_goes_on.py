@@ -350,6 +350,22 @@ def test_appending_goes_on_behind_what_was_there_and_once_done_appends_again(pla
     assert [_exact(part)[10:] for part in place.kafka.read_all(target)] == [part * 2 for part in expected]
 
 
+def test_appended_records_that_are_gone_are_accepted_by_the_same_command_and_not_added_anew(
+    place: Place, tmp_path: Path
+) -> None:
+    folder, target = place.copy(tmp_path / "b"), place.kafka.create_topic(place.target(), PARTITIONS)
+    send(place.kafka.producer(), target, [{"partition": number % PARTITIONS, "value": b"other"} for number in range(40)])
+    _end(place.start_slowly(folder, target, "--append"))
+    begun = next(number for number, end in enumerate(_counts(place.kafka, target)) if end > 100)
+    for future in place.kafka.admin.delete_records([TopicPartition(target, begun, 15)]).values():
+        future.result(30)
+    report = place.restore(folder, target, "--append", exit_code=3)
+    assert report["totals"]["gone"] == 5
+    assert "accept_cleanup" in next(iter(report["failures"].values()))
+    report = place.restore(folder, target, "--append", "--set", "restore.accept_cleanup=true")
+    assert (report["totals"]["records"], place.count(target)) == (0, RECORDS + 40)
+
+
 def test_of_a_backup_that_has_grown_only_the_rest_is_sent(place: Place, tmp_path: Path) -> None:
     folder, target = place.copy(tmp_path / "b"), place.target()
     path = folder / "b" / "manifest.json"

@@ -27,11 +27,12 @@ from kbr.format.restore_state import RestoredTopic, RestoreState, RestoreStatus
 from kbr.kafka.cluster import ClusterInfo, PartitionOffsets
 from kbr.kafka.groups import GroupStanding
 from kbr.model import CommittedOffset, GroupOffsets, TopicPartition, TopicSpec
-from kbr.repository.groups import load_group_rollback, save_group_rollback, save_snapshot
+from kbr.repository.groups import load_group_rollback, load_snapshot, save_group_rollback, save_snapshot
 from kbr.repository.offset_maps import OffsetRangeMap
 from kbr.repository.restore_states import save_state
 from kbr.storage.base import ObjectInfo
 from tests.support.backups import RecordingStore, store_backup
+from tests.support.clocks import FakeClock
 from tests.support.range_map import RangeMap
 from tests.unit.restore.test_group_plan import Coordinator
 
@@ -109,8 +110,10 @@ class Place:
         )  # fmt: skip
         save_state(self.store, replace(state, **changes))
 
-    def move(self, run: GroupRun = RUN, restore_id: str | None = None) -> Any:
-        return move_groups_of(self.store, cast("Any", self.target), self.backup_id, run, restore_id=restore_id)
+    def move(self, run: GroupRun = RUN, restore_id: str | None = None, *, is_complete: bool = False) -> Any:
+        return move_groups_of(
+            self.store, cast("Any", self.target), self.backup_id, run, restore_id=restore_id, is_complete=is_complete
+        )
 
     @property
     def offset(self) -> int:
@@ -133,6 +136,40 @@ def test_what_groups_had_is_kept_in_the_backup_before_it_is_changed(place: Place
     # once more there is nothing to change, and so nothing to keep
     again = place.move()
     assert (again.exit_code, again.rollback) == (0, "")
+
+
+def test_of_an_apply_that_was_cut_off_and_run_again_the_way_back_is_the_whole_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.restored()
+    groups = place.target.groups
+    snapshot = load_snapshot(place.store, place.backup_id)
+    two = tuple(replace(snapshot.groups[0], group=name) for name in ("g", "h", "new"))
+    save_snapshot(place.store, replace(snapshot, groups=two))
+    groups.now["h"] = {TARGET: OLD}
+
+    def cut_off(offsets: Any) -> Any:
+        Coordinator.commit(groups, {name: offsets[name] for name in ("g", "new")})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr(groups, "commit", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            place.move()
+    assert {name: now[TARGET].offset for name, now in groups.now.items()} == {"g": 5, "h": 2, "new": 5}
+    kept = load_group_rollback(place.store, place.move().rollback)
+    assert {one.group: (one.existed, one.before) for one in kept.groups} == {
+        "g": (True, {TARGET: OLD}),
+        "h": (True, {TARGET: OLD}),
+        "new": (False, {TARGET: None}),
+    }
+    # one that was not cut off is the last one, and ends with what it has changed
+    groups.now["h"] = {TARGET: CommittedOffset(offset=3)}
+    monkeypatch.setattr(groups_module, "SYSTEM_CLOCK", FakeClock())  # years ago
+    kept = load_group_rollback(place.store, place.move().rollback)
+    assert {one.group: one.before for one in kept.groups} == {"h": {TARGET: CommittedOffset(offset=3)}}
+    target = cast("Any", place.target)
+    assert groups_module._former(place.store, target, place.backup_id, None, None, ["*"])[0] == kept
 
 
 def test_a_plan_changes_and_keeps_nothing(place: Place) -> None:
@@ -211,6 +248,10 @@ def test_a_restore_that_is_not_complete_is_refused(place: Place) -> None:
         place.move()
     assert place.offset == 2
     assert place.move(GroupRun()).status == "planned"
+    # by the run itself, which has just sent everything
+    report = place.move(is_complete=True)
+    assert (report.status, place.offset) == ("complete", 5)
+    assert not any("not complete" in warning for warning in report.warnings)
 
 
 def test_the_restore_is_the_only_one_or_the_one_that_is_named(place: Place) -> None:

@@ -53,7 +53,8 @@ def test_the_exit_code_is_that_of_the_records_and_then_of_the_groups(
 def test_groups_are_only_put_when_all_records_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def move(*_arguments: object, restore_id: str) -> str:
+    def move(*_arguments: object, restore_id: str, is_complete: bool) -> str:
+        assert is_complete
         asked.append(restore_id)
         return "moved"
 
@@ -67,7 +68,7 @@ def test_groups_are_only_put_when_all_records_are_there(monkeypatch: pytest.Monk
 
 
 def test_what_goes_wrong_with_groups_does_not_hide_the_restore(monkeypatch: pytest.MonkeyPatch) -> None:
-    def move(*_arguments: object, restore_id: str) -> str:
+    def move(*_arguments: object, restore_id: str, is_complete: bool) -> str:
         raise GroupActive("busy")
 
     monkeypatch.setattr(restore_run, "move_groups_of", move)

@@ -22,7 +22,7 @@ from kbr.errors import (
 from kbr.format.restore_state import RestoredTopic, RestoreState, RestoreStatus
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.model import TopicPartition, TopicSpec
-from kbr.repository.layout import restore_state_key
+from kbr.repository.layout import offset_map_key, restore_state_key
 from kbr.restore.check import PartitionStart
 from kbr.restore.identity import restore_id_of
 from kbr.restore.journal import RestoreJournal
@@ -83,6 +83,23 @@ def test_notes_about_another_topic_of_that_name_are_worth_nothing(change: dict[s
     assert not _stand(_state(**change), 0, 12).noted
 
 
+def test_appending_counts_from_its_notes_also_in_a_topic_that_has_lost_records_from_before() -> None:
+    """The same topic, by its id: begun anew, its other partitions would get all of the records twice."""
+    target = TopicPartition("back", 1)
+    plan = replace(PLAN, partitions=(*PLAN.partitions, replace(PLAN.partitions[0], source=TopicPartition("orders", 1), target=target)))
+    offsets = {**_offsets(0, 3), target: PartitionOffsets(log_start=0, high_watermark=40, end_offset=40)}
+    state = _state(bases=(5, 30))
+    known = known_topics(state, {"back": SPEC}, offsets)
+    found = stand(plan, known, state.status, offsets, append=True)
+    assert found[target] == Standing(base=30, claimed=10, log_start=0, noted=True)
+    assert found[TARGET] == Standing(base=5, claimed=-2, log_start=0, noted=True)
+    # all is compared where nothing else is wanted than the backup's records
+    found = stand(plan, known, state.status, offsets, append=False)
+    assert found[TARGET] == Standing(base=0, claimed=3, log_start=0, noted=False)
+    # a cluster that has no ids: another topic, by all that can be told
+    assert known_topics(_state(topic_id="", bases=(5, 30)), {"back": replace(SPEC, topic_id="")}, offsets) == {}
+
+
 def test_a_topic_that_was_about_to_be_made_is_the_restores_own() -> None:
     state = _state(topic_id="", bases=(None,), configs_afterwards={"a": "b"})
     assert known_topics(state, {"back": SPEC}, _offsets(0, 0))["back"].configs_afterwards == {"a": "b"}
@@ -131,12 +148,42 @@ def test_notes_are_found_by_the_next_run_and_completed_once() -> None:
     found = _journal(store).load()
     assert found is not None
     assert (found.status, found.topics) == (RestoreStatus.RUNNING, _state().topics)
-    journal.complete()
-    journal.complete()
+    journal.complete(is_mapped=True)
+    journal.complete(is_mapped=True)
     assert [key for operation, key in store.calls if operation == "put"] == [restore_state_key("b", "a" * 32)] * 2
     again = _journal(store).load()
     assert again is not None
     assert again.status is RestoreStatus.COMPLETE
+
+
+def test_a_mapping_from_before_the_last_records_does_not_count_when_those_have_none() -> None:
+    store, clock = RecordingStore(), FakeClock()
+    for is_there, is_mapped, later_ms in ((False, False, 0), (True, True, 0), (True, False, 2000)):
+        begun_ms = clock.now_ms()
+        journal = RestoreJournal(store, "b", "a" * 32, "cluster", append=False, clock=clock)
+        journal.note(_state().topics, RestoreStatus.RUNNING)
+        if is_there:
+            store.put(offset_map_key("b", "a" * 32), b"mapping")
+        clock.sleep(2)
+        journal.complete(is_mapped=is_mapped)
+        assert journal.state is not None
+        assert (journal.state.created_at_ms, journal.state.status) == (begun_ms + later_ms, RestoreStatus.COMPLETE)
+
+
+def test_a_restore_that_is_begun_anew_is_younger_than_the_last_ones_mapping_also_by_a_clock_that_was_set_back() -> None:
+    store, clock = RecordingStore(), FakeClock()
+    journal = RestoreJournal(store, "b", "a" * 32, "cluster", append=True, clock=clock)
+    journal.note(_state().topics, RestoreStatus.RUNNING)
+    clock.sleep(60)
+    mapped_ms = clock.now_ms()
+    journal.complete(is_mapped=True)
+    assert journal.is_as_noted()
+    again = RestoreJournal(store, "b", "a" * 32, "cluster", append=True, clock=FakeClock())
+    again.load()
+    again.note(_state().topics, RestoreStatus.RUNNING)
+    assert again.state is not None
+    assert again.state.created_at_ms > mapped_ms
+    assert not journal.is_as_noted()
 
 
 def test_a_store_that_can_not_be_written_to_is_warned_of_once() -> None:
@@ -144,7 +191,7 @@ def test_a_store_that_can_not_be_written_to_is_warned_of_once() -> None:
     store.fail["put"] = AccessDenied("no")
     journal = _journal(store)
     journal.note(_state().topics, RestoreStatus.RUNNING)
-    journal.complete()
+    journal.complete(is_mapped=False)
     (warning,) = journal.warnings
     assert "can't be noted" in warning
     store.fail["put"] = StoreUnavailable("later")

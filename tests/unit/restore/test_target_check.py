@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbr.errors import Interrupted, TopicNotEmpty
+from kbr.errors import Interrupted, TargetChanged, TopicNotEmpty
 from kbr.kafka.ranges import RangeEnded, RangeRecords
 from kbr.kafka.settings import ClientSettings
 from kbr.model import OffsetRange, Record, TopicPartition
@@ -65,7 +65,7 @@ class Case:
         noted: bool = True,
         has_holes: bool = False,
         rules: RecordRules = RULES,
-    ) -> PartitionStart | TopicNotEmpty:
+    ) -> PartitionStart | TargetChanged | TopicNotEmpty:
         """Compare with a target that holds some records, and ends at ``end``."""
 
         def read(ranges: Sequence[tuple[TopicPartition, OffsetRange]]) -> Iterator[RangeRecords | RangeEnded]:
@@ -98,6 +98,12 @@ def restored(records: Sequence[Record], base: int) -> list[Record]:
 def simple(count: int = 1000) -> Case:
     records = [Record(3 * number, 1000 + number, 1, b"k", b"v%d" % number, ()) for number in range(count)]
     return Case([records[at : at + 90] for at in range(0, count, 90)], 3, TimeWindow())
+
+
+def test_a_target_that_ends_before_the_restore_began_is_told() -> None:
+    found = simple().start([], base=100, end=90)
+    assert isinstance(found, TargetChanged)
+    assert "ends at offset 90, and the restore began at offset 100" in str(found)
 
 
 @st.composite
