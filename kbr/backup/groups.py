@@ -80,6 +80,7 @@ class GroupCapture:
         self._failure = ""
         self._kept: GroupSnapshot | None = None
         self._known: dict[str, GroupListing] | None = None
+        self._missed: set[str] = set()
 
     def look(self) -> None:
         """Ask what the groups have committed, unless it is too soon. To be called right before ends are asked for."""
@@ -97,6 +98,10 @@ class GroupCapture:
                 for group in sorted(answer)
                 if any(fnmatchcase(group, pattern) for pattern in self._patterns)
             ]
+            for pattern in self._patterns:
+                if pattern != "*" and pattern not in self._missed and not any(fnmatchcase(group, pattern) for group in answer):
+                    self._missed.add(pattern)
+                    _log.warning("no consumer group matches %s: nothing is kept of it", pattern)
             self._too_many = max(0, len(listed) - MAX_GROUPS)
             at_ms = self._clock.now_ms()
             found, unread = self._groups.offsets(listed[:MAX_GROUPS])

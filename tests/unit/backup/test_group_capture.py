@@ -113,6 +113,17 @@ def test_only_the_groups_that_were_named_are_taken() -> None:
     assert [one.group for one in load_snapshot(capture.store, "b").groups] == ["billing", "bx"]
 
 
+def test_a_name_that_no_group_has_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    capture = Capture(("*", "a", "typo", "x*"), a={TopicPartition("t", 0): 4})
+    capture.both()
+    capture.clock.advance(100)
+    capture.both()
+    assert [one.getMessage() for one in caplog.records] == [
+        "no consumer group matches typo: nothing is kept of it",
+        "no consumer group matches x*: nothing is kept of it",
+    ]
+
+
 def test_what_has_not_changed_is_not_written_again() -> None:
     capture = Capture(a={TopicPartition("t", 0): 4})
     capture.both()
