@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from kbr import __version__
-from kbr.errors import KbrError
+from kbr.errors import ClusterUnavailable, GroupsMissing, KbrError
 from kbr.format.groups import MAX_GROUPS, GroupSnapshot
 from kbr.kafka.cluster import PartitionOffsets
-from kbr.kafka.groups import ConsumerGroups
+from kbr.kafka.groups import ConsumerGroups, GroupListing
 from kbr.model import GroupOffsets, TopicPartition
-from kbr.repository.groups import save_snapshot
+from kbr.repository.groups import load_snapshot, save_snapshot
 from kbr.storage import ObjectStore
 from kbr.telemetry.logs import get_logger
 from kbr.timing import Clock
@@ -27,6 +27,8 @@ _log = get_logger("kbr.backup")
 
 #: A capture begins no sooner than so many times its cost after the last one: 2 % of the time, however many groups.
 COST_FACTOR = 50
+#: No capture that failed for a coordinator that is away puts off the next one for longer.
+AWAY_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,8 @@ class GroupCapture:
         self._too_many = 0
         self._failure = ""
         self._kept: GroupSnapshot | None = None
+        self._known: dict[str, GroupListing] | None = None
+        self._missed: set[str] = set()
 
     def look(self) -> None:
         """Ask what the groups have committed, unless it is too soon. To be called right before ends are asked for."""
@@ -85,21 +89,35 @@ class GroupCapture:
         if begun < self._due_at:
             return
         try:
+            answer = {one.group: one for one in self._groups.listed()}
+            begun = self._clock.monotonic()  # what went by until brokers answered is no cost of the groups
+            # a coordinator that has just started lists nothing, without an error: groups that the backup has are asked for
+            answer = {**self._known_before(), **answer}
             listed = [
-                one
-                for one in self._groups.listed()
-                if any(fnmatchcase(one.group, pattern) for pattern in self._patterns)
+                answer[group]
+                for group in sorted(answer)
+                if any(fnmatchcase(group, pattern) for pattern in self._patterns)
             ]
+            for pattern in self._patterns:
+                if pattern != "*" and pattern not in self._missed and not any(fnmatchcase(group, pattern) for group in answer):
+                    self._missed.add(pattern)
+                    _log.warning("no consumer group matches %s: nothing is kept of it", pattern)
             self._too_many = max(0, len(listed) - MAX_GROUPS)
             at_ms = self._clock.now_ms()
             found, unread = self._groups.offsets(listed[:MAX_GROUPS])
         except KbrError as error:
             self._fail(f"the consumer groups could not be read: {error}")
         else:
-            self._at_ms, self._found = at_ms, found
-            self._unread = {group: str(error) for group, error in unread.items()}
             now = self._clock.monotonic()
             self._due_at = now + COST_FACTOR * (now - begun)
+            for group, why in unread.items():
+                if isinstance(why, ClusterUnavailable) and group in self._known_before():
+                    # what the backup has of it is older, and better than nothing: nobody misses a record by it
+                    self._due_at = min(self._due_at, now + AWAY_S)
+                    self._fail(f"the consumer groups could not be read anew: {group}: {why}")
+                    return
+            self._at_ms, self._found = at_ms, found
+            self._unread = {group: str(error) for group, error in unread.items()}
 
     def keep(
         self, topics: Mapping[str, int], offsets: Mapping[TopicPartition, PartitionOffsets]
@@ -143,6 +161,7 @@ class GroupCapture:
             unread=self._unread,
         )
         if self._kept is not None and (snapshot.groups, snapshot.unread) == (self._kept.groups, self._kept.unread):
+            self._failure = ""
             return  # nobody has read anything since
         self._check_lock()
         try:
@@ -152,6 +171,7 @@ class GroupCapture:
             return
         self._check_lock()
         self._kept = snapshot
+        self._known = _listings(snapshot)
         self._failure = ""
 
     @property
@@ -173,7 +193,23 @@ class GroupCapture:
             failed=tuple(failed),
         )
 
+    def _known_before(self) -> dict[str, GroupListing]:
+        """The groups that the backup has, of this run or an earlier one."""
+        if self._known is None:
+            try:
+                self._known = _listings(load_snapshot(self._store, self._backup_id))
+            except GroupsMissing:
+                self._known = {}
+            except KbrError as error:
+                _log.warning("the groups that the backup has could not be read: %s", error)
+                self._known = {}
+        return self._known
+
     def _fail(self, sentence: str) -> None:
         if self._failure != sentence:
             _log.warning("%s", sentence)
         self._failure = sentence
+
+
+def _listings(snapshot: GroupSnapshot) -> dict[str, GroupListing]:
+    return {one.group: GroupListing(group=one.group, kind=one.kind, state=one.state) for one in snapshot.groups}

@@ -153,6 +153,10 @@ def command(
         mode="restore",
     )
     tell_start(last, config.restore.time_window_start)
+    if not config.restore.consumer_groups:
+        for flag, is_given in (("--group-map", group_map), ("--rollback-file", rollback_file)):
+            if is_given:
+                raise click.UsageError(f"{flag} says nothing without --groups or --group")
     from kbr.app.restore_run import run_restore
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):

@@ -271,8 +271,9 @@ def _kind_of(listing: Any) -> str:
     return name if name in {"classic", "consumer"} else "unknown"
 
 
-def _raise(error: Exception) -> None:
-    raise error
+def _raise(error: KafkaError | KafkaException) -> None:
+    # a listing holds KafkaErrors: one can be raised, but no except clause catches it (its only base is object)
+    raise error if isinstance(error, KafkaException) else KafkaException(error)
 
 
 def _offsets_of(answer: Any) -> dict[TopicPartition, CommittedOffset]:

@@ -32,21 +32,26 @@ class Groups:
         self.asked = 0
         self.error: KbrError | None = None
         self.unread: dict[str, KbrError] = {}
+        #: Their coordinator has just started: it answers for them, and does not list them.
+        self.unlisted: set[str] = set()
+        self.wait_s = 0.0
         self.on_ask: Callable[[], None] = lambda: None
 
     def listed(self) -> list[GroupListing]:
         self.asked += 1
         self.on_ask()
+        self.clock.advance(self.wait_s)
         if self.error is not None:
             raise self.error
-        return [GroupListing(group=name, kind="classic", state="Empty") for name in sorted(self.committed)]
+        names = sorted(self.committed.keys() - self.unlisted)
+        return [GroupListing(group=name, kind="classic", state="Empty") for name in names]
 
     def offsets(self, listings: Iterable[GroupListing]) -> tuple[list[GroupOffsets], dict[str, KbrError]]:
         self.clock.advance(self.cost_s)
         found = [
             GroupOffsets(
                 group=one.group, kind=one.kind, state=one.state,
-                offsets={key: CommittedOffset(offset=offset) for key, offset in self.committed[one.group].items()},
+                offsets={key: CommittedOffset(offset=offset) for key, offset in self.committed.get(one.group, {}).items()},
             )
             for one in listings
             if one.group not in self.unread
@@ -108,6 +113,17 @@ def test_only_the_groups_that_were_named_are_taken() -> None:
     assert [one.group for one in load_snapshot(capture.store, "b").groups] == ["billing", "bx"]
 
 
+def test_a_name_that_no_group_has_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    capture = Capture(("*", "a", "typo", "x*"), a={TopicPartition("t", 0): 4})
+    capture.both()
+    capture.clock.advance(100)
+    capture.both()
+    assert [one.getMessage() for one in caplog.records] == [
+        "no consumer group matches typo: nothing is kept of it",
+        "no consumer group matches x*: nothing is kept of it",
+    ]
+
+
 def test_what_has_not_changed_is_not_written_again() -> None:
     capture = Capture(a={TopicPartition("t", 0): 4})
     capture.both()
@@ -129,6 +145,54 @@ def test_captures_take_a_small_share_of_the_time_however_many_groups_there_are()
         capture.clock.advance(10)
     # of 1,000 s
     assert capture.groups.asked <= 8
+
+
+def test_a_group_that_its_starting_coordinator_does_not_list_is_asked_for() -> None:
+    capture = Capture(a={TopicPartition("t", 0): 4}, b={TopicPartition("t", 0): 5})
+    capture.both()
+    before = load_snapshot(capture.store, "b")
+    capture.groups.unlisted = {"a", "b"}
+    capture.groups.committed["b"][TopicPartition("t", 0)] = 6
+    capture.clock.advance(100)
+    capture.both()
+    snapshot = load_snapshot(capture.store, "b")
+    assert [(one.group, one.kind, one.state) for one in snapshot.groups] == [
+        (one.group, one.kind, one.state) for one in before.groups
+    ]
+    assert [[value.offset for value in one.offsets.values()] for one in snapshot.groups] == [[4], [6]]
+    # a later run knows those of the backup; one that is deleted has no offsets any more, and goes
+    later = Capture(b={TopicPartition("t", 0): 6})
+    later.it._store = capture.store
+    later.groups.unlisted = {"b"}
+    later.both()
+    assert [one.group for one in load_snapshot(capture.store, "b").groups] == ["b"]
+
+
+def test_waiting_for_brokers_is_no_cost_of_the_groups() -> None:
+    capture = Capture(a={TopicPartition("t", 0): 4})
+    capture.groups.wait_s = 50.0
+    capture.both()
+    capture.groups.committed["a"][TopicPartition("t", 0)] = 5
+    capture.clock.advance(1)
+    capture.both()
+    assert capture.groups.asked == 2
+
+
+def test_what_the_backup_has_of_groups_whose_coordinator_is_away_stays() -> None:
+    capture = Capture(a={TopicPartition("t", 0): 4}, b={TopicPartition("t", 0): 5})
+    capture.both()
+    before = load_snapshot(capture.store, "b")
+    capture.groups.unread = {"b": ClusterUnavailable("no coordinator")}
+    capture.groups.cost_s = 60.0
+    capture.clock.advance(100)
+    capture.both()
+    assert load_snapshot(capture.store, "b") == before
+    assert capture.it.counts.failed == ("the consumer groups could not be read anew: b: no coordinator",)
+    capture.groups.unread = {}
+    capture.groups.cost_s = 0.0
+    capture.clock.advance(300)
+    capture.both()
+    assert capture.it.counts.failed == ()
 
 
 def test_groups_beyond_the_limit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

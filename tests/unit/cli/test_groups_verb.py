@@ -155,6 +155,12 @@ def test_a_restore_puts_groups_when_it_is_told_to(use_case: Callable[..., Mock])
     assert dict(config_of(fake).restore.group_mapping) == {"q": "r"}
     run(*base)
     assert config_of(fake).restore.consumer_groups == ()
+    for flag, value in (("--group-map", "q=r"), ("--rollback-file", "/f")):
+        fake.reset_mock()
+        result = run(*base, flag, value)
+        assert (result.exit_code, fake.called) == (2, False)
+        assert f"{flag} says nothing without --groups" in result.stderr
+        assert run(*base, flag, value, "--set", "restore.consumer_groups=true").exit_code == 0
 
 
 @pytest.mark.parametrize("verb", ["plan", "apply", "rollback", "export"])

@@ -107,12 +107,27 @@ def test_groups_of_every_kind_are_listed_in_order(client: Client, groups: Consum
 
 def test_a_listing_without_one_broker_is_no_listing(client: Client, groups: ConsumerGroups) -> None:
     whole = SimpleNamespace(valid=[], errors=[])
-    lost = SimpleNamespace(valid=[], errors=[KafkaException(KafkaError(KafkaError._TRANSPORT))])
-    client.answers[""] = [lost, lost, whole]
+    lost = SimpleNamespace(valid=[], errors=[KafkaError(KafkaError._TRANSPORT)])  # as the client has them
+    client.answers[""] = [lost, SimpleNamespace(valid=[], errors=[KafkaException(*lost.errors)]), whole]
     assert groups.listed() == []
     assert len(client.asked) == 3
     client.answers[""] = [lost]
     with pytest.raises(ClusterUnavailable):
+        groups.listed()
+
+
+@pytest.mark.parametrize(
+    ("code", "raised"),
+    [
+        (KafkaError._TIMED_OUT, ClusterUnavailable),
+        (KafkaError.CLUSTER_AUTHORIZATION_FAILED, AuthorizationFailed),
+    ],
+)
+def test_what_a_listing_says_of_one_broker_is_an_error_of_kbr(
+    client: Client, groups: ConsumerGroups, code: int, raised: type[Exception]
+) -> None:
+    client.answers[""] = [SimpleNamespace(valid=[], errors=[KafkaError(code)])]
+    with pytest.raises(raised):
         groups.listed()
 
 
