@@ -22,6 +22,7 @@ from kbr.cli.options import (
     storage_words,
     verb,
 )
+from kbr.cli.placement_options import read_choices, read_configs, read_counts
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
 from kbr.cli.units import bytes_text, count_text, duration_text, instant_text, local_instant_text, mean_rate_text
@@ -36,8 +37,14 @@ __all__ = ["command", "restore_blocks"]
 @click.option("--from-timestamp", metavar="T", help="Records from this time on: epoch ms, or ISO-8601 with a zone.")
 @click.option("--to-timestamp", metavar="T", help="Records up to this time, itself included.")
 @click.option(
-    "--topic-map", "topic_map", multiple=True, metavar="SRC=DST", help="Restore topic SRC as DST; repeatable."
+    "--topic-map",
+    "topic_map",
+    multiple=True,
+    metavar="SRC=DST",
+    help="Restore topic SRC as DST; repeatable. 'a-*=b-*' is for all that fit.",
 )
+@click.option("--topic-prefix", metavar="TEXT", help="Put this before the names of topics that are not mapped.")
+@click.option("--topic-suffix", metavar="TEXT", help="Put this behind the names of topics that are not mapped.")
 @click.option(
     "--partition-map",
     "partition_map",
@@ -45,6 +52,39 @@ __all__ = ["command", "restore_blocks"]
     metavar="TOPIC:0=3",
     help="Restore partition 0 of TOPIC to partition 3; repeatable.",
 )
+@click.option(
+    "--source-partitions",
+    "source_partitions",
+    multiple=True,
+    metavar="TOPIC:0,2-5",
+    help="Of TOPIC (name or glob) restore these partitions only; repeatable.",
+)
+@click.option(
+    "--partitioner",
+    type=click.Choice(["original", "murmur2", "consistent", "round-robin"]),
+    help="How a record's partition is chosen: as it was, by key as Java or librdkafka do, or in turn.",
+)
+@click.option(
+    "--target-partitions",
+    "target_partitions",
+    multiple=True,
+    metavar="N|TOPIC=N",
+    help="Partitions of the target topics, or of TOPIC (name or glob) of the backup; repeatable.",
+)
+@click.option("--merge", is_flag=True, default=None, help="Let several sources go to one target partition, in turn.")
+@click.option(
+    "--existing-topics",
+    type=click.Choice(["keep", "check", "apply", "fail"]),
+    help="Target topics that exist: keep, check and refuse, change, or refuse.",
+)
+@click.option(
+    "--topic-config",
+    "topic_configs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Config of topics that are created, over the backup's; repeatable.",
+)
+@click.option("--replication-factor", type=int, metavar="N", help="Replication factor of topics that are created.")
 @group_options(
     "When all records are there, put the backup's consumer groups where they had read to.",
     "The same for this group, by name or glob; repeatable.",
@@ -89,6 +129,15 @@ def command(
     to_timestamp: str | None,
     topic_map: tuple[str, ...],
     partition_map: tuple[str, ...],
+    topic_prefix: str | None,
+    topic_suffix: str | None,
+    source_partitions: tuple[str, ...],
+    partitioner: str | None,
+    target_partitions: tuple[str, ...],
+    merge: bool | None,
+    existing_topics: str | None,
+    topic_configs: tuple[str, ...],
+    replication_factor: int | None,
     append: bool | None,
     allow_incomplete: bool | None,
     all_groups: bool,
@@ -127,6 +176,15 @@ def command(
             "restore.time_window_end": to_timestamp,
             "restore.topic_mapping": read_mapping(topic_map, "--topic-map", "SRC=DST"),
             "restore.partition_mapping": _partition_mapping(partition_map),
+            "restore.topic_prefix": topic_prefix,
+            "restore.topic_suffix": topic_suffix,
+            "restore.source_partitions": read_choices(source_partitions),
+            "restore.partitioner": partitioner,
+            "restore.target_partitions": read_counts(target_partitions),
+            "restore.merge": merge,
+            "restore.existing_topics": existing_topics,
+            "restore.topic_configs": read_configs(topic_configs),
+            "restore.replication_factor": replication_factor,
             "restore.append": append,
             "restore.allow_incomplete": allow_incomplete,
             "restore.consumer_groups": groups_of(all_groups, groups),

@@ -10,6 +10,7 @@ from kbr.errors import PreflightRefused
 from kbr.model import SegmentRef
 from kbr.repository.segment_reader import SegmentReader
 from kbr.restore.plan import RestorePlan
+from kbr.restore.routing import source_of
 from kbr.restore.window import TimeWindow
 from kbr.storage import ObjectStore
 from kbr_codec import decode_block
@@ -28,18 +29,17 @@ def refuse_zero_timestamps(store: ObjectStore, plan: RestorePlan, *, max_block_b
     """
     if not plan.window.start_ms <= 0 <= plan.window.end_ms:
         return
-    for partition in plan.partitions:
-        for reference in partition.segments:
-            offset = _first_zero(store, plan.backup_id, reference, max_block_bytes) if _ZERO.touches(reference) else None
-            if offset is not None:
-                raise PreflightRefused(
-                    f"{partition.source}: the record at offset {offset} has timestamp 0, which librdkafka sends as the "
-                    "time of sending",
-                    hint="set restore.zero_timestamp_as to the milliseconds to send instead, for example 1",
-                    topic=partition.source.topic,
-                    partition=partition.source.partition,
-                    offset=offset,
-                )
+    for reference in plan.segments:
+        offset = _first_zero(store, plan.backup_id, reference, max_block_bytes) if _ZERO.touches(reference) else None
+        if offset is not None:
+            source = source_of(reference)
+            raise PreflightRefused(
+                f"{source}: the record at offset {offset} has timestamp 0, which librdkafka sends as the time of sending",
+                hint="set restore.zero_timestamp_as to the milliseconds to send instead, for example 1",
+                topic=source.topic,
+                partition=source.partition,
+                offset=offset,
+            )
 
 
 def _first_zero(store: ObjectStore, backup_id: str, reference: SegmentRef, max_block_bytes: int) -> int | None:
