@@ -19,7 +19,7 @@ from kbr.restore.window import TimeWindow
 from kbr.runtime.schedule import make_bundles
 from kbr.storage.options import StorageOptions
 
-__all__ = ["PartitionPlan", "RestorePlan", "RestoreTask", "TopicPlan", "group_partitions", "plan_restore"]
+__all__ = ["PartitionPlan", "RestorePlan", "RestoreTask", "TopicPlan", "group_partitions", "grown_since", "plan_restore"]
 
 #: Topic configs that are not copied: brokers name replicas in them, which mean nothing on another cluster.
 _CLUSTER_BOUND_CONFIGS = frozenset(
@@ -44,6 +44,8 @@ class PartitionPlan:
     #: Target offset that the next record has to get.
     target_offset: int = 0
     sources: tuple[TopicPartition, ...] = ()
+    #: Of each of them, one past the last offset that belongs to it.
+    source_ends: tuple[int, ...] = ()
     #: Of ``sources``, the one that ``offset_from`` is of; those before it are in the target, those after it are not.
     begins_in: TopicPartition | None = None
     #: Only the records that it gives to the target's partition; None is all.
@@ -164,6 +166,7 @@ def plan_restore(
     topics: Sequence[TopicEntry],
     options: RestoreOptions,
     existing: Mapping[str, TopicSpec],
+    bounds: Mapping[str, Mapping[TopicPartition, int]] | None = None,
 ) -> RestorePlan:
     """Fix what goes where.
 
@@ -172,6 +175,7 @@ def plan_restore(
         topics: those of it that are chosen.
         options: what the run was told.
         existing: the target topics that exist, by name.
+        bounds: by target topic, where each of its source partitions ended when an earlier run began with it.
 
     Raises:
         UsageError: mappings or window make no sense.
@@ -186,13 +190,13 @@ def plan_restore(
     wanted = wanted_count(topics, options.target_partitions)
     warnings: list[str] = []
     if options.partitioner == "original":
-        partition_plans = _as_they_were(topics, targets, chosen, options, window)
+        partition_plans = _as_they_were(topics, targets, chosen, options, window, bounds or {})
         needed: dict[str, int] = {}
         for one in partition_plans:
             needed[one.target.topic] = max(needed.get(one.target.topic, 0), one.target.partition + 1)
     else:
         needed = _spread_over(topics, targets, wanted, options, existing)
-        partition_plans = _repartitioned(topics, targets, chosen, needed, options, window)
+        partition_plans = _repartitioned(topics, targets, chosen, needed, options, window, bounds or {})
     topic_plans = []
     for topic in topics:
         warnings.extend(_completeness_warnings(topic, chosen[topic.name]))
@@ -211,32 +215,66 @@ def plan_restore(
     )
 
 
+def grown_since(manifest: Manifest, bounds: Mapping[str, Mapping[TopicPartition, int]]) -> list[str]:
+    """What is said where the backup has more by now than a restore began with that can't go on with more."""
+    last = {
+        TopicPartition(topic.name, one.partition): one.segments[-1].next_offset
+        for topic in manifest.topics
+        for one in topic.partitions
+        if one.segments
+    }
+    notes = []
+    for name, ends in bounds.items():
+        topics = {source.topic for source in ends}
+        grown = sorted(one for one, end in last.items() if one.topic in topics and end > ends.get(one, 0))
+        if grown:
+            notes.append(
+                f"{name}: the backup has more of {', '.join(map(str, grown[:3]))}{' and others' * (len(grown) > 3)} than when "
+                "this restore began, and that is not restored: it would have to lie between records that are there; "
+                "restore it to another topic, or begin anew with the topic deleted"
+            )
+    return notes
+
+
 def _as_they_were(
     topics: Sequence[TopicEntry],
     targets: Mapping[str, str],
     chosen: Mapping[str, Collection[int]],
     options: RestoreOptions,
     window: TimeWindow,
+    bounds: Mapping[str, Mapping[TopicPartition, int]],
 ) -> list[PartitionPlan]:
     """Each partition goes to one, by its number or the mapping."""
     placed = place_partitions(
         topics, targets, options.partition_mapping, chosen=chosen, merge=options.merge
     )
     found: dict[TopicPartition, PartitionPlan] = {}
-    for topic in topics:
-        for partition in topic.partitions:
+    ends: dict[TopicPartition, int] = {}
+    for topic in sorted(topics, key=lambda one: one.name):
+        for partition in sorted(topic.partitions, key=lambda one: one.partition):
             source = TopicPartition(topic.name, partition.partition)
             if source not in placed:
                 continue
             target = placed[source]
-            segments = tuple(ref for ref in partition.segments if window.touches(ref))
+            end = _end_of(partition, bounds.get(target.topic, {}).get(source))
+            segments = tuple(ref for ref in partition.segments if window.touches(ref) and ref.next_offset <= end)
             first = found.get(target)
             if first is None:
                 found[target] = PartitionPlan(source=source, target=target, segments=segments)
+                ends[target] = end
             else:
-                sources = (*(first.sources or (first.source,)), source)
-                found[target] = replace(first, segments=(*first.segments, *segments), sources=sources)
+                found[target] = replace(
+                    first,
+                    segments=(*first.segments, *segments),
+                    sources=(*(first.sources or (first.source,)), source),
+                    source_ends=(*(first.source_ends or (ends[target],)), end),
+                )
     return list(found.values())
+
+
+def _end_of(partition: PartitionEntry, bound: int | None) -> int:
+    """One past the last offset of a source partition that belongs to a restore."""
+    return max((ref.next_offset for ref in partition.segments[-1:]), default=0) if bound is None else bound
 
 
 def _spread_over(
@@ -287,6 +325,7 @@ def _repartitioned(
     counts: Mapping[str, int],
     options: RestoreOptions,
     window: TimeWindow,
+    bounds: Mapping[str, Mapping[TopicPartition, int]],
 ) -> list[PartitionPlan]:
     """Each target partition gets what the partitioner gives to it, of all partitions of its sources in their order."""
     by_target: dict[str, list[TopicEntry]] = {}
@@ -297,28 +336,34 @@ def _repartitioned(
         positions: dict[str, int] = {}
         segments: list[SegmentRef] = []
         sources: list[TopicPartition] = []
+        ends: list[int] = []
         for topic in some:
             for partition in sorted(topic.partitions, key=lambda one: one.partition):
                 if partition.partition not in chosen[topic.name]:
                     continue
-                sources.append(TopicPartition(topic.name, partition.partition))
+                source = TopicPartition(topic.name, partition.partition)
+                # of a partition that is new since, nothing belongs to it
+                end = _end_of(partition, bounds[name].get(source, 0) if bounds.get(name) else None)
+                sources.append(source)
+                ends.append(end)
                 # not all partitions begin with the same one: many short ones would all go there
                 at = partition.partition
                 for ref in partition.segments:
-                    if window.touches(ref):
+                    if window.touches(ref) and ref.next_offset <= end:
                         positions[ref.key] = at
                         segments.append(ref)
                     at += ref.record_count
         routing = Routing(
             partitioner=partitioner_of(options.partitioner), partition_count=counts[name], positions=positions
         )
-        shared, order = tuple(segments), tuple(sources)
+        shared, order, source_ends = tuple(segments), tuple(sources), tuple(ends)
         found.extend(
             PartitionPlan(
                 source=LaneName(some[0].name, number),
                 target=TopicPartition(name, number),
                 segments=shared,
                 sources=order,
+                source_ends=source_ends,
                 routing=routing,
             )
             for number in range(counts[name])

@@ -24,7 +24,7 @@ from kbr.restore.existing import TopicChange, changed_facts, changes_of, check_e
 from kbr.restore.journal import RestoreJournal
 from kbr.restore.names import target_names
 from kbr.restore.options import RestoreOptions
-from kbr.restore.plan import RestorePlan, TopicPlan, plan_restore
+from kbr.restore.plan import RestorePlan, TopicPlan, grown_since, plan_restore
 from kbr.restore.preflight import TargetFacts, check_places, check_restore, effective_configs
 from kbr.restore.presence import check_presence
 from kbr.restore.settling import Settler
@@ -125,12 +125,17 @@ class Preparation:
             KbrError: backup, notes or target can't be read.
         """
         options = self._options
-        plan, existing, left_out = self._plan(manifest)
+        chosen, existing, left_out = self._choose(manifest)
+        plan = plan_restore(manifest, chosen, options, existing)
         state = self._journal.load()
         status = None if state is None else state.status
         facts = self._facts(plan, existing)
         check_places(plan, options, facts)
         known = known_topics(state, existing, facts.offsets)
+        bounds = {name: topic.source_ends for name, topic in known.items() if topic.source_ends}
+        if bounds and not (options.append and status is RestoreStatus.COMPLETE):
+            plan = plan_restore(manifest, chosen, options, existing, bounds)
+            left_out = [*left_out, *grown_since(manifest, bounds)]
         facts = replace(
             facts,
             restored_before=frozenset(
@@ -175,7 +180,7 @@ class Preparation:
             warnings=(*plan.warnings, *left_out, *(note for one in changes for note in one.notes), *others, *warnings, *(notes if dry_run else ())),
         )
 
-    def _plan(self, manifest: Manifest) -> tuple[RestorePlan, Mapping[str, TopicSpec], Sequence[str]]:
+    def _choose(self, manifest: Manifest) -> tuple[Sequence[TopicEntry], Mapping[str, TopicSpec], Sequence[str]]:
         options = self._options
         names, left_out = choose_topics(manifest.topics, options.include, options.exclude)
         chosen: list[TopicEntry] = [topic for topic in manifest.topics if topic.name in names]
@@ -190,7 +195,7 @@ class Preparation:
         refuse_brokers_own(targets)
         present = sorted(targets & {name for name, _internal, _count in self._cluster.topics()})
         existing: Mapping[str, TopicSpec] = self._cluster.describe_topics(present) if present else {}
-        return plan_restore(manifest, chosen, options, existing), existing, left_out
+        return chosen, existing, left_out
 
     def _facts(self, plan: RestorePlan, existing: Mapping[str, TopicSpec]) -> TargetFacts:
         targets = [

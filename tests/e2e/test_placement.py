@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import csv
+import io
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.cli import run_kbr, run_kbr_json
+from tests.support.cli import run_kbr, run_kbr_json, start_kbr
 from tests.support.kafka import KafkaHarness, Read
 from tests.support.plain_routes import murmur2
 from tests.support.waiting import wait_until
@@ -78,9 +79,6 @@ def places_of_client(kafka: KafkaHarness, partitioner: str, count: int) -> dict[
 
 
 def mapped(kafka: KafkaHarness, folder: Path, restore_id: str) -> dict[tuple[str, int, int], tuple[str, int, int]]:
-    import csv
-    import io
-
     done = run_kbr("offsets", "export", "--storage", str(folder), "b", "--restore", restore_id)
     assert done.returncode == 0, done.stderr
     return {
@@ -127,5 +125,93 @@ def test_a_topic_is_spread_over_another_number_of_partitions(
     again = restore(kafka, tmp_path, *words)
     assert (again["totals"]["records"], again["totals"]["already_there"]) == (0, 6000)
     assert again["status"] == "complete"
-    # what is new goes behind: the sequence of each target partition has changed in its middle, and that is refused
     assert_lanes(kafka.read_all(target), lanes)
+
+
+@pytest.mark.parametrize("partitioner", ["murmur2", "consistent", "round-robin"])
+def test_a_killed_one_goes_on_and_the_backup_may_have_grown_meanwhile(
+    kafka: KafkaHarness, tmp_path: Path, partitioner: str
+) -> None:
+    source = kafka.create_topic(kafka.topic_name("killed"), 3)
+    fill(kafka, source, 9000, 3)
+    back_up(kafka, tmp_path, source)
+    archived = kafka.read_all(source)
+    target = f"{source}-again"
+    words = ("--topic-suffix=-again", f"--partitioner={partitioner}", "--target-partitions", f"{source}=5", "--workers=2")
+    for share in (0.2, 0.6):
+        process = start_kbr(*restore_words(kafka, tmp_path, *words, "--rate-limit", "300kB/s"))
+        try:
+            wait_until(
+                lambda wanted=9000 * share: kafka.topic_exists(target) and kafka.count(target) > wanted,
+                deadline_s=60,
+                what=f"{share} of the records",
+            )
+        finally:
+            process.kill()
+            process.communicate()
+    fill(kafka, source, 500, 3, first=9000)
+    back_up(kafka, tmp_path, source)
+    report = restore(kafka, tmp_path, *words)
+    assert report["status"] == "complete"
+    assert report["totals"]["records"] + report["totals"]["already_there"] == 9000
+    assert report["totals"]["already_there"] > 5000
+    assert any("has more of" in warning for warning in report["warnings"])
+    lanes = expected_lanes(archived, partitioner, 5)
+    assert_lanes(kafka.read_all(target), lanes)
+    assert mapped(kafka, tmp_path, report["restore_id"]) == {
+        (source, number, record.offset): (target, place, at)
+        for place, lane in enumerate(lanes)
+        for at, (number, record) in enumerate(lane)
+    }
+
+
+def test_a_time_window_and_chosen_partitions_are_spread_too(kafka: KafkaHarness, tmp_path: Path) -> None:
+    source = kafka.create_topic(kafka.topic_name("cut"), 4)
+    producer = kafka.producer(partitioner="murmur2_random")
+    for n in range(4000):
+        producer.produce(source, key=b"key-%d" % (n % KEY_COUNT) if n % 7 else None, value=b"%d" % n, timestamp=1_700_000_000_000 + n)
+    assert producer.flush(30) == 0
+    back_up(kafka, tmp_path, source)
+    target = kafka.create_topic(f"{source}-cut", 3)
+    window = (1_700_000_000_700, 1_700_000_003_100)
+    report = restore(
+        kafka, tmp_path, "--topic-map=cut-*=cut-*-cut", "--partitioner=murmur2",
+        f"--source-partitions={source}:1-2", "--from-timestamp", str(window[0]), "--to-timestamp", str(window[1]),
+        "--topic-config=retention.ms=-1",
+    )  # fmt: skip
+    archived = [records if number in (1, 2) else [] for number, records in enumerate(kafka.read_all(source))]
+    lanes = [
+        [(number, one) for number, one in lane if window[0] <= one.timestamp <= window[1]]
+        for lane in expected_lanes(archived, "murmur2", 3)
+    ]
+    assert report["totals"]["records"] == sum(map(len, lanes)) > 500
+    assert_lanes(kafka.read_all(target), lanes)
+
+
+def test_partitions_that_are_merged_come_one_behind_the_other(kafka: KafkaHarness, tmp_path: Path) -> None:
+    source = kafka.create_topic(kafka.topic_name("merged"), 3)
+    fill(kafka, source, 1500, 3)
+    back_up(kafka, tmp_path, source)
+    moves = (f"--partition-map={source}:1=0", f"--topic-map={source}=into-{source}")
+    refused = run_kbr(*restore_words(kafka, tmp_path, *moves, "--dry-run"))
+    assert refused.returncode == 2
+    assert "would both be restored to" in refused.stderr
+    assert "--merge" in refused.stderr
+    report = restore(kafka, tmp_path, *moves, "--merge")
+    archived, found = kafka.read_all(source), kafka.read_all(f"into-{source}")
+    assert [one.exact for one in found[0]] == [one.exact for one in (*archived[0], *archived[1])]
+    assert found[1] == []
+    assert [one.exact for one in found[2]] == [one.exact for one in archived[2]]
+    expected = {
+        **{(source, 0, one.offset): (f"into-{source}", 0, at) for at, one in enumerate(archived[0])},
+        **{(source, 1, one.offset): (f"into-{source}", 0, len(archived[0]) + at) for at, one in enumerate(archived[1])},
+        **{(source, 2, one.offset): (f"into-{source}", 2, at) for at, one in enumerate(archived[2])},
+    }
+    assert mapped(kafka, tmp_path, report["restore_id"]) == expected
+    fill(kafka, source, 300, 3, first=1500)
+    back_up(kafka, tmp_path, source)
+    again = restore(kafka, tmp_path, *moves, "--merge")
+    # the partition that goes alone goes on, the others stay with what they began with
+    assert again["totals"]["records"] == len(kafka.read_all(source)[2]) - len(archived[2]) > 0
+    assert any("has more of" in warning for warning in again["warnings"])
+    assert [one.exact for one in kafka.read_all(f"into-{source}")[0]] == [one.exact for one in found[0]]
