@@ -130,7 +130,6 @@ class Preparation:
         state = self._journal.load()
         status = None if state is None else state.status
         facts = self._facts(plan, existing)
-        check_places(plan, options, facts)
         known = known_topics(state, existing, facts.offsets)
         bounds = {name: topic.source_ends for name, topic in known.items() if topic.source_ends}
         if bounds and not (options.append and status is RestoreStatus.COMPLETE):
@@ -145,6 +144,7 @@ class Preparation:
         own = {name for name, topic in known.items() if topic.made}
         broker_count = max(1, len(self._cluster.info().brokers)) if existing else 1
         check_existing(plan, options, facts, own=own, broker_count=broker_count)
+        check_places(plan, options, facts)
         changes = changes_of(plan, options, facts, broker_count=broker_count)
         facts = changed_facts(facts, changes)
         others = self._look_at_others(plan, existing, known)

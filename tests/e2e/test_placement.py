@@ -18,11 +18,11 @@ from tests.support.waiting import wait_until
 KEY_COUNT = 97
 
 
-def fill(kafka: KafkaHarness, topic: str, count: int, partitions: int, *, first: int = 0) -> None:
-    """Records keyed by Kafka's own client; every tenth without a key."""
+def fill(kafka: KafkaHarness, topic: str, count: int, *, first: int = 0, keyless: bool = True) -> None:
+    """Records keyed by Kafka's own client; every tenth without a key, unless all have one."""
     producer = kafka.producer(partitioner="murmur2_random")
     for n in range(first, first + count):
-        key = None if n % 10 == 9 else b"key-%d" % (n * 31 % KEY_COUNT)
+        key = None if keyless and n % 10 == 9 else b"key-%d" % (n * 31 % KEY_COUNT)
         producer.produce(topic, value=b"%d %s" % (n, b"x" * (n % 200)), key=key, headers=[("n", b"%d" % n)])
         if n % 500 == 0:
             producer.poll(0)
@@ -104,7 +104,7 @@ def test_a_topic_is_spread_over_another_number_of_partitions(
     kafka: KafkaHarness, tmp_path: Path, partitioner: str, clients: tuple[str, ...], count: int
 ) -> None:
     source = kafka.create_topic(kafka.topic_name("spread"), 3)
-    fill(kafka, source, 6000, 3)
+    fill(kafka, source, 6000)
     back_up(kafka, tmp_path, source)
     target = f"new.{source}"
     words = ("--topic-prefix", "new.", "--partitioner", partitioner, "--target-partitions", str(count))
@@ -133,7 +133,7 @@ def test_a_killed_one_goes_on_and_the_backup_may_have_grown_meanwhile(
     kafka: KafkaHarness, tmp_path: Path, partitioner: str
 ) -> None:
     source = kafka.create_topic(kafka.topic_name("killed"), 3)
-    fill(kafka, source, 9000, 3)
+    fill(kafka, source, 9000)
     back_up(kafka, tmp_path, source)
     archived = kafka.read_all(source)
     target = f"{source}-again"
@@ -149,7 +149,7 @@ def test_a_killed_one_goes_on_and_the_backup_may_have_grown_meanwhile(
         finally:
             process.kill()
             process.communicate()
-    fill(kafka, source, 500, 3, first=9000)
+    fill(kafka, source, 500, first=9000)
     back_up(kafka, tmp_path, source)
     report = restore(kafka, tmp_path, *words)
     assert report["status"] == "complete"
@@ -190,7 +190,7 @@ def test_a_time_window_and_chosen_partitions_are_spread_too(kafka: KafkaHarness,
 
 def test_partitions_that_are_merged_come_one_behind_the_other(kafka: KafkaHarness, tmp_path: Path) -> None:
     source = kafka.create_topic(kafka.topic_name("merged"), 3)
-    fill(kafka, source, 1500, 3)
+    fill(kafka, source, 1500)
     back_up(kafka, tmp_path, source)
     moves = (f"--partition-map={source}:1=0", f"--topic-map={source}=into-{source}")
     refused = run_kbr(*restore_words(kafka, tmp_path, *moves, "--dry-run"))
@@ -208,10 +208,128 @@ def test_partitions_that_are_merged_come_one_behind_the_other(kafka: KafkaHarnes
         **{(source, 2, one.offset): (f"into-{source}", 2, at) for at, one in enumerate(archived[2])},
     }
     assert mapped(kafka, tmp_path, report["restore_id"]) == expected
-    fill(kafka, source, 300, 3, first=1500)
+    fill(kafka, source, 300, first=1500)
     back_up(kafka, tmp_path, source)
     again = restore(kafka, tmp_path, *moves, "--merge")
     # the partition that goes alone goes on, the others stay with what they began with
     assert again["totals"]["records"] == len(kafka.read_all(source)[2]) - len(archived[2]) > 0
     assert any("has more of" in warning for warning in again["warnings"])
     assert [one.exact for one in kafka.read_all(f"into-{source}")[0]] == [one.exact for one in found[0]]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("partitioner", ["murmur2", "round-robin"])
+def test_a_group_loses_nothing_by_a_repartitioned_restore(kafka: KafkaHarness, tmp_path: Path, partitioner: str) -> None:
+    source = kafka.create_topic(kafka.topic_name("read"), 4)
+    fill(kafka, source, 2000)
+    archived = kafka.read_all(source)
+    whole, half = f"whole-{source}", f"half-{source}"
+    committed = {number: len(records) * share // 4 for (number, records), share in zip(enumerate(archived), (0, 1, 3, 4), strict=True)}
+    kafka.commit(whole, {(source, number): offset for number, offset in committed.items()})
+    kafka.commit(half, {(source, number): offset for number, offset in committed.items() if number in (2, 3)})
+    run_kbr_json(
+        "backup", "-b", kafka.bootstrap, "--backup-id", "b", "--storage", str(tmp_path), "-t", source,
+        "--group", whole, "--group", half,
+    )  # fmt: skip
+    target = f"{source}-3"
+    report = restore(
+        kafka, tmp_path, f"--topic-map={source}={target}", f"--partitioner={partitioner}", "--target-partitions=3", "--groups"
+    )
+    assert report["groups"]["status"] == "complete", report["groups"]
+    lanes = expected_lanes(archived, partitioner, 3)
+    assert_lanes(kafka.read_all(target), lanes)
+    for group, known in ((whole, committed), (half, {number: committed[number] for number in (2, 3)})):
+        places = {number: offset for (topic, number), offset in kafka.committed(group).items() if topic == target}
+        assert set(places) == {0, 1, 2}
+        for number, lane in enumerate(lanes):
+            unread = [at for at, (part, record) in enumerate(lane) if record.offset >= known.get(part, 0)]
+            # the first one that it has not read, and never further
+            assert places[number] == min(unread, default=len(lane))
+
+
+def test_keys_lie_where_the_java_client_puts_them(kafka: KafkaHarness, tmp_path: Path) -> None:
+    source = kafka.create_topic(kafka.topic_name("java"), 2)
+    fill(kafka, source, 500)
+    back_up(kafka, tmp_path, source)
+    restore(kafka, tmp_path, "--topic-suffix=-7", "--partitioner=murmur2", "--target-partitions=7")
+    by_java = kafka.create_topic(kafka.topic_name("by-java"), 7)
+    lines = "".join(f"key-{n}:x\n" for n in range(KEY_COUNT))
+    kafka.java(
+        "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", kafka.bootstrap, "--topic", by_java,
+        "--property", "parse.key=true", "--property", "key.separator=:", given=lines,
+    )  # fmt: skip
+    places = {one.key: one.partition for records in kafka.read_all(by_java) for one in records}
+    assert len(places) == KEY_COUNT
+    restored = [one for records in kafka.read_all(f"{source}-7") for one in records if one.key is not None]
+    assert len({one.key for one in restored}) > 50
+    assert all(places[one.key] == one.partition for one in restored)
+
+
+def test_existing_topics_are_compared_changed_or_refused(kafka: KafkaHarness, tmp_path: Path) -> None:
+    source = kafka.create_topic(kafka.topic_name("there"), 3, {"max.message.bytes": "2000000", "cleanup.policy": "compact,delete"})
+    fill(kafka, source, 300, keyless=False)  # a compacted topic takes no others
+    back_up(kafka, tmp_path, source)
+    target = kafka.create_topic(f"{source}-old", 1, {"segment.bytes": "5000000", "cleanup.policy": "delete"})
+    words = ("--topic-suffix=-old", "--partitioner=consistent", "--target-partitions=4")
+
+    def refused(choice: str, *more: str) -> str:
+        done = run_kbr(*restore_words(kafka, tmp_path, *words, f"--existing-topics={choice}", *more))
+        assert done.returncode == 13, done.stderr
+        return done.stderr
+
+    assert f"{target} exists already" in refused("fail", "--dry-run")
+    assert "has 1 partitions, the restore needs 4" in refused("keep")
+    assert kafka.count(target) == 0
+    planned = restore(kafka, tmp_path, *words, "--existing-topics=apply", "--topic-config=max.message.bytes=3000000", "--dry-run")
+    assert f"{target}: gets 3 partitions more" in planned["warnings"]
+    assert f"{target}: segment.bytes is 5000000, and is put back to its default" in planned["warnings"]
+    assert kafka.topic_configs(target)["max.message.bytes"] != "3000000"
+    report = restore(kafka, tmp_path, *words, "--existing-topics=apply", "--topic-config=max.message.bytes=3000000")
+    assert report["totals"]["records"] == 300
+    configs = kafka.topic_configs(target)
+    assert (configs["max.message.bytes"], configs["cleanup.policy"]) == ("3000000", "compact,delete")
+    assert configs["segment.bytes"] != "5000000"
+    assert len(kafka.read_all(target)) == 4
+
+
+def test_check_lists_all_that_is_different_and_takes_what_is_not(kafka: KafkaHarness, tmp_path: Path) -> None:
+    source = kafka.create_topic(kafka.topic_name("same"), 2, {"max.message.bytes": "2000000"})
+    fill(kafka, source, 100)
+    back_up(kafka, tmp_path, source)
+    kafka.create_topic(f"{source}-other", 3, {"max.message.bytes": "1000000", "segment.ms": "7000000"})
+    done = run_kbr(*restore_words(kafka, tmp_path, "--topic-suffix=-other", "--existing-topics=check"))
+    assert done.returncode == 13
+    for part in ("has 3 partitions, not 2", "max.message.bytes=1000000, not 2000000", "segment.ms=7000000, not its default"):
+        assert part in done.stderr
+    kafka.create_topic(f"{source}-same", 2, {"max.message.bytes": "2000000"})
+    words = ("--topic-suffix=-same", "--existing-topics=check")
+    assert restore(kafka, tmp_path, *words)["totals"]["records"] == 100
+    # it goes on with what it has made itself, whatever is said about others
+    report = restore(kafka, tmp_path, "--topic-suffix=-made", "--existing-topics=fail")
+    assert report["totals"]["records"] == 100
+    fill(kafka, source, 50, first=100)
+    back_up(kafka, tmp_path, source)
+    assert restore(kafka, tmp_path, "--topic-suffix=-made", "--existing-topics=fail")["totals"]["records"] == 50
+
+
+def test_schemas_and_internal_topics_are_restored_by_name_only(kafka: KafkaHarness, tmp_path: Path) -> None:
+    schemas = kafka.create_topic("_schemas", 1, {"cleanup.policy": "compact"})
+    plain = kafka.create_topic(kafka.topic_name("plain"), 1)
+    producer = kafka.producer()
+    producer.produce(schemas, key=b"schema", value=b"{}")
+    producer.produce(plain, key=b"a", value=b"b")
+    assert producer.flush(30) == 0
+    kafka.consume_some(plain, kafka.topic_name("reader"), 1)
+    run_kbr_json(
+        "backup", "-b", kafka.bootstrap, "--backup-id", "b", "--storage", str(tmp_path), "-t", f"{plain},_schemas",
+        "-t", "__consumer_offsets", "--set", "backup.include_internal_topics=true",
+    )  # fmt: skip
+    report = restore(kafka, tmp_path, "--topic-prefix=re.", "--dry-run")
+    assert [one["topic"] for one in report["topics"]] == [plain]
+    assert any("__consumer_offsets, _schemas: not restored" in warning for warning in report["warnings"])
+    report = restore(kafka, tmp_path, "--topic-prefix=re.", "-t", "_schemas,__consumer_offsets", "--dry-run")
+    assert [one["target"] for one in report["topics"]] == ["re.__consumer_offsets", "re._schemas"]
+    assert any("must not run while it is restored" in warning for warning in report["warnings"])
+    done = run_kbr(*restore_words(kafka, tmp_path, "-t", "__consumer_offsets", "--dry-run"))
+    assert done.returncode == 13
+    assert "written by its brokers alone" in done.stderr
