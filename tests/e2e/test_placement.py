@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import signal
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from tests.support.cli import run_kbr, run_kbr_json, start_kbr
 from tests.support.kafka import KafkaHarness, Read
 from tests.support.plain_routes import murmur2
+from tests.support.process_tree import KbrRun
 from tests.support.waiting import wait_until
 
 KEY_COUNT = 97
@@ -333,3 +336,22 @@ def test_schemas_and_internal_topics_are_restored_by_name_only(kafka: KafkaHarne
     done = run_kbr(*restore_words(kafka, tmp_path, "-t", "__consumer_offsets", "--dry-run"))
     assert done.returncode == 13
     assert "written by its brokers alone" in done.stderr
+
+
+@pytest.mark.timeout(240)
+def test_a_worker_that_dies_is_stood_in_for_and_nothing_is_there_twice(kafka: KafkaHarness, tmp_path: Path) -> None:
+    source = kafka.create_topic(kafka.topic_name("worker"), 3)
+    fill(kafka, source, 6000)
+    back_up(kafka, tmp_path, source)
+    target = f"{source}-w"
+    words = restore_words(
+        kafka, tmp_path, "--topic-suffix=-w", "--partitioner=murmur2", "--target-partitions=5", "--workers=2",
+        "--rate-limit", "200kB/s", "-o", "json",
+    )  # fmt: skip
+    with KbrRun(*words) as run:
+        wait_until(
+            lambda: kafka.topic_exists(target) and kafka.count(target) > 1500, deadline_s=60, what="a quarter of the records"
+        )
+        os.kill(run.pids_of("worker")[0], signal.SIGKILL)
+        assert run.wait(150) == 0, run.output
+    assert_lanes(kafka.read_all(target), expected_lanes(kafka.read_all(source), "murmur2", 5))
