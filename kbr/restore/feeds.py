@@ -1,15 +1,46 @@
-"""Which of a task's partitions read the same segments: those are read once for all of them. Pure."""
+"""Which of a task's partitions read the same segments: those, and their blocks, are read once for all of them. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from kbr.kafka.sink import RecordRoute, RecordWindow
 from kbr.model import SegmentRef
 from kbr.restore.plan import PartitionPlan
 from kbr.restore.routing import source_of
+from kbr.restore.window import TimeWindow
 
-__all__ = ["Feed", "feeds_of"]
+__all__ = ["Feed", "FeedRead", "HeldBlock", "ReadyBlock", "feeds_of", "window_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyBlock:
+    """A decompressed block, for some of the task's partitions."""
+
+    wanted: Sequence[int]
+    data: bytes
+    place: str
+    position: int
+    reference: SegmentRef
+    #: Of its first record, for a partitioner.
+    record_position: int
+    held: HeldBlock
+
+
+@dataclass(slots=True)
+class HeldBlock:
+    """A block that keeps its memory until all tickets of it are reported."""
+
+    size_bytes: int
+    ticket_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRead:
+    """The last block of some partitions has been read."""
+
+    indexes: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +94,20 @@ def feeds_of(partitions: Sequence[PartitionPlan]) -> list[Feed]:
             shared.setdefault(one.target.topic, []).append(index)
     found.extend(Feed(tuple(some), tuple(partitions[index] for index in some)) for some in shared.values())
     return found
+
+
+def window_of(partition: PartitionPlan, block: ReadyBlock, window: TimeWindow) -> RecordWindow:
+    """Which of a block's records go to a partition."""
+    routing = partition.routing
+    return RecordWindow(
+        offset_from=partition.begins_at(block.reference),
+        timestamp_from=window.start_ms,
+        timestamp_to=window.end_ms,
+        route=RecordRoute()
+        if routing is None
+        else RecordRoute(
+            partitioner=routing.partitioner,
+            partition_count=routing.partition_count,
+            position=block.record_position,
+        ),
+    )

@@ -13,81 +13,19 @@ from kbr.model import Compression, PartitionStatus, SegmentRef, TopicPartition, 
 from kbr.repository.catalog import known_time_range
 from kbr.restore.names import target_names
 from kbr.restore.options import RestoreOptions
-from kbr.restore.placement import chosen_partitions, place_partitions, wanted_count
-from kbr.restore.routing import LaneName, Routing, partitioner_of, source_of
+from kbr.restore.partition_plan import PartitionPlan
+from kbr.restore.placement import chosen_partitions, wanted_count
+from kbr.restore.spreading import as_they_were, repartitioned, spread_over
 from kbr.restore.window import TimeWindow
 from kbr.runtime.schedule import make_bundles
 from kbr.storage.options import StorageOptions
 
-__all__ = ["PartitionPlan", "RestorePlan", "RestoreTask", "TopicPlan", "group_partitions", "grown_since", "plan_restore"]
+__all__ = ["PartitionPlan", "RestorePlan", "RestoreTask", "TopicPlan", "group_partitions", "plan_restore"]
 
 #: Topic configs that are not copied: brokers name replicas in them, which mean nothing on another cluster.
 _CLUSTER_BOUND_CONFIGS = frozenset(
     {"leader.replication.throttled.replicas", "follower.replication.throttled.replicas"}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionPlan:
-    """One partition's way from the backup to the target.
-
-    Where a target partition gets records of several source partitions, ``source`` is a name for them, and ``sources``
-    are they, in the order in which their records come.
-    """
-
-    source: TopicPartition
-    target: TopicPartition
-    #: In order; only those that may hold records of the window.
-    segments: tuple[SegmentRef, ...]
-    #: Source offset from which on records are sent: those before it are in the target.
-    offset_from: int = 0
-    #: Target offset that the next record has to get.
-    target_offset: int = 0
-    sources: tuple[TopicPartition, ...] = ()
-    #: Of each of them, one past the last offset that belongs to it.
-    source_ends: tuple[int, ...] = ()
-    #: Of ``sources``, the one that ``offset_from`` is of; those before it are in the target, those after it are not.
-    begins_in: TopicPartition | None = None
-    #: Only the records that it gives to the target's partition; None is all.
-    routing: Routing | None = None
-
-    def going_on(
-        self, *, offset_from: int, target_offset: int, source: TopicPartition | None = None, is_all: bool = False
-    ) -> PartitionPlan:
-        """What is left of it.
-
-        Args:
-            source: of several sources, the one that ``offset_from`` is of.
-            is_all: every record is in the target.
-        """
-        segments = self.segments
-        if is_all:
-            segments = ()
-        elif not self.sources:
-            segments = tuple(ref for ref in segments if ref.end_offset >= offset_from)
-        elif source is not None:
-            place = {one: number for number, one in enumerate(self.sources)}
-            here = place[source]
-            segments = tuple(
-                ref
-                for ref in segments
-                if (at := place[source_of(ref)]) > here or (at == here and ref.end_offset >= offset_from)
-            )
-        return replace(
-            self, segments=segments, offset_from=offset_from, target_offset=target_offset, begins_in=source
-        )
-
-    def begins_at(self, reference: SegmentRef) -> int:
-        """The first offset of a segment's partition whose record is to be sent."""
-        if not self.sources or source_of(reference) == self.begins_in:
-            return self.offset_from
-        return 0
-
-    @property
-    def stored_bytes(self) -> int:
-        """What its records take in the store; where they are a part of their segments, about that part."""
-        total = sum(ref.stored_bytes for ref in self.segments)
-        return total if self.routing is None else total // self.routing.partition_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,13 +128,13 @@ def plan_restore(
     wanted = wanted_count(topics, options.target_partitions)
     warnings: list[str] = []
     if options.partitioner == "original":
-        partition_plans = _as_they_were(topics, targets, chosen, options, window, bounds or {})
+        partition_plans = as_they_were(topics, targets, chosen, options, window, bounds or {})
         needed: dict[str, int] = {}
         for one in partition_plans:
             needed[one.target.topic] = max(needed.get(one.target.topic, 0), one.target.partition + 1)
     else:
-        needed = _spread_over(topics, targets, wanted, options, existing)
-        partition_plans = _repartitioned(topics, targets, chosen, needed, options, window, bounds or {})
+        needed = spread_over(topics, targets, wanted, options, existing)
+        partition_plans = repartitioned(topics, targets, chosen, needed, options, window, bounds or {})
     topic_plans = []
     for topic in topics:
         warnings.extend(_completeness_warnings(topic, chosen[topic.name]))
@@ -213,162 +151,6 @@ def plan_restore(
             ref for topic in topics for partition in topic.partitions for ref in partition.segments
         ),
     )
-
-
-def grown_since(manifest: Manifest, bounds: Mapping[str, Mapping[TopicPartition, int]]) -> list[str]:
-    """What is said where the backup has more by now than a restore began with that can't go on with more."""
-    last = {
-        TopicPartition(topic.name, one.partition): one.segments[-1].next_offset
-        for topic in manifest.topics
-        for one in topic.partitions
-        if one.segments
-    }
-    notes = []
-    for name, ends in bounds.items():
-        topics = {source.topic for source in ends}
-        grown = sorted(one for one, end in last.items() if one.topic in topics and end > ends.get(one, 0))
-        if grown:
-            notes.append(
-                f"{name}: the backup has more of {', '.join(map(str, grown[:3]))}{' and others' * (len(grown) > 3)} than when "
-                "this restore began, and that is not restored: it would have to lie between records that are there; "
-                "restore it to another topic, or begin anew with the topic deleted"
-            )
-    return notes
-
-
-def _as_they_were(
-    topics: Sequence[TopicEntry],
-    targets: Mapping[str, str],
-    chosen: Mapping[str, Collection[int]],
-    options: RestoreOptions,
-    window: TimeWindow,
-    bounds: Mapping[str, Mapping[TopicPartition, int]],
-) -> list[PartitionPlan]:
-    """Each partition goes to one, by its number or the mapping."""
-    placed = place_partitions(
-        topics, targets, options.partition_mapping, chosen=chosen, merge=options.merge
-    )
-    found: dict[TopicPartition, PartitionPlan] = {}
-    ends: dict[TopicPartition, int] = {}
-    for topic in sorted(topics, key=lambda one: one.name):
-        for partition in sorted(topic.partitions, key=lambda one: one.partition):
-            source = TopicPartition(topic.name, partition.partition)
-            if source not in placed:
-                continue
-            target = placed[source]
-            end = _end_of(partition, bounds.get(target.topic, {}).get(source))
-            segments = tuple(ref for ref in partition.segments if window.touches(ref) and ref.next_offset <= end)
-            first = found.get(target)
-            if first is None:
-                found[target] = PartitionPlan(source=source, target=target, segments=segments)
-                ends[target] = end
-            else:
-                found[target] = replace(
-                    first,
-                    segments=(*first.segments, *segments),
-                    sources=(*(first.sources or (first.source,)), source),
-                    source_ends=(*(first.source_ends or (ends[target],)), end),
-                )
-    return list(found.values())
-
-
-def _end_of(partition: PartitionEntry, bound: int | None) -> int:
-    """One past the last offset of a source partition that belongs to a restore."""
-    return max((ref.next_offset for ref in partition.segments[-1:]), default=0) if bound is None else bound
-
-
-def _spread_over(
-    topics: Sequence[TopicEntry],
-    targets: Mapping[str, str],
-    wanted: Mapping[str, int],
-    options: RestoreOptions,
-    existing: Mapping[str, TopicSpec],
-) -> dict[str, int]:
-    """Over how many partitions each target topic's records are spread.
-
-    Raises:
-        UsageError: that can't be told, or several topics meet.
-    """
-    moved = sorted(set(options.partition_mapping) & {topic.name for topic in topics})
-    if moved:
-        raise UsageError(
-            f"the partition mapping of {moved[0]} says where its partitions go, and so does the partitioner "
-            f"{options.partitioner}",
-            hint="give one of them",
-        )
-    found: dict[str, int] = {}
-    said: dict[str, str] = {}
-    for topic in topics:
-        name = targets[topic.name]
-        if name in said and not options.merge:
-            raise UsageError(
-                f"{said[name]} and {topic.name} would both be restored to {name}",
-                hint="map one of them elsewhere, as records of two topics in one have no order; or say with --merge that one "
-                "is to come behind the other",
-            )
-        there = existing[name].partition_count if name in existing else topic.partition_count
-        count = wanted.get(topic.name, there)
-        if name in said and topic.name in wanted and said[name] in wanted and wanted[topic.name] != wanted[said[name]]:
-            raise UsageError(
-                f"{said[name]} and {topic.name} go to {name}, and have different numbers of target partitions: "
-                f"{wanted[said[name]]} and {wanted[topic.name]}"
-            )
-        found[name] = max(found.get(name, 0), count)
-        said.setdefault(name, topic.name)
-    return found
-
-
-def _repartitioned(
-    topics: Sequence[TopicEntry],
-    targets: Mapping[str, str],
-    chosen: Mapping[str, Collection[int]],
-    counts: Mapping[str, int],
-    options: RestoreOptions,
-    window: TimeWindow,
-    bounds: Mapping[str, Mapping[TopicPartition, int]],
-) -> list[PartitionPlan]:
-    """Each target partition gets what the partitioner gives to it, of all partitions of its sources in their order."""
-    by_target: dict[str, list[TopicEntry]] = {}
-    for topic in sorted(topics, key=lambda one: one.name):
-        by_target.setdefault(targets[topic.name], []).append(topic)
-    found: list[PartitionPlan] = []
-    for name, some in by_target.items():
-        positions: dict[str, int] = {}
-        segments: list[SegmentRef] = []
-        sources: list[TopicPartition] = []
-        ends: list[int] = []
-        for topic in some:
-            for partition in sorted(topic.partitions, key=lambda one: one.partition):
-                if partition.partition not in chosen[topic.name]:
-                    continue
-                source = TopicPartition(topic.name, partition.partition)
-                # of a partition that is new since, nothing belongs to it
-                end = _end_of(partition, bounds[name].get(source, 0) if bounds.get(name) else None)
-                sources.append(source)
-                ends.append(end)
-                # not all partitions begin with the same one: many short ones would all go there
-                at = partition.partition
-                for ref in partition.segments:
-                    if window.touches(ref) and ref.next_offset <= end:
-                        positions[ref.key] = at
-                        segments.append(ref)
-                    at += ref.record_count
-        routing = Routing(
-            partitioner=partitioner_of(options.partitioner), partition_count=counts[name], positions=positions
-        )
-        shared, order, source_ends = tuple(segments), tuple(sources), tuple(ends)
-        found.extend(
-            PartitionPlan(
-                source=LaneName(some[0].name, number),
-                target=TopicPartition(name, number),
-                segments=shared,
-                sources=order,
-                source_ends=source_ends,
-                routing=routing,
-            )
-            for number in range(counts[name])
-        )
-    return found
 
 
 def _partition_count(

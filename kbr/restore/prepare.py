@@ -24,10 +24,11 @@ from kbr.restore.existing import TopicChange, changed_facts, changes_of, check_e
 from kbr.restore.journal import RestoreJournal
 from kbr.restore.names import target_names
 from kbr.restore.options import RestoreOptions
-from kbr.restore.plan import RestorePlan, TopicPlan, grown_since, plan_restore
+from kbr.restore.plan import RestorePlan, TopicPlan, plan_restore
 from kbr.restore.preflight import TargetFacts, check_places, check_restore, effective_configs
 from kbr.restore.presence import check_presence
 from kbr.restore.settling import Settler
+from kbr.restore.spreading import grown_since
 from kbr.restore.standing import known_topics, stand
 from kbr.restore.waiting import StopFlag
 from kbr.restore.zero_timestamps import refuse_zero_timestamps

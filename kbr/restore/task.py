@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,11 +19,11 @@ from typing import Protocol
 from kbr.errors import ClusterUnavailable, CorruptSegment, KbrError, TargetChanged
 from kbr.kafka.cluster import Cluster
 from kbr.kafka.settings import ClientSettings
-from kbr.kafka.sink import BlockSink, RecordRoute, RecordWindow, SinkOptions
-from kbr.model import SegmentRef, TopicPartition
+from kbr.kafka.sink import BlockSink, SinkOptions
+from kbr.model import TopicPartition
 from kbr.repository.segment_reader import SegmentReader
-from kbr.restore.feeds import Feed, feeds_of
-from kbr.restore.plan import PartitionPlan, RestoreTask
+from kbr.restore.feeds import Feed, FeedRead, HeldBlock, ReadyBlock, feeds_of, window_of
+from kbr.restore.plan import RestoreTask
 from kbr.runtime.lease import Lease, shared_lease
 from kbr.runtime.pacing import CHECK_S, Pacer, shared_pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
@@ -68,35 +68,6 @@ class PartitionRestored:
     #: Every record of the plan is acknowledged.
     complete: bool
     changed_timestamps: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A decompressed block, for some of the task's partitions."""
-
-    wanted: Sequence[int]
-    data: bytes
-    place: str
-    position: int
-    reference: SegmentRef
-    #: Of its first record, for a partitioner.
-    record_position: int
-    held: _Held
-
-
-@dataclass(slots=True)
-class _Held:
-    """A block that keeps its memory until all tickets of it are reported."""
-
-    size_bytes: int
-    ticket_count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _FeedRead:
-    """The last block of some partitions has been read."""
-
-    indexes: Sequence[int]
 
 
 @lru_cache(maxsize=4)
@@ -182,7 +153,7 @@ class _Readers:
         self._stopping = False
         self._next = 0
         self._errors: list[BaseException] = []
-        self.ready: Queue[_Ready | _FeedRead] = Queue()
+        self.ready: Queue[ReadyBlock | FeedRead] = Queue()
         # each holds a block beside that budget, and a block is as large as its largest record
         self._feeds = feeds_of(task.partitions)
         count = max(1, min(MAX_READERS, len(self._feeds), ahead_bytes // max(1, largest_bytes)))
@@ -221,11 +192,11 @@ class _Readers:
                 for block in self._blocks(feed):
                     if not self._give(block):
                         return
-                self.ready.put(_FeedRead(feed.indexes))
+                self.ready.put(FeedRead(feed.indexes))
         except BaseException as error:
             self._errors.append(error)
 
-    def _give(self, block: _Ready) -> bool:
+    def _give(self, block: ReadyBlock) -> bool:
         size = len(block.data)
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._ahead == 0 or self._ahead + size <= self._ahead_bytes)
@@ -235,7 +206,7 @@ class _Readers:
         self.ready.put(block)
         return True
 
-    def _blocks(self, feed: Feed) -> Iterator[_Ready]:
+    def _blocks(self, feed: Feed) -> Iterator[ReadyBlock]:
         window = self._task.window
         partitions = self._task.partitions
         for reference, indexes in feed.segments():
@@ -255,14 +226,14 @@ class _Readers:
                     positions.append(position)
                 position += entry.record_count
             for (entry, data), record_position in zip(reader.read_blocks(wanted), positions, strict=True):
-                yield _Ready(
+                yield ReadyBlock(
                     indexes if len(indexes) == 1 else [one for one in indexes if entry.last_offset >= begins[one]],
                     data,
                     reference.key,
                     entry.position,
                     reference,
                     record_position,
-                    _Held(len(data)),
+                    HeldBlock(len(data)),
                 )
 
 
@@ -278,7 +249,7 @@ class _RestoreWorker:
         self._pacer = pacer
         self._lease = lease
         #: The block that is being sent, and its ticket once it has one.
-        self._sending: _Ready | None = None
+        self._sending: ReadyBlock | None = None
         #: Which of its partitions are done.
         self._served = 0
         self._ticket: int | None = None
@@ -295,7 +266,7 @@ class _RestoreWorker:
         self._unreported: dict[str, list[int]] = {}
         self._pending = [0] * count
         self._read = [False] * count
-        self._tickets: dict[int, tuple[int, _Held]] = {}
+        self._tickets: dict[int, tuple[int, HeldBlock]] = {}
         self._queued_bytes = 0
         self._progress_at = clock.monotonic()
         self._acknowledged = -1
@@ -381,7 +352,7 @@ class _RestoreWorker:
             full = self._queued_bytes > self._task.memory_bytes // 2
             if self._sending is None and open_partitions and not stopping and not full:
                 item = self._next(readers)
-                if isinstance(item, _FeedRead):
+                if isinstance(item, FeedRead):
                     open_partitions -= len(item.indexes)
                     for index in item.indexes:
                         self._read[index] = True
@@ -398,7 +369,7 @@ class _RestoreWorker:
                 self._waited_s[why] += self._clock.monotonic() - begun
             self._progress()
 
-    def _next(self, readers: _Readers) -> _Ready | _FeedRead | None:
+    def _next(self, readers: _Readers) -> ReadyBlock | FeedRead | None:
         with suppress(Empty):
             return readers.ready.get_nowait()
         begun = self._clock.monotonic()
@@ -409,7 +380,7 @@ class _RestoreWorker:
         finally:
             self._waited_s["storage"] += self._clock.monotonic() - begun
 
-    def _send(self, item: _Ready, readers: _Readers, sink: BlockSink) -> float:
+    def _send(self, item: ReadyBlock, readers: _Readers, sink: BlockSink) -> float:
         """Send the block, or as much of it as the rate limit lets pass; how long to wait before more may, seconds.
 
         Raises:
@@ -425,7 +396,7 @@ class _RestoreWorker:
         begins = self._ticket is None
         try:
             if self._ticket is None:
-                sent = sink.send(partition.target, item.data, self._window(partition, item), **bounds)
+                sent = sink.send(partition.target, item.data, window_of(partition, item, self._task.window), **bounds)
             else:
                 sent = sink.send_more(self._ticket, **bounds)
         except CodecError as error:
@@ -451,23 +422,7 @@ class _RestoreWorker:
                 readers.taken(len(item.data))
         return 0.0
 
-    def _window(self, partition: PartitionPlan, item: _Ready) -> RecordWindow:
-        """Which of a block's records go to a partition."""
-        window, routing = self._task.window, partition.routing
-        return RecordWindow(
-            offset_from=partition.begins_at(item.reference),
-            timestamp_from=window.start_ms,
-            timestamp_to=window.end_ms,
-            route=RecordRoute()
-            if routing is None
-            else RecordRoute(
-                partitioner=routing.partitioner,
-                partition_count=routing.partition_count,
-                position=item.record_position,
-            ),
-        )
-
-    def _release(self, held: _Held) -> None:
+    def _release(self, held: HeldBlock) -> None:
         held.ticket_count -= 1
         if not held.ticket_count:
             self._queued_bytes -= held.size_bytes

@@ -14,8 +14,9 @@ from kbr.restore.existing import changed_facts, changes_of, check_existing
 from kbr.restore.identity import restore_id_of
 from kbr.restore.names import target_names
 from kbr.restore.options import RestoreOptions
-from kbr.restore.plan import RestorePlan, group_partitions, grown_since, plan_restore
+from kbr.restore.plan import RestorePlan, group_partitions, plan_restore
 from kbr.restore.preflight import TargetFacts, check_places
+from kbr.restore.spreading import grown_since
 from tests.support.backups import (
     RecordingStore,
     block_of,
