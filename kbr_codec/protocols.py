@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-__all__ = ["BlockCodec", "BlockStats", "Record"]
+__all__ = ["BlockCodec", "BlockStats", "Partitioner", "Record", "Router"]
 
 
 class Record(NamedTuple):
@@ -78,4 +80,71 @@ class BlockCodec(Protocol):
         Raises:
             Truncated: the data ends too early.
             Corrupt: the data is no block of this version.
+        """
+
+
+class Partitioner(IntEnum):
+    """How the partition of a record is chosen.
+
+    The keys' hashes are those of Kafka's clients. A record without a key goes round by its position, as all records do
+    with ROUND_ROBIN: position modulo the number of partitions.
+    """
+
+    #: It stays what it was; no function here takes it.
+    ORIGINAL = 0
+    #: The Java client's: murmur2 of the key, without its sign, modulo the number of partitions.
+    MURMUR2 = 1
+    #: librdkafka's ``consistent``: CRC-32 of the key, modulo the number of partitions.
+    CONSISTENT = 2
+    ROUND_ROBIN = 3
+
+
+class Router(Protocol):
+    """Where records go by a partitioner other than ORIGINAL.
+
+    Args (all functions):
+        partitioner: one of Partitioner's numbers.
+        count: partitions of the target topic, at least 1.
+        position: of the record, or of the block's first one, at least 0; the records of a block follow each other.
+
+    Raises (all functions):
+        ValueError: one of these is out of its range.
+        Truncated, Corrupt: as decode_block() does, of a block.
+    """
+
+    def partition_of(self, key: bytes | None, *, partitioner: int, count: int, position: int) -> int:
+        """The partition of one record."""
+
+    def route_ranges(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        partitioner: int,
+        count: int,
+        position: int,
+        timestamp_from: int,
+        timestamp_to: int,
+    ) -> tuple[bytes, bytes, bytes]:
+        """The offsets of the records whose timestamps lie in a window (ms, both ends included), as ranges.
+
+        Returns:
+            The first offset of each range, how many offsets follow each other from there, and the partition of all of
+            them: signed integers of 64, 64 and 32 bits in this machine's byte order.
+        """
+
+    def count_routes(
+        self,
+        data: bytes | bytearray | memoryview,
+        counts: array[int],
+        *,
+        partitioner: int,
+        count: int,
+        position: int,
+        timestamp_from: int,
+        timestamp_to: int,
+    ) -> int:
+        """Add the records of a window to their partitions' counts (as many signed 64-bit integers).
+
+        Returns:
+            How many records the block has, with those outside the window.
         """

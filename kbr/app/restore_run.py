@@ -169,7 +169,12 @@ def _move_groups(
 def _records_by_topic(plan: RestorePlan) -> dict[str, int]:
     """Records per topic in the segments of the plan: an upper bound when a window cuts them."""
     totals: dict[str, int] = {}
+    shared: set[int] = set()
     for partition in plan.partitions:
+        if partition.routing is not None:
+            if id(partition.segments) in shared:
+                continue
+            shared.add(id(partition.segments))
         count = sum(ref.record_count for ref in partition.segments)
         totals[partition.source.topic] = totals.get(partition.source.topic, 0) + count
     return totals

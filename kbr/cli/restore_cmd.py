@@ -25,6 +25,7 @@ from kbr.cli.options import (
     verb,
     window_start,
 )
+from kbr.cli.placement_options import read_choices, read_configs, read_counts
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
 from kbr.cli.units import bytes_text, count_text, duration_text, mean_rate_text
@@ -51,8 +52,14 @@ _OFFSETS = re.compile(r"[0-9]+|[0-9]+-[0-9]*|-[0-9]+")
     help="Records of these offsets only of partition 0 of TOPIC, both included; FROM- or -TO; repeatable.",
 )
 @click.option(
-    "--topic-map", "topic_map", multiple=True, metavar="SRC=DST", help="Restore topic SRC as DST; repeatable."
+    "--topic-map",
+    "topic_map",
+    multiple=True,
+    metavar="SRC=DST",
+    help="Restore topic SRC as DST; repeatable. 'a-*=b-*' is for all that fit.",
 )
+@click.option("--topic-prefix", metavar="TEXT", help="Put this before the names of topics that are not mapped.")
+@click.option("--topic-suffix", metavar="TEXT", help="Put this behind the names of topics that are not mapped.")
 @click.option(
     "--partition-map",
     "partition_map",
@@ -60,6 +67,39 @@ _OFFSETS = re.compile(r"[0-9]+|[0-9]+-[0-9]*|-[0-9]+")
     metavar="TOPIC:0=3",
     help="Restore partition 0 of TOPIC to partition 3; repeatable.",
 )
+@click.option(
+    "--source-partitions",
+    "source_partitions",
+    multiple=True,
+    metavar="TOPIC:0,2-5",
+    help="Of TOPIC (name or glob) restore these partitions only; repeatable.",
+)
+@click.option(
+    "--partitioner",
+    type=click.Choice(["original", "murmur2", "consistent", "round-robin"]),
+    help="How a record's partition is chosen: as it was, by key as Java or librdkafka do, or in turn.",
+)
+@click.option(
+    "--target-partitions",
+    "target_partitions",
+    multiple=True,
+    metavar="N|TOPIC=N",
+    help="Partitions of the target topics, or of TOPIC (name or glob) of the backup; repeatable.",
+)
+@click.option("--merge", is_flag=True, default=None, help="Let several sources go to one target partition, in turn.")
+@click.option(
+    "--existing-topics",
+    type=click.Choice(["keep", "check", "apply", "fail"]),
+    help="Target topics that exist: keep, check and refuse, change, or refuse.",
+)
+@click.option(
+    "--topic-config",
+    "topic_configs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Config of topics that are created, over the backup's; repeatable.",
+)
+@click.option("--replication-factor", type=int, metavar="N", help="Replication factor of topics that are created.")
 @group_options(
     "When all records are there, put the backup's consumer groups where they had read to.",
     "The same for this group, by name or glob; repeatable.",
@@ -106,6 +146,15 @@ def command(
     offset_windows: tuple[str, ...],
     topic_map: tuple[str, ...],
     partition_map: tuple[str, ...],
+    topic_prefix: str | None,
+    topic_suffix: str | None,
+    source_partitions: tuple[str, ...],
+    partitioner: str | None,
+    target_partitions: tuple[str, ...],
+    merge: bool | None,
+    existing_topics: str | None,
+    topic_configs: tuple[str, ...],
+    replication_factor: int | None,
     append: bool | None,
     allow_incomplete: bool | None,
     all_groups: bool,
@@ -145,6 +194,15 @@ def command(
             "restore.offset_windows": _by_partition(offset_windows, "--offsets", "TOPIC:0=FROM-TO", _OFFSETS),
             "restore.topic_mapping": read_mapping(topic_map, "--topic-map", "SRC=DST"),
             "restore.partition_mapping": _by_partition(partition_map, "--partition-map", "TOPIC:0=3", _NUMBER),
+            "restore.topic_prefix": topic_prefix,
+            "restore.topic_suffix": topic_suffix,
+            "restore.source_partitions": read_choices(source_partitions),
+            "restore.partitioner": partitioner,
+            "restore.target_partitions": read_counts(target_partitions),
+            "restore.merge": merge,
+            "restore.existing_topics": existing_topics,
+            "restore.topic_configs": read_configs(topic_configs),
+            "restore.replication_factor": replication_factor,
             "restore.append": append,
             "restore.allow_incomplete": allow_incomplete,
             "restore.consumer_groups": groups_of(all_groups, groups),

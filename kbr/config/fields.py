@@ -26,10 +26,13 @@ __all__ = [
     "Groups",
     "IncludeGlobs",
     "Instant",
+    "NamePiece",
     "Number",
     "OffsetWindows",
     "OptionalNumber",
     "OptionalSwitch",
+    "PartitionChoice",
+    "PartitionCounts",
     "PartitionMapping",
     "Prefix",
     "Properties",
@@ -314,7 +317,18 @@ TopicConfigs = Annotated[
 ]
 TopicMapping = Annotated[
     Mapping[str, str],
-    BeforeValidator(_pairs(names.check_topic, names.check_topic, "source topic: target topic")),
+    BeforeValidator(_pairs(names.check_topic_pattern, names.check_topic_pattern, "source topic: target topic")),
+    AfterValidator(_freeze),
+]
+NamePiece = Annotated[str, BeforeValidator(names.check_name_piece)]
+PartitionChoice = Annotated[
+    Mapping[str, tuple[int, ...]],
+    BeforeValidator(_pairs(names.check_glob, values.parse_numbers, "topic: partitions, such as 0,2-5")),
+    AfterValidator(_freeze),
+]
+PartitionCounts = Annotated[
+    Mapping[str, int],
+    BeforeValidator(_pairs(names.check_glob, values.parse_count, "topic: number of partitions")),
     AfterValidator(_freeze),
 ]
 Groups = Annotated[tuple[str, ...], BeforeValidator(_groups)]

@@ -30,6 +30,8 @@ __all__ = [
 Mode = Literal["backup", "restore"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+Partitioner = Literal["original", "murmur2", "consistent", "round-robin"]
+ExistingTopics = Literal["keep", "check", "apply", "fail"]
 WireCompression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 IsolationLevel = Literal["read_committed", "read_uncommitted"]
 OnMissingTopic = Literal["fail", "continue"]
@@ -438,9 +440,17 @@ class RestoreConfig(Section):
     )
     topic_mapping: fields.TopicMapping = key(
         {},
-        "Topics that get another name: name in the backup to name in the target.",
+        "Topics that get another name: name in the backup to name in the target. With `*` it is for all topics that fit, "
+        "and each `*` on the right stands for what the `*` at the same place on the left has taken. A topic's own name comes "
+        "first, then the first pattern that fits.",
         kind="mapping of topics",
-        example="{orders: orders-restored}",
+        example='{orders: orders-restored, "eu-*": "restored-*"}',
+    )
+    topic_prefix: fields.NamePiece = key(
+        "", "Put before the names of topics that `topic_mapping` does not name.", kind="text", example="restored-"
+    )
+    topic_suffix: fields.NamePiece = key(
+        "", "Put behind the names of topics that `topic_mapping` does not name.", kind="text", example=".restored"
     )
     partition_mapping: fields.PartitionMapping = key(
         {},
@@ -448,6 +458,33 @@ class RestoreConfig(Section):
         "in the target}.",
         kind="mapping of partitions",
         example="{orders: {0: 3}}",
+    )
+    source_partitions: fields.PartitionChoice = key(
+        {},
+        "Partitions to restore, by topic (its name in the backup, or a glob); of other topics all are restored. The others "
+        "of a topic stay empty.",
+        kind="mapping of topics to partitions",
+        example='{orders: "0,2-5"}',
+    )
+    partitioner: Annotated[Partitioner, choice(*get_args(Partitioner))] = key(
+        "original",
+        "How a record's partition is chosen: `original` (it keeps its partition's number, or the one of "
+        "`partition_mapping`), `murmur2` (by its key, as the Java client and librdkafka's `murmur2_random` do), "
+        "`consistent` (by its key, as librdkafka's default does) or `round-robin`. Records without a key go round.",
+        kind="word",
+    )
+    target_partitions: fields.PartitionCounts = key(
+        {},
+        "How many partitions a topic gets, or has: topic (its name in the backup, or a glob) to their number.",
+        kind="mapping of topics to numbers",
+        shown_default="those of the existing topic, else as many as there were",
+        example="{orders: 12}",
+    )
+    merge: fields.Switch = key(
+        False,
+        "Let several source partitions, or topics, go to one target partition, one behind the other; otherwise that is "
+        "refused.",
+        kind="true or false",
     )
     include_original_offset_header: fields.Switch = key(
         False, "Add a header with the source's offset to each record.", kind="true or false"
@@ -491,6 +528,12 @@ class RestoreConfig(Section):
         kind="true or false",
     )
     create_topics: fields.Switch = key(True, "Create target topics that don't exist.", kind="true or false")
+    existing_topics: Annotated[ExistingTopics, choice(*get_args(ExistingTopics))] = key(
+        "keep",
+        "What about target topics that exist: `keep` them as they are, `check` their partitions, replication factor and "
+        "configs and refuse what differs, `apply` configs and add partitions (never fewer), or `fail`.",
+        kind="word",
+    )
     replication_factor: fields.OptionalNumber = key(
         None,
         "Replication factor of topics that are created.",

@@ -17,10 +17,12 @@ __all__ = [
     "check_endpoint",
     "check_glob",
     "check_group",
+    "check_name_piece",
     "check_path",
     "check_prefix",
     "check_property_name",
     "check_topic",
+    "check_topic_pattern",
     "check_url",
     "is_secret_property",
     "split_s3_url",
@@ -57,6 +59,24 @@ def check_glob(value: object) -> str:
             "and the wildcards * ? [abc] [!abc]"
         )
     return pattern
+
+
+def check_topic_pattern(value: object) -> str:
+    """A topic's name, or a pattern with ``*``."""
+    pattern = parse_text(value)
+    if "*" not in pattern:
+        return check_topic(pattern)
+    if not _TOPIC.fullmatch(pattern.replace("*", "x")):
+        raise ValueError(f"{shown(pattern)} is no topic name or pattern: letters, digits, '.', '_', '-', and *")
+    return pattern
+
+
+def check_name_piece(value: object) -> str:
+    """The beginning or the end of a topic's name; empty for none."""
+    piece = parse_text(value)
+    if piece and not _TOPIC.fullmatch(piece):
+        raise ValueError(f"{shown(piece)} can't be in a topic's name: letters, digits, '.', '_' and '-'")
+    return piece
 
 
 def check_group(value: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 
-__all__ = ["not_this", "parse_bool", "parse_duration", "parse_instant", "parse_int", "parse_list", "parse_offsets", "parse_rate", "parse_record_rate", "parse_size", "parse_text", "shown"]
+__all__ = ["not_this", "parse_bool", "parse_count", "parse_duration", "parse_instant", "parse_int", "parse_list", "parse_numbers", "parse_offsets", "parse_rate", "parse_record_rate", "parse_size", "parse_text", "shown"]
 
 _INTEGER = re.compile(r"[+-]?[0-9](?:_?[0-9]){0,18}")
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
@@ -44,6 +44,8 @@ _OFFSETS = re.compile(r"([0-9]{1,18})|([0-9]{0,18})-([0-9]{0,18})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: 9999-12-31T23:59:59.999Z, the last instant that ISO-8601 and datetime can say.
 MAX_INSTANT_MS = 253_402_300_799_999
+#: Most partitions of a topic that a config can speak of: more than any cluster has.
+MAX_PARTITIONS = 1_000_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -69,6 +71,30 @@ def parse_int(value: object) -> int:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
     raise ValueError(f"must be a whole number{not_this(value)}")
+
+
+def parse_count(value: object) -> int:
+    """A number of partitions."""
+    number = parse_int(value)
+    if not 1 <= number <= MAX_PARTITIONS:
+        raise ValueError(f"must be from 1 to {MAX_PARTITIONS}{not_this(value)}")
+    return number
+
+
+def parse_numbers(value: object) -> tuple[int, ...]:
+    """Partition numbers: a list, or a text such as 0,2-5; each once, in order."""
+    items = [value] if isinstance(value, int) else parse_list(value)
+    found: set[int] = set()
+    for item in items:
+        first, dash, last = item.partition("-") if isinstance(item, str) else (item, "", "")
+        low = parse_int(first.strip() if isinstance(first, str) else first)
+        high = parse_int(last.strip()) if dash else low
+        if not 0 <= low <= high < MAX_PARTITIONS:
+            raise ValueError(f"must be partitions such as 0,2-5, each below {MAX_PARTITIONS}{not_this(value)}")
+        found.update(range(low, high + 1))
+    if not found:
+        raise ValueError("names no partition")
+    return tuple(sorted(found))
 
 
 def parse_bool(value: object) -> bool:

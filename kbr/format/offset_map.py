@@ -138,6 +138,7 @@ class OffsetMapWriter:
         self._counts = array("q")
         self._entries: list[GroupEntry] = []
         self._last_end = (TopicPartition("", 0), 0)
+        self._targets_of: dict[str, dict[int, TopicPartition]] = {}
         #: Ranges and records written so far.
         self.range_count = 0
         self.record_count = 0
@@ -195,6 +196,50 @@ class OffsetMapWriter:
             while len(self._starts) > self._rows_per_group:
                 self._flush(self._rows_per_group)
         return end
+
+    def add_spread(
+        self, source: TopicPartition, topic: str, ends: dict[int, int], starts: bytes, counts: bytes, partitions: bytes
+    ) -> None:
+        """The next ranges of a source partition whose records are spread over a topic's partitions.
+
+        Args:
+            source: not before that of the last call.
+            ends: by partition of ``topic``, where its next record is; moved on. Ranges of others are left out.
+            starts, counts, partitions: as kbr_codec.route_ranges gives them.
+
+        Raises:
+            ValueError: they don't lie behind those before.
+        """
+        all_starts, all_counts = memoryview(starts).cast("q"), memoryview(counts).cast("q")
+        places = memoryview(partitions).cast("i")
+        if not all_starts:
+            return
+        if (source, all_starts[0]) < self._last_end:
+            raise ValueError(f"{source}: ranges from offset {all_starts[0]} on don't lie behind those before")
+        self._last_end = (source, all_starts[-1] + all_counts[-1])
+        targets = self._targets_of.setdefault(topic, {})
+        for start, count, place in zip(all_starts, all_counts, places, strict=True):
+            at = ends.get(place)
+            if at is None:
+                continue
+            target = targets.get(place)
+            if target is None:
+                target = targets[place] = TopicPartition(topic, place)
+            if self._continues(source, target, start, at):
+                self._counts[-1] += count
+            else:
+                if self._runs and self._runs[-1][0] == source and self._runs[-1][1] is target:
+                    self._runs[-1] = (source, target, self._runs[-1][2] + 1)
+                else:
+                    self._runs.append((source, target, 1))
+                self._starts.append(start)
+                self._targets.append(at)
+                self._counts.append(count)
+            ends[place] = at + count
+            self.record_count += count
+            # the last one may go on
+            if len(self._starts) > self._rows_per_group:
+                self._flush(self._rows_per_group)
 
     def _continues(self, source: TopicPartition, target: TopicPartition, start: int, target_start: int) -> bool:
         if not self._runs or self._runs[-1][:2] != (source, target):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 from kbr.format.names import is_topic_name, partition_folder
-from kbr.model import Compression
+from kbr.model import Compression, TopicPartition
 
-__all__ = ["GROUPS_NAME", "MADE_BY", "is_segment_name", "segment_compression", "segment_key_below"]
+__all__ = ["GROUPS_NAME", "MADE_BY", "is_segment_name", "segment_compression", "segment_key_below", "segment_partition"]
 
 #: How messages call the tool.
 MADE_BY = "OSO kafka-backup"
@@ -20,7 +20,7 @@ GROUPS_NAME = "consumer-groups-snapshot.json"
 #: By the first record's offset, 20 digits; before its version 0.12 by a running number.
 _FILE = re.compile(r"segment-(?P<digits>[0-9]{6,20})\.bin(?P<extension>\.zst|\.lz4|)")
 _OFFSET_DIGITS = 20
-_FOLDER = re.compile(r"topics/(?P<topic>[^/]{1,249})/partition=(?:0|[1-9][0-9]{0,9})/")
+_FOLDER = re.compile(r"topics/(?P<topic>[^/]{1,249})/partition=(?P<partition>0|[1-9][0-9]{0,9})/")
 _COMPRESSIONS = {".zst": Compression.ZSTD, ".lz4": Compression.LZ4, "": Compression.NONE}
 
 
@@ -51,6 +51,13 @@ def segment_compression(name: str) -> Compression | None:
 
 def is_segment_name(name: str) -> bool:
     """Whether it is a segment's key below a backup's folder."""
+    return segment_partition(name) is not None
+
+
+def segment_partition(name: str) -> TopicPartition | None:
+    """The partition that a segment is of, by its key below a backup's folder; None for what is no segment's."""
     folder, _, _ = name.rpartition("/")
     match = _FOLDER.fullmatch(f"{folder}/")
-    return match is not None and is_topic_name(match["topic"]) and segment_compression(name) is not None
+    if match is None or not is_topic_name(match["topic"]) or segment_compression(name) is None:
+        return None
+    return TopicPartition(match["topic"], int(match["partition"]))

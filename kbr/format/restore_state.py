@@ -7,7 +7,7 @@ name is checked, and what is wrong gives one error that says where and what to d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from kbr.errors import RestoreStateUnreadable, UnsupportedFormat
 from kbr.format.names import INT64_MAX, is_backup_id, is_topic_name
 from kbr.format.sealed import BadValue, count_at, fail, is_sealed, seal, value_at
+from kbr.model import TopicPartition
 from kbr.wire import load_json
 
 __all__ = [
@@ -55,6 +56,8 @@ class RestoredTopic:
         made: this restore made it, or is about to.
         configs_afterwards: to be set when all records are there; None puts a config back to its default.
         bases: by target partition, its end before the first record of this restore; None where nothing is written to.
+        source_ends: where several source partitions share target partitions, one past the last offset of each that belongs
+            to the restore: what comes into the backup later would have to lie between records that are there.
     """
 
     name: str
@@ -62,6 +65,7 @@ class RestoredTopic:
     made: bool
     configs_afterwards: Mapping[str, str | None]
     bases: tuple[int | None, ...]
+    source_ends: Mapping[TopicPartition, int] = field(default_factory=dict)
 
     def base(self, partition: int) -> int | None:
         """A partition's base, None where there is none."""
@@ -108,6 +112,11 @@ def dump_restore_state(state: RestoreState) -> bytes:
                     "made": topic.made,
                     "configs_afterwards": dict(topic.configs_afterwards),
                     "bases": [_NO_BASE if base is None else base for base in topic.bases],
+                    **(
+                        {"source_ends": [[*source, end] for source, end in topic.source_ends.items()]}
+                        if topic.source_ends
+                        else {}
+                    ),
                 }
                 for topic in state.topics
             ],
@@ -195,10 +204,24 @@ def _topic(node: Any, path: str) -> RestoredTopic:
     bases = value_at(node, path, "bases", list)
     if not all(type(base) is int and _NO_BASE <= base <= INT64_MAX for base in bases):
         fail(f"{path}bases", "holds something else than offsets and -1")
+    ends = value_at(node, path, "source_ends", list) if "source_ends" in node else []
+    if not all(_is_end(end) for end in ends):
+        fail(f"{path}source_ends", "holds something else than topics, partitions and offsets")
     return RestoredTopic(
         name=name,
         topic_id=value_at(node, path, "topic_id", str),
         made=value_at(node, path, "made", bool),
         configs_afterwards=configs,
         bases=tuple(None if base == _NO_BASE else base for base in bases),
+        source_ends={TopicPartition(topic, number): end for topic, number, end in ends},
+    )
+
+
+def _is_end(node: Any) -> bool:
+    return (
+        type(node) is list
+        and len(node) == 3
+        and type(node[0]) is str
+        and is_topic_name(node[0])
+        and all(type(number) is int and 0 <= number <= INT64_MAX for number in node[1:])
     )

@@ -19,6 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its __init_
     ConfigResource,
     ConfigSource,
     ListOffsetsResultInfo,
+    NewPartitions,
     OffsetSpec,
     ResourceType,
 )
@@ -480,6 +481,41 @@ class Cluster:
                 session.result(future, doing, right=f"AlterConfigs on topic {name}")
 
         session.steadily(ask)
+
+    def add_partitions(self, name: str, partition_count: int) -> None:
+        """Give a topic partitions until it has so many, and wait until all have leaders.
+
+        Raises:
+            ClusterUnavailable: not within the deadline.
+        """
+        session = self._session
+        doing = f"adding partitions to topic {name}"
+
+        def ask() -> None:
+            futures = session.call(
+                partial(
+                    session.client.create_partitions,
+                    [NewPartitions(name, partition_count)],
+                    request_timeout=session.request_timeout_s,
+                ),
+                doing,
+            )
+            for future in futures.values():
+                session.result(future, doing, right=f"Alter on topic {name}")
+
+        session.steadily(ask)
+        deadline = Deadline(self._deadline_s, clock=self._clock)
+        for delay in Backoff(base_s=0.05, cap_s=1.0).delays():
+            topic = session.metadata(deadline).topics.get(name)
+            if topic is not None and len(topic.partitions) >= partition_count:
+                break
+            if deadline.passed:
+                raise ClusterUnavailable(
+                    f"topic {name} has not got its {partition_count} partitions after {self._deadline_s:.0f} s",
+                    hint="check the cluster's brokers, then run the same command again",
+                )
+            self._clock.sleep(min(delay, deadline.remaining_s()))
+        self.wait_for_leaders([name])
 
     def wait_for_leaders(self, names: Sequence[str]) -> None:
         """Wait until every partition of these topics has a leader.

@@ -26,7 +26,7 @@ from kbr_codec.rdkafka import (
     SinkFailure,
 )
 
-__all__ = ["BlockSink", "RecordWindow", "SinkOptions"]
+__all__ = ["BlockSink", "RecordRoute", "RecordWindow", "SinkOptions"]
 
 _OFFSET_MAX = 2**63 - 1
 _TIMESTAMP_MIN = -(2**63)
@@ -54,13 +54,29 @@ class SinkOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordRoute:
+    """Only the records that a partitioner gives to the target's partition; by default all.
+
+    Attributes:
+        partitioner: of kbr_codec.Partitioner.
+        partition_count: of the target topic.
+        position: of the block's first record.
+    """
+
+    partitioner: int = 0
+    partition_count: int = 0
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordWindow:
-    """Which records of a block to send: source offsets (end not included), timestamps in ms (both included)."""
+    """Which records of a block to send: source offsets (end not included), timestamps in ms (both included), a route."""
 
     offset_from: int = 0
     offset_to_exclusive: int = _OFFSET_MAX
     timestamp_from: int = _TIMESTAMP_MIN
     timestamp_to: int = _OFFSET_MAX
+    route: RecordRoute = RecordRoute()
 
 
 class BlockSink:
@@ -145,6 +161,9 @@ class BlockSink:
             original_offset_header=self._options.original_offset_header,
             max_records=max_records,
             max_bytes=max_bytes,
+            partitioner=window.route.partitioner,
+            partition_count=window.route.partition_count,
+            position=window.route.position,
         )
         if sent.record_count or not sent.complete:
             self._open[sent.ticket] = target

@@ -47,12 +47,16 @@ class PartitionStart:
         offset_from: the source offset to go on from.
         target_offset: what the next record's offset in the target has to be.
         gone: of those kept, how many were removed from the target's beginning (retention, or somebody).
+        source: where the partition has several sources, the one that ``offset_from`` is of; None before the first record.
+        is_all: nothing is left of it, as far as is known.
     """
 
     kept: int
     offset_from: int
     target_offset: int
     gone: int = 0
+    source: TopicPartition | None = None
+    is_all: bool = False
 
 
 class TargetCheck:
@@ -176,7 +180,9 @@ class TargetCheck:
         for index, (partition, standing) in enumerate(pairs):
             complete = seen[index] == len(ranges[index][1]) or self._has_holes(partition.target.topic)
             if index not in unlike and complete:
-                found[partition.target] = _start(standing, expected[index].records[-1])
+                found[partition.target] = _start(
+                    standing, expected[index].records[-1], expected[index].source, is_all=expected[index].is_all
+                )
         return found
 
     # -- everything -----------------------------------------------------------------------
@@ -221,8 +227,10 @@ class _Whole:
         self._has_holes = has_holes
         #: Position of the record that is looked at next.
         self._at = max(0, standing.log_start - standing.base)
+        self._stream = stream
         self._archived = stream.records(self._at)
         self._last: Record | None = None
+        self._last_source: TopicPartition | None = None
         self._compared = 0
 
     @property
@@ -265,7 +273,7 @@ class _Whole:
                 standing.base,
                 None,
             )
-        return _start(standing, self._last)
+        return _start(standing, self._last, self._last_source)
 
     def _pass_holes(self, target_offset: int) -> TopicNotEmpty | None:
         """Pass the positions before that offset, which the target has no records at."""
@@ -289,6 +297,7 @@ class _Whole:
             return None
         self._at = found[0] + 1
         self._last = found[1]
+        self._last_source = self._stream.source
         return self._last
 
     def _surplus(self, target_offset: int) -> TopicNotEmpty:
@@ -327,12 +336,16 @@ def _lost_before(target: TopicPartition, standing: Standing) -> TargetChanged:
 _EMPTY = OffsetRange(start_offset=0, end_offset_exclusive=0)
 
 
-def _start(standing: Standing, last: Record) -> PartitionStart:
+def _start(
+    standing: Standing, last: Record, source: TopicPartition | None, *, is_all: bool = False
+) -> PartitionStart:
     return PartitionStart(
         kept=standing.claimed,
         offset_from=last.offset + 1,
         target_offset=standing.base + standing.claimed,
         gone=min(standing.claimed, max(0, standing.log_start - standing.base)),
+        source=source,
+        is_all=is_all,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 from kbr.errors import AccessDenied, BlockIndexMissing, BlockIndexUnreadable, StorageError, UnsupportedFormat
@@ -17,8 +18,8 @@ from kbr.model import SegmentRef, TopicPartition
 from kbr.repository.indexes import open_index
 from kbr.repository.layout import index_head_key
 from kbr.repository.segment_reader import SegmentReader
-from kbr.repository.window import TimeWindow
-from kbr.restore.plan import PartitionPlan, RestorePlan
+from kbr.repository.window import TimeWindow, Window
+from kbr.restore.plan import RestorePlan
 from kbr.storage import ObjectStore
 from kbr.telemetry.logs import get_logger
 
@@ -30,8 +31,30 @@ _log = get_logger("kbr.restore")
 INDEX_READERS = 8
 _AT_ONCE = 512
 
-#: A segment that a part of is needed, and its partition's plan.
-Cut = tuple[PartitionPlan, SegmentRef]
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A segment of which a part may be needed.
+
+    Attributes:
+        source: the partition that it is of.
+        begin: the first offset that is.
+        window: the records that are.
+    """
+
+    source: TopicPartition
+    reference: SegmentRef
+    begin: int
+    window: Window
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is needed."""
+        return self.window.covers(self.reference) and self.reference.start_offset >= self.begin
+
+    def wanted(self, blocks: Sequence[BlockFacts]) -> list[BlockFacts]:
+        """Those that may hold records that are needed."""
+        return [one for one in blocks if self.window.touches(one) and one.last_offset >= self.begin]
 
 
 class BlockFacts(Protocol):
@@ -71,13 +94,13 @@ def chosen_blocks(
     Raises:
         KbrError: a segment's own index can't be read.
     """
-    left = {SegmentPlace(*one.source, ref.sequence): (one, ref) for one, ref in cut}
+    left = {SegmentPlace(*one.source, one.reference.sequence): one for one in cut}
     if manifest is not None and left:
         try:
             for place, blocks in _from_index(store, manifest, left, plan.window):
-                pair = left.pop(place)
-                if wanted := _wanted(blocks, pair, plan.window):
-                    yield pair, wanted
+                one = left.pop(place)
+                if wanted := one.wanted(blocks):
+                    yield one, wanted
         except (BlockIndexMissing, AccessDenied) as error:  # S3 denies what is not there to who may not list
             _log.debug("no block index: %s", error)
         except (BlockIndexUnreadable, UnsupportedFormat, StorageError) as error:
@@ -85,23 +108,17 @@ def chosen_blocks(
                 raise
             _log.warning("the block index is not used, the segments' own are: %s", error)
 
-    def read(pair: Cut) -> list[BlockFacts]:
-        reader = SegmentReader(store, plan.backup_id, pair[1], max_block_bytes=max_block_bytes)
-        return _wanted(reader.index().blocks, pair, plan.window)
+    def read(one: Cut) -> list[BlockFacts]:
+        reader = SegmentReader(store, plan.backup_id, one.reference, max_block_bytes=max_block_bytes)
+        return one.wanted(reader.index().blocks)
 
-    pairs = list(left.values())
+    others = list(left.values())
     with ThreadPoolExecutor(INDEX_READERS) as pool:
-        for at in range(0, len(pairs), _AT_ONCE):
-            some = pairs[at : at + _AT_ONCE]
-            for pair, wanted in zip(some, pool.map(read, some), strict=True):
+        for at in range(0, len(others), _AT_ONCE):
+            some = others[at : at + _AT_ONCE]
+            for one, wanted in zip(some, pool.map(read, some), strict=True):
                 if wanted:
-                    yield pair, wanted
-
-
-def _wanted(blocks: Sequence[BlockFacts], pair: Cut, times: TimeWindow) -> list[BlockFacts]:
-    offset_from = pair[0].offset_from
-    window = pair[0].window(times)
-    return [one for one in blocks if window.touches(one) and one.last_offset >= offset_from]
+                    yield one, wanted
 
 
 def _from_index(
@@ -130,9 +147,9 @@ def _from_index(
     covered = sorted(place for place in cut if place.sequence < ends.get(TopicPartition(*place[:2]), 0))
     left = set(covered)
     for found in index.find(covered, window.touches, lambda low, high: low <= window.end_ms and high >= window.start_ms):
-        if complaint := found.complaint(cut[found.place][1]):
+        if complaint := found.complaint(cut[found.place].reference):
             raise BlockIndexUnreadable(
-                f"{key}: the block index lies about segment {cut[found.place][1].key}: {complaint}",
+                f"{key}: the block index lies about segment {cut[found.place].reference.key}: {complaint}",
                 hint=INDEX_HINT,
                 object=key,
             )

@@ -30,12 +30,14 @@ from kbr.restore.counting import PlanCounts, count_plan
 from kbr.restore.final_look import Expected, look_at_the_end, other_topic, records_gone
 from kbr.restore.identity import restore_id_of
 from kbr.restore.journal import RestoreJournal, topics_noted
+from kbr.restore.lane_counts import AllLaneCounts
 from kbr.restore.offset_mapping import MappedPartition, OffsetMapping, load_writer_meanwhile
 from kbr.restore.options import RestoreOptions
 from kbr.restore.plan import PartitionPlan, RestorePlan, RestoreTask
 from kbr.restore.preflight import check_restore
 from kbr.restore.prepare import Preparation, Prepared
 from kbr.restore.report import RestoreReport
+from kbr.restore.routed_stream import RoutedStream
 from kbr.restore.sending import Sending, SendOutcome
 from kbr.restore.settling import Settler
 from kbr.restore.standing import Standing
@@ -129,6 +131,7 @@ class RestoreCoordinator:
         self._phases: dict[str, float] = {}
         #: Key of the mapping that was written, or was there.
         self._offset_map: str | None = None
+        self._lane_counts = AllLaneCounts(store, max_block_bytes=options.max_block_bytes, stopped=stop.is_set)
         self._header = ORIGINAL_OFFSET_HEADER if options.include_original_offset_header else b""
 
     def run(self, new_supervisor: Callable[[int, str], Supervisor], *, dry_run: bool) -> RestoreReport:
@@ -243,7 +246,18 @@ class RestoreCoordinator:
         self._phases[name] = self._clock.monotonic() - begun
 
     def _new_check(self, plan: RestorePlan, has_holes: Callable[[str], bool]) -> TargetCheck:
+        counts = self._lane_counts
+
         def stream(partition: PartitionPlan) -> PlanStream:
+            if partition.routing is not None:
+                return RoutedStream(
+                    self._store,
+                    plan.backup_id,
+                    partition,
+                    plan.window,
+                    counts.of(plan, partition),
+                    max_block_bytes=self._options.max_block_bytes,
+                )
             return PlanStream(
                 self._store, plan.backup_id, partition, plan.window, max_block_bytes=self._options.max_block_bytes
             )
@@ -305,6 +319,7 @@ class RestoreCoordinator:
         it is to have its configs set in the end.
         """
         plan, bases = prepared.whole, prepared.bases
+        self._change_topics(prepared)
         missing = list({topic.target.name: topic.target for topic in plan.topics if not topic.exists}.values())
         specs = dict(prepared.existing)
         if missing:
@@ -316,6 +331,14 @@ class RestoreCoordinator:
         if missing and not prepared.facts.defaults:
             self._check_made(prepared, [spec.name for spec in missing])
         return specs
+
+    def _change_topics(self, prepared: Prepared) -> None:
+        """Existing topics become what they should be, as far as nothing is taken away."""
+        for change in prepared.changes:
+            if change.configs:
+                self._cluster.set_topic_configs(change.topic, change.configs)
+            if change.partition_count:
+                self._cluster.add_partitions(change.topic, change.partition_count)
 
     def _describe_made(self, names: Sequence[str]) -> Mapping[str, TopicSpec]:
         """A broker may not have heard yet of a topic that another one has a leader for."""
@@ -443,9 +466,9 @@ class RestoreCoordinator:
 
     def _set_configs(self, prepared: Prepared, journal: RestoreJournal, outcome: SendOutcome) -> None:
         """Topics that have all their records get the configs that would have changed them."""
-        unfinished = {source.topic for source in outcome.failures}
-        unfinished |= {result.source.topic for result in outcome.results.values() if not result.complete}
-        done = {topic.target.name for topic in prepared.whole.topics if topic.source not in unfinished}
+        unfinished = {one.target.topic for one in prepared.whole.partitions if one.source in outcome.failures}
+        unfinished |= {result.target.topic for result in outcome.results.values() if not result.complete}
+        done = {topic.target.name for topic in prepared.whole.topics} - unfinished
         for topic in () if journal.state is None else journal.state.topics:
             if topic.configs_afterwards and topic.name in done:
                 self._cluster.set_topic_configs(topic.name, topic.configs_afterwards)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kbr.format.documents import Manifest
-from kbr.model import SegmentRef
-from kbr.repository.window import Window
-from kbr.restore.chosen import chosen_blocks
-from kbr.restore.plan import PartitionPlan, RestorePlan
+from kbr.restore.chosen import Cut, chosen_blocks
+from kbr.restore.plan import RestorePlan
+from kbr.restore.routing import source_of
 from kbr.storage import ObjectStore
 
 __all__ = ["PlanCounts", "count_plan"]
@@ -40,31 +39,46 @@ def count_plan(
     Raises:
         KbrError: an index can't be read.
     """
-    windows = [(one, one.window(plan.window)) for one in plan.partitions]
-    pairs = [(one, window, ref) for one, window in windows for ref in one.segments]
-
-    def is_whole(one: PartitionPlan, window: Window, ref: SegmentRef) -> bool:
-        return window.covers(ref) and ref.start_offset >= one.offset_from
-
+    cuts = [
+        Cut(one.source if not one.sources else source_of(ref), ref, one.begins_at(ref), one.window(plan.window))
+        for one in plan.partitions
+        if one.routing is None
+        for ref in one.segments
+    ]
+    cuts += _shared(plan)
     # another tool's has to be decompressed to know its blocks: an upper bound is enough for a plan
-    whole = [pair[2] for pair in pairs if pair[2].is_foreign or is_whole(*pair)]
-    cut = [(one, ref) for one, window, ref in pairs if not (ref.is_foreign or is_whole(one, window, ref))]
+    whole = [one.reference for one in cuts if one.reference.is_foreign or one.is_whole]
+    parts = [one for one in cuts if not (one.reference.is_foreign or one.is_whole)]
     blocks = records = raw_bytes = stored_bytes = 0
-    exact = all(is_whole(*pair) for pair in pairs if pair[2].is_foreign)
-    chosen = chosen_blocks(store, plan, cut, manifest=manifest, max_block_bytes=max_block_bytes)
-    for (one, _ref), wanted in chosen:
-        window = one.window(plan.window)
+    exact = all(one.is_whole for one in cuts if one.reference.is_foreign)
+    for cut, wanted in chosen_blocks(store, plan, parts, manifest=manifest, max_block_bytes=max_block_bytes):
         blocks += len(wanted)
         for entry in wanted:
             records += entry.record_count
             raw_bytes += entry.raw_bytes
             stored_bytes += entry.stored_bytes
-            exact = exact and window.covers(entry) and entry.first_offset >= one.offset_from
+            exact = exact and cut.window.covers(entry) and entry.first_offset >= cut.begin
     return PlanCounts(
-        segments=len(pairs),
+        segments=len(cuts),
         blocks=sum(ref.block_count for ref in whole) + blocks,
         records=sum(ref.record_count for ref in whole) + records,
         raw_bytes=sum(ref.raw_bytes for ref in whole) + raw_bytes,
         stored_bytes=sum(ref.stored_bytes for ref in whole) + stored_bytes,
-        exact=exact,
+        exact=exact and not any(one.offset_from for one in plan.partitions if one.routing),
     )
+
+
+def _shared(plan: RestorePlan) -> list[Cut]:
+    """Segments that several target partitions get records of, each once, from where the first of them goes on."""
+    found: dict[str, Cut] = {}
+    seen: set[tuple[int, int]] = set()
+    for one in plan.partitions:
+        if one.routing is None or (id(one.segments), one.offset_from) in seen:
+            continue
+        seen.add((id(one.segments), one.offset_from))
+        window = one.window(plan.window)
+        for ref in one.segments:
+            begin = one.begins_at(ref)
+            if ref.key not in found or begin < found[ref.key].begin:
+                found[ref.key] = Cut(source_of(ref), ref, begin, window)
+    return list(found.values())

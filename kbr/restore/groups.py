@@ -285,10 +285,42 @@ def place_groups(
                     offset=offset, reason=reason, why=why, source=source, committed=committed, metadata=committed.metadata
                 )
                 found[name].setdefault(target, []).append(place)
+    _add_uncommitted(groups, offset_map, archive_ends, found)
     return {
         name: {**left_out[name], **{target: _smallest(places) for target, places in found[name].items()}}
         for name in groups
     }
+
+
+def _add_uncommitted(
+    groups: Mapping[str, GroupOffsets],
+    offset_map: OffsetMap,
+    archive_ends: Mapping[TopicPartition, int],
+    found: Mapping[str, Mapping[TopicPartition, list[Place]]],
+) -> None:
+    """Partitions of its topics that a group has committed nothing for count as not read, where others share their target."""
+    by_topic: dict[str, list[TopicPartition]] = {}
+    for source in sorted(archive_ends):
+        by_topic.setdefault(source.topic, []).append(source)
+    firsts: dict[TopicPartition, list[tuple[TopicPartition, int]]] = {}
+    for name, group in groups.items():
+        for topic in sorted({source.topic for source in group.offsets}):
+            for source in by_topic.get(topic, ()):
+                if source in group.offsets:
+                    continue
+                if source not in firsts:
+                    firsts[source] = offset_map.first_at_or_after(source, 0)
+                for target, offset in firsts[source]:
+                    if target in found[name]:
+                        found[name][target].append(
+                            Place(
+                                offset=offset,
+                                reason=Reason.FIRST,
+                                why="nothing is committed for a partition that goes there too: its first restored record",
+                                source=source,
+                                committed=CommittedOffset(offset=0),
+                            )
+                        )
 
 
 def _smallest(places: Sequence[Place]) -> Place:

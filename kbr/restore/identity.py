@@ -40,4 +40,23 @@ def restore_id_of(options: RestoreOptions, cluster_id: str) -> str:
         "original_offset_header": options.include_original_offset_header,
         "zero_timestamp_as": options.zero_timestamp_as,
     }
+    placement = _placement(options)
+    if placement:
+        facts["placement"] = placement
     return hashlib.sha256(dump_json(facts)).hexdigest()[:32]
+
+
+def _placement(options: RestoreOptions) -> dict[str, object]:
+    """What else decides where records go, as far as it was given: without any of it the id is what it always was."""
+    given: dict[str, object] = {
+        "prefix": options.topic_prefix,
+        "suffix": options.topic_suffix,
+        "partitioner": "" if options.partitioner == "original" else options.partitioner,
+        "target_partitions": sorted([topic, count] for topic, count in options.target_partitions.items()),
+        "source_partitions": sorted([topic, sorted(some)] for topic, some in options.source_partitions.items()),
+        "merge": options.merge,
+    }
+    if any("*" in left for left in options.topic_mapping):
+        # the first pattern that fits wins
+        given["patterns"] = [left for left in options.topic_mapping if "*" in left]
+    return {name: value for name, value in given.items() if value}

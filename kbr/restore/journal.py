@@ -62,6 +62,11 @@ def _noted(
             bases.get(TopicPartition(name, number)) if spec is not None and number in targets else None
             for number in range(count)
         ),
+        source_ends={
+            source: end
+            for one in {id(one.sources): one for one in plan.partitions if one.target.topic == name}.values()
+            for source, end in zip(one.sources, one.source_ends, strict=True)
+        },
     )
 
 

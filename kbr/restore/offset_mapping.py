@@ -11,22 +11,27 @@ import struct
 import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kbr import __version__
 from kbr.errors import CorruptSegment, IntegrityError
 from kbr.format.segment import BlockEntry
-from kbr.model import SegmentRef
+from kbr.model import SegmentRef, TopicPartition
 from kbr.repository.offset_maps import new_offset_map
 from kbr.repository.segment_reader import SegmentReader
 from kbr.repository.window import TimeWindow, Window
+from kbr.restore.lane_counts import Placed, placed_blocks
 from kbr.restore.plan import PartitionPlan
+from kbr.restore.routing import Routing, source_of
 from kbr.storage import ObjectStore
-from kbr_codec import CodecError, offset_ranges
+from kbr_codec import CodecError, offset_ranges, route_ranges
+
+if TYPE_CHECKING:  # pyarrow takes half a second to import
+    from kbr.format.offset_map import OffsetMapWriter
 
 __all__ = ["MappedPartition", "OffsetMapping", "load_writer_meanwhile"]
 
@@ -83,6 +88,15 @@ class _Ranges:
             cut_counts[0] -= cut
             cut_counts[-1] -= max(0, cut_starts[-1] + cut_counts[-1] - end_exclusive)
         return _Ranges(bytes(left[0]), bytes(left[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    """Source offsets and target partitions, as kbr_codec.route_ranges gives them."""
+
+    starts: bytes
+    counts: bytes
+    partitions: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +162,81 @@ class OffsetMapping:
             with ThreadPoolExecutor(READERS, thread_name_prefix="offsets") as pool, new_offset_map(
                 self._store, header
             ) as writer:
-                for one in sorted(partitions, key=lambda one: one.plan.source):
-                    source, target = one.plan.source, one.plan.target
-                    end = one.base
-                    for ranges in self._ranges(pool, one.plan):
+                done = list(partitions)
+                ends = {one.plan.target: one.base for one in done}
+                # by source, as the writer wants them; where sources meet in a target, that is also their order there
+                for source, plan, segments in sorted(_by_source(done), key=lambda one: one[0]):
+                    if plan.routing is not None:
+                        self._spread(pool, writer, source, plan, segments, ends)
+                        continue
+                    end = ends[plan.target]
+                    for ranges in self._ranges(pool, plan, segments):
                         if self._stopped():
                             raise _StoppedError
-                        end = writer.add(source, target, end, ranges.starts, ranges.counts)
-                    _check_count(one, end - one.base)
+                        end = writer.add(source, plan.target, end, ranges.starts, ranges.counts)
+                    ends[plan.target] = end
+                for one in done:
+                    _check_count(one, ends[one.plan.target] - one.base)
         except _StoppedError:
             return False
         return True
 
-    def _ranges(self, pool: ThreadPoolExecutor, plan: PartitionPlan) -> Iterator[_Ranges]:
+    def _spread(
+        self,
+        pool: ThreadPoolExecutor,
+        writer: OffsetMapWriter,
+        source: TopicPartition,
+        plan: PartitionPlan,
+        segments: Iterable[SegmentRef],
+        ends: dict[TopicPartition, int],
+    ) -> None:
+        """A source partition whose records go to several partitions; every block is read for its keys."""
+        routing, topic = plan.routing, plan.target.topic
+        if routing is None:
+            raise ValueError("a partition that is not spread over others")
+        places = {
+            number: ends[TopicPartition(topic, number)]
+            for number in range(routing.partition_count)
+            if TopicPartition(topic, number) in ends
+        }
+
+        def part(reference: SegmentRef) -> _Job[list[_Job[_Routes]]]:
+            return _Job(partial(self._route_jobs, reference, routing), SMALL_BYTES)
+
+        parts = _in_order(pool, map(part, segments))
+        for routes in _in_order(pool, (job for jobs in parts for job in jobs)):
+            if self._stopped():
+                raise _StoppedError
+            writer.add_spread(source, topic, places, routes.starts, routes.counts, routes.partitions)
+        ends.update((TopicPartition(topic, number), end) for number, end in places.items())
+
+    def _route_jobs(self, reference: SegmentRef, routing: Routing) -> list[_Job[_Routes]]:
+        placed = placed_blocks(self._reader(reference), reference, routing, self._window)
+        return [
+            _Job(partial(self._routes, self._reader(reference), one, routing), _cost_bytes(one.entry)) for one in placed
+        ]
+
+    def _routes(self, reader: SegmentReader, placed: Placed, routing: Routing) -> _Routes:
+        ((_, block),) = reader.read_blocks([placed.entry])
+        try:
+            return _Routes(
+                *route_ranges(
+                    block,
+                    partitioner=routing.partitioner,
+                    count=routing.partition_count,
+                    position=placed.position,
+                    timestamp_from=self._window.start_ms,
+                    timestamp_to=self._window.end_ms,
+                )
+            )
+        except CodecError as error:
+            raise _corrupt(reader, placed.entry, f"can't be decoded: {error}") from error
+
+    def _ranges(
+        self, pool: ThreadPoolExecutor, plan: PartitionPlan, segments: Iterable[SegmentRef]
+    ) -> Iterator[_Ranges]:
         """A partition's ranges in order; nothing else is read than what has holes or is cut by the window."""
-        parts = _in_order(pool, map(partial(self._part, plan.window(self._window)), plan.segments))
+        parts = _in_order(pool, map(partial(self._part, plan.window(self._window)), segments))
         return _in_order(pool, (job for jobs in parts for job in jobs))
 
     def _part(self, window: Window, reference: SegmentRef) -> _Job[list[_Job[_Ranges]]]:
@@ -201,6 +275,27 @@ class OffsetMapping:
         if window.covers(entry) and count != entry.record_count:
             raise _corrupt(reader, entry, f"has {count} records, the index says {entry.record_count}")
         return found.within(window.start_offset, window.end_offset_exclusive)
+
+
+def _by_source(
+    done: Iterable[MappedPartition],
+) -> Iterator[tuple[TopicPartition, PartitionPlan, Sequence[SegmentRef]]]:
+    """Every source partition with what it goes to and its segments; once where it goes to several."""
+    seen: set[int] = set()
+    for one in done:
+        plan = one.plan
+        if not plan.sources:
+            yield plan.source, plan, plan.segments
+            continue
+        if plan.routing is not None:
+            if id(plan.routing) in seen:
+                continue
+            seen.add(id(plan.routing))
+        found: dict[TopicPartition, list[SegmentRef]] = {source: [] for source in plan.sources}
+        for reference in plan.segments:
+            found[source_of(reference)].append(reference)
+        for source, segments in found.items():
+            yield source, plan, segments
 
 
 class _StoppedError(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,9 +11,12 @@ from kbr.format.documents import Manifest, PartitionEntry, TopicEntry
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression, PartitionStatus, SegmentRef, TopicPartition, TopicSpec
 from kbr.repository.catalog import known_time_range
-from kbr.repository.window import MAX_OFFSET, TimeWindow, Window
+from kbr.repository.window import TimeWindow
+from kbr.restore.names import target_names
 from kbr.restore.options import RestoreOptions
-from kbr.restore.placement import place_partitions
+from kbr.restore.partition_plan import PartitionPlan
+from kbr.restore.placement import chosen_partitions, wanted_count
+from kbr.restore.spreading import as_they_were, repartitioned, spread_over
 from kbr.runtime.schedule import make_bundles
 from kbr.storage.options import StorageOptions
 
@@ -23,45 +26,6 @@ __all__ = ["PartitionPlan", "RestorePlan", "RestoreTask", "TopicPlan", "group_pa
 _CLUSTER_BOUND_CONFIGS = frozenset(
     {"leader.replication.throttled.replicas", "follower.replication.throttled.replicas"}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionPlan:
-    """One partition's way from the backup to the target."""
-
-    source: TopicPartition
-    target: TopicPartition
-    #: In order; only those that may hold records of the window.
-    segments: tuple[SegmentRef, ...]
-    #: Source offset from which on records are sent: those before it are in the target.
-    offset_from: int = 0
-    #: Target offset that the next record has to get.
-    target_offset: int = 0
-    #: Source offsets that are to be restored at all, whatever is in the target.
-    window_start: int = 0
-    window_end_exclusive: int = MAX_OFFSET
-
-    def window(self, times: TimeWindow) -> Window:
-        """The records that are to be restored, of those within ``times``."""
-        return Window(times=times, start_offset=self.window_start, end_offset_exclusive=self.window_end_exclusive)
-
-    def going_on(self, *, offset_from: int, target_offset: int) -> PartitionPlan:
-        """What is left of it."""
-        return replace(
-            self,
-            segments=tuple(ref for ref in self.segments if ref.end_offset >= offset_from),
-            offset_from=offset_from,
-            target_offset=target_offset,
-        )
-
-    @property
-    def has_offset_window(self) -> bool:
-        """Whether not all offsets are to be restored."""
-        return self.window_start > 0 or self.window_end_exclusive != MAX_OFFSET
-
-    @property
-    def stored_bytes(self) -> int:
-        return sum(ref.stored_bytes for ref in self.segments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +39,12 @@ class TopicPlan:
     source_cleanup: str = "compact,delete"
     #: Set to this after the restore: configs that would change records while they are written; None is the default.
     configs_afterwards: Mapping[str, str | None] = field(default_factory=dict)
+    #: Of a topic that exists: as it is, as it would be made, and what would be set afterwards then.
+    there: TopicSpec | None = None
+    wanted: TopicSpec | None = None
+    wanted_afterwards: Mapping[str, str | None] = field(default_factory=dict)
+    #: The backup has its configs.
+    knows_configs: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +61,18 @@ class RestorePlan:
 
     @property
     def segments(self) -> list[SegmentRef]:
-        return [ref for partition in self.partitions for ref in partition.segments]
+        """Each once, also where several target partitions get records of it."""
+        found: list[SegmentRef] = []
+        shared: dict[str, SegmentRef] = {}
+        seen: set[int] = set()
+        for partition in self.partitions:
+            if partition.routing is None:
+                found.extend(partition.segments)
+            elif id(partition.segments) not in seen:
+                # they have one tuple for all, until they go on from different places
+                seen.add(id(partition.segments))
+                shared.update((ref.key, ref) for ref in partition.segments)
+        return [*found, *shared.values()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +104,7 @@ def plan_restore(
     topics: Sequence[TopicEntry],
     options: RestoreOptions,
     existing: Mapping[str, TopicSpec],
+    bounds: Mapping[str, Mapping[TopicPartition, int]] | None = None,
 ) -> RestorePlan:
     """Fix what goes where.
 
@@ -131,6 +113,7 @@ def plan_restore(
         topics: those of it that are chosen.
         options: what the run was told.
         existing: the target topics that exist, by name.
+        bounds: by target topic, where each of its source partitions ended when an earlier run began with it.
 
     Raises:
         UsageError: mappings or window make no sense.
@@ -139,30 +122,29 @@ def plan_restore(
     if window.start_ms > window.end_ms:
         raise UsageError(f"the time window ends ({window.end_ms}) before it begins ({window.start_ms})")
     _check_offset_windows(topics, options)
-    placed = place_partitions(topics, options.topic_mapping, options.partition_mapping)
+    targets = target_names(
+        [topic.name for topic in topics], options.topic_mapping, prefix=options.topic_prefix, suffix=options.topic_suffix
+    )
+    chosen = chosen_partitions(topics, options.source_partitions)
+    wanted = wanted_count(topics, options.target_partitions)
     warnings: list[str] = []
     taken = TimeWindow.between(manifest.source.time_window_start_ms, manifest.source.time_window_end_ms)
     if not taken.is_open:
         warnings.append(f"the backup was taken of a time window only ({taken})")
+    if options.partitioner == "original":
+        partition_plans = as_they_were(topics, targets, chosen, options, window, bounds or {})
+        needed: dict[str, int] = {}
+        for one in partition_plans:
+            needed[one.target.topic] = max(needed.get(one.target.topic, 0), one.target.partition + 1)
+    else:
+        needed = spread_over(topics, targets, wanted, options, existing)
+        partition_plans = repartitioned(topics, targets, chosen, needed, options, window, bounds or {})
     topic_plans = []
-    partition_plans = []
     for topic in topics:
-        warnings.extend(_completeness_warnings(topic))
-        topic_plans.append(_topic_plan(topic, placed, options, existing, warnings))
-        for partition in topic.partitions:
-            source = TopicPartition(topic.name, partition.partition)
-            first, last = options.offset_windows.get(topic.name, {}).get(partition.partition, (0, None))
-            whole = PartitionPlan(
-                source=source,
-                target=placed[source],
-                segments=(),
-                window_start=first,
-                window_end_exclusive=MAX_OFFSET if last is None else last + 1,
-            )
-            wanted = whole.window(window)
-            partition_plans.append(
-                replace(whole, segments=tuple(ref for ref in partition.segments if wanted.touches(ref)))
-            )
+        warnings.extend(_completeness_warnings(topic, chosen[topic.name]))
+        name = targets[topic.name]
+        count = _partition_count(topic, name, needed[name], wanted, options)
+        topic_plans.append(_topic_plan(topic, name, count, options, existing, warnings))
     return RestorePlan(
         backup_id=manifest.backup_id,
         window=window,
@@ -176,6 +158,12 @@ def plan_restore(
 
 
 def _check_offset_windows(topics: Sequence[TopicEntry], options: RestoreOptions) -> None:
+    if options.offset_windows and options.partitioner != "original":
+        raise UsageError(
+            f"windows of offsets can't be restored by the partitioner {options.partitioner}: the records behind them would "
+            "lie elsewhere than without the window",
+            hint="restore the window to partitions with their own numbers, or restore a time window",
+        )
     counts = {topic.name: topic.partition_count for topic in topics}
     for name, windows in options.offset_windows.items():
         if name not in counts:
@@ -188,6 +176,28 @@ def _check_offset_windows(topics: Sequence[TopicEntry], options: RestoreOptions)
             raise UsageError(
                 f"a window of offsets names partition {absent[0]} of {name}, the backup has 0 to {counts[name] - 1}"
             )
+
+
+def _partition_count(
+    topic: TopicEntry, name: str, needed: int, wanted: Mapping[str, int], options: RestoreOptions
+) -> int:
+    """Of a topic that is made.
+
+    Raises:
+        UsageError: fewer are wanted than partitions that keep their numbers need.
+    """
+    if options.partitioner != "original":
+        return needed
+    count = wanted.get(topic.name)
+    if count is None:
+        return max(topic.partition_count, needed)
+    if count < needed:
+        raise UsageError(
+            f"{name} is to have {count} partitions, and partitions that keep their numbers need {needed}",
+            hint="spread the records anew with --partitioner murmur2 (or consistent, round-robin), map partitions with "
+            "--partition-map, or choose some with --source-partitions",
+        )
+    return count
 
 
 def _joined(topics: Sequence[TopicPlan], warnings: list[str]) -> list[TopicPlan]:
@@ -209,21 +219,38 @@ def _joined(topics: Sequence[TopicPlan], warnings: list[str]) -> list[TopicPlan]
                 f"those of {some[0].source}"
             )
     afterwards = {name: some[0].configs_afterwards for name, some in by_target.items()}
+    wanted = {
+        name: None
+        if some[0].wanted is None
+        else replace(
+            some[0].wanted,
+            partition_count=max(one.wanted.partition_count for one in some if one.wanted is not None),
+            replication_factor=max(one.wanted.replication_factor for one in some if one.wanted is not None),
+        )
+        for name, some in by_target.items()
+    }
     return [
-        replace(topic, target=specs[topic.target.name], configs_afterwards=afterwards[topic.target.name])
+        replace(
+            topic,
+            target=specs[topic.target.name],
+            configs_afterwards=afterwards[topic.target.name],
+            wanted=wanted[topic.target.name],
+        )
         for topic in topics
     ]
 
 
-def _completeness_warnings(topic: TopicEntry) -> list[str]:
+def _completeness_warnings(topic: TopicEntry, chosen: Collection[int]) -> list[str]:
+    partitions = [partition for partition in topic.partitions if partition.partition in chosen]
+
     def describe(partition: PartitionEntry) -> str:
         return f"{topic.name}[{partition.partition}]: the backup is {partition.status.value}, up to offset {partition.next_offset}"
 
-    found = [describe(partition) for partition in topic.partitions if partition.status is not PartitionStatus.COMPLETE]
+    found = [describe(partition) for partition in partitions if partition.status is not PartitionStatus.COMPLETE]
     found.extend(
         f"{topic.name}[{partition.partition}]: offsets {gap.start_offset} to {gap.end_offset_exclusive - 1} are not in "
         f"the backup ({gap.reason.value})"
-        for partition in topic.partitions
+        for partition in partitions
         for gap in partition.gaps
     )
     return found
@@ -231,16 +258,15 @@ def _completeness_warnings(topic: TopicEntry) -> list[str]:
 
 def _topic_plan(
     topic: TopicEntry,
-    placed: Mapping[TopicPartition, TopicPartition],
+    name: str,
+    partition_count: int,
     options: RestoreOptions,
     existing: Mapping[str, TopicSpec],
     warnings: list[str],
 ) -> TopicPlan:
-    name = placed[TopicPartition(topic.name, 0)].topic
     cleanup = "compact,delete" if topic.configs is None else topic.configs.get("cleanup.policy", "delete")
-    if name in existing:
-        return TopicPlan(source=topic.name, target=existing[name], exists=True, source_cleanup=cleanup)
-    highest = max(placed[TopicPartition(topic.name, number)].partition for number in range(topic.partition_count))
+    there = existing.get(name)
+    is_kept = there is not None and options.existing_topics != "apply"
     configs = {key: value for key, value in (topic.configs or {}).items() if key not in _CLUSTER_BOUND_CONFIGS}
     configs.update(options.topic_configs)
     afterwards: dict[str, str | None] = {}
@@ -248,19 +274,34 @@ def _topic_plan(
         # with it in force the broker would replace every archived timestamp by the time of the restore
         afterwards["message.timestamp.type"] = configs["message.timestamp.type"]
         configs["message.timestamp.type"] = "CreateTime"
-        warnings.append(
-            f"{name}: message.timestamp.type LogAppendTime is set after the restore, so that timestamps stay as they were"
+        if not is_kept:
+            warnings.append(
+                f"{name}: message.timestamp.type LogAppendTime is set after the restore, so that timestamps stay as they were"
+            )
+    made = TopicSpec(
+        name=name,
+        partition_count=partition_count,
+        replication_factor=options.replication_factor or topic.replication_factor,
+        configs=configs,
+    )
+    if there is not None:
+        grown = max(there.partition_count, 0 if is_kept else partition_count)
+        return TopicPlan(
+            source=topic.name,
+            target=replace(there, partition_count=grown),
+            exists=True,
+            source_cleanup=cleanup,
+            configs_afterwards={} if is_kept else afterwards,
+            there=there,
+            wanted=made,
+            wanted_afterwards=afterwards,
+            knows_configs=topic.configs is not None,
         )
     if topic.configs is None:
         warnings.append(f"{name}: the backup has no topic configs for it, it is made with the target's defaults")
     return TopicPlan(
         source=topic.name,
-        target=TopicSpec(
-            name=name,
-            partition_count=max(topic.partition_count, highest + 1),
-            replication_factor=options.replication_factor or topic.replication_factor,
-            configs=configs,
-        ),
+        target=made,
         exists=False,
         source_cleanup=cleanup,
         configs_afterwards=afterwards,
@@ -273,12 +314,17 @@ def group_partitions(
     """Cut the partitions that have something to send into tasks, in the order in which they are to be begun.
 
     Args:
-        partitions: the plan's.
+        partitions: the plan's; target partitions that share their segments go together, so that a worker reads those once.
         leaders: broker ids of target partitions; those that aren't known are left out.
         workers: worker processes that will share the tasks.
     """
-    return make_bundles(
-        [partition for partition in partitions if partition.segments],
+    shared: dict[str, list[PartitionPlan]] = {}
+    for partition in partitions:
+        if partition.segments and partition.routing is not None:
+            shared.setdefault(partition.target.topic, []).append(partition)
+    bundles = [tuple(some[first::workers]) for some in shared.values() for first in range(min(workers, len(some)))]
+    return bundles + make_bundles(
+        [partition for partition in partitions if partition.segments and partition.routing is None],
         size=lambda partition: partition.stored_bytes,
         leader=lambda partition: leaders.get(partition.target, -1),
         workers=workers,

@@ -121,19 +121,33 @@ class _Load:
     @classmethod
     def of(cls, plan: RestorePlan, topic: TopicPlan) -> _Load:
         partitions = [one for one in plan.partitions if one.target.topic == topic.target.name]
+        # partitions that a topic's records are spread over share their segments: each has about the same part of them
+        lanes = [one for one in partitions if one.routing is not None]
+        longest = max(lanes, key=lambda one: len(one.segments), default=None)
+        partitions = [one for one in partitions if one.routing is None]
         segments = tuple(ref for one in partitions for ref in one.segments)
         window = plan.window
         windows = [(one, one.window(window)) for one in partitions]
+        spread = () if longest is None else longest.segments
+        part = 1 if longest is None or longest.routing is None else longest.routing.partition_count
+        segments += spread
         stamps = [_clip(stamp, window) for ref in segments for stamp in _stamps(ref)]
         return cls(
             segments=segments,
             largest_record=max((ref.max_record_bytes for ref in segments), default=0),
             oldest=min(stamps, default=None),
             newest=max(stamps, default=None),
+            # the fullest has at least the mean, and at most all
             least_bytes=max(
-                (sum(ref.stored_bytes for ref in one.segments if wanted.covers(ref)) for one, wanted in windows), default=0
+                *(sum(ref.stored_bytes for ref in one.segments if wanted.covers(ref)) for one, wanted in windows),
+                sum(ref.stored_bytes for ref in spread if window.covers(ref)) // part,
+                0,
             ),
-            most_bytes=max((sum(ref.raw_bytes for ref in one.segments) for one in partitions), default=0),
+            most_bytes=max(
+                *(sum(ref.raw_bytes for ref in one.segments) for one in partitions),
+                sum(ref.raw_bytes for ref in spread),
+                0,
+            ),
         )
 
 
@@ -170,7 +184,14 @@ def _partition_findings(plan: RestorePlan, topic: TopicPlan, facts: TargetFacts)
     if highest >= topic.target.partition_count:
         return [
             f"{topic.target.name} has {topic.target.partition_count} partitions, the restore needs {highest + 1}: add "
-            "partitions to it, or map partitions with --partition-map"
+            "partitions to it (--existing-topics apply does), or map partitions with --partition-map"
+        ]
+    spread = next((one.routing for one in plan.partitions if one.routing and one.target.topic == topic.target.name), None)
+    if spread is not None and spread.partition_count != topic.target.partition_count:
+        return [
+            f"{topic.target.name} has {topic.target.partition_count} partitions, and the records are to be spread over "
+            f"{spread.partition_count}: their keys would not lie where clients look for them; give it that many partitions, "
+            "or leave --target-partitions out"
         ]
     return [str(found) for target in targets if isinstance(found := facts.offsets.get(target), KbrError)]
 

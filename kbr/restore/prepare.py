@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kbr.errors import (
@@ -17,15 +17,18 @@ from kbr.errors import (
 from kbr.format.documents import Manifest, TopicEntry
 from kbr.format.restore_state import RestoredTopic, RestoreStatus
 from kbr.kafka.cluster import Cluster, PartitionOffsets
-from kbr.kafka.selection import select_topics
 from kbr.model import TopicPartition, TopicSpec
 from kbr.restore.check import PartitionStart, TargetCheck
+from kbr.restore.choice import choose_topics, refuse_brokers_own
+from kbr.restore.existing import TopicChange, changed_facts, changes_of, check_existing
 from kbr.restore.journal import RestoreJournal
+from kbr.restore.names import target_names
 from kbr.restore.options import RestoreOptions
 from kbr.restore.plan import RestorePlan, TopicPlan, plan_restore
 from kbr.restore.preflight import TargetFacts, check_places, check_restore, effective_configs
 from kbr.restore.presence import check_presence
 from kbr.restore.settling import Settler
+from kbr.restore.spreading import grown_since
 from kbr.restore.standing import known_topics, stand
 from kbr.restore.waiting import StopFlag
 from kbr.restore.zero_timestamps import refuse_zero_timestamps
@@ -52,6 +55,7 @@ class Prepared:
         starts: where each partition begins, by target.
         batch_bytes: the largest batch that every target topic takes.
         absent: why partitions end early, by source: segments that can't be read.
+        changes: what is to be done to existing target topics.
     """
 
     whole: RestorePlan
@@ -64,6 +68,7 @@ class Prepared:
     batch_bytes: int
     absent: Mapping[TopicPartition, KbrError]
     warnings: tuple[str, ...]
+    changes: tuple[TopicChange, ...] = ()
 
     @property
     def bases(self) -> dict[TopicPartition, int]:
@@ -121,25 +126,38 @@ class Preparation:
             KbrError: backup, notes or target can't be read.
         """
         options = self._options
-        plan, existing = self._plan(manifest)
+        chosen, existing, left_out = self._choose(manifest)
+        plan = plan_restore(manifest, chosen, options, existing)
         state = self._journal.load()
         status = None if state is None else state.status
         facts = self._facts(plan, existing)
-        check_places(plan, options, facts)
         known = known_topics(state, existing, facts.offsets)
+        bounds = {name: topic.source_ends for name, topic in known.items() if topic.source_ends}
+        if bounds and not (options.append and status is RestoreStatus.COMPLETE):
+            plan = plan_restore(manifest, chosen, options, existing, bounds)
+            left_out = [*left_out, *grown_since(manifest, bounds)]
         facts = replace(
             facts,
             restored_before=frozenset(
                 name for name, topic in known.items() if "message.timestamp.type" in topic.configs_afterwards
             ),
         )
+        own = {name for name, topic in known.items() if topic.made}
+        broker_count = max(1, len(self._cluster.info().brokers)) if existing else 1
+        check_existing(plan, options, facts, own=own, broker_count=broker_count)
+        check_places(plan, options, facts)
+        changes = changes_of(plan, options, facts, broker_count=broker_count)
+        facts = changed_facts(facts, changes)
         others = self._look_at_others(plan, existing, known)
         starts = self._starts(plan, facts, known, status, dry_run=dry_run)
         left = replace(
             plan,
             partitions=tuple(
                 one.going_on(
-                    offset_from=starts[one.target].offset_from, target_offset=starts[one.target].target_offset
+                    offset_from=(start := starts[one.target]).offset_from,
+                    target_offset=start.target_offset,
+                    source=start.source,
+                    is_all=start.is_all,
                 )
                 for one in plan.partitions
             ),
@@ -159,22 +177,26 @@ class Preparation:
             starts=starts,
             batch_bytes=_batch_bytes(left, facts),
             absent=absent,
-            warnings=(*plan.warnings, *others, *warnings, *(notes if dry_run else ())),
+            changes=tuple(changes),
+            warnings=(*plan.warnings, *left_out, *(note for one in changes for note in one.notes), *others, *warnings, *(notes if dry_run else ())),
         )
 
-    def _plan(self, manifest: Manifest) -> tuple[RestorePlan, Mapping[str, TopicSpec]]:
+    def _choose(self, manifest: Manifest) -> tuple[Sequence[TopicEntry], Mapping[str, TopicSpec], Sequence[str]]:
         options = self._options
-        names = select_topics(
-            [(topic.name, topic.is_internal, topic.partition_count) for topic in manifest.topics],
-            options.include,
-            options.exclude,
-            include_internal=True,
+        names, left_out = choose_topics(manifest.topics, options.include, options.exclude)
+        chosen: list[TopicEntry] = [topic for topic in manifest.topics if topic.name in names]
+        targets = set(
+            target_names(
+                [topic.name for topic in chosen],
+                options.topic_mapping,
+                prefix=options.topic_prefix,
+                suffix=options.topic_suffix,
+            ).values()
         )
-        chosen: list[TopicEntry] = [topic for topic in manifest.topics if topic.name in set(names)]
-        targets = {options.topic_mapping.get(topic.name, topic.name) for topic in chosen}
+        refuse_brokers_own(targets)
         present = sorted(targets & {name for name, _internal, _count in self._cluster.topics()})
         existing: Mapping[str, TopicSpec] = self._cluster.describe_topics(present) if present else {}
-        return plan_restore(manifest, chosen, options, existing), existing
+        return chosen, existing, left_out
 
     def _facts(self, plan: RestorePlan, existing: Mapping[str, TopicSpec]) -> TargetFacts:
         targets = [
@@ -186,7 +208,9 @@ class Preparation:
         return TargetFacts(
             offsets=self._cluster.offsets(targets, "read_uncommitted"),
             configs=self._cluster.topic_configs(present, include_defaults=True) if present else {},
-            defaults={} if len(present) == len(plan.topics) else self._cluster.new_topic_configs(),
+            defaults={}
+            if len(present) == len(plan.topics) and self._options.existing_topics != "apply"
+            else self._cluster.new_topic_configs(),
             now_ms=self._clock.now_ms(),
         )
 

@@ -103,7 +103,7 @@ def _ask(store: ObjectStore, wanted: Mapping[str, SegmentRef]) -> list[_Finding]
 
 def _list(store: ObjectStore, plan: RestorePlan, wanted: Mapping[str, SegmentRef]) -> list[_Finding]:
     found: dict[str, _Finding | None] = {}
-    for topic in sorted({one.source.topic for one in plan.partitions if one.segments}):
+    for topic in sorted({source.topic for one in plan.partitions if one.segments for source in one.sources or (one.source,)}):
         for info in store.list(f"{topics_prefix(plan.backup_id)}{topic}/"):
             if (reference := wanted.get(info.key)) is not None:
                 # a listing does not tell what was got back from an archive for a while

@@ -173,7 +173,9 @@ class RestoreReport:
             "topic": source,
             "target": target,
             "partitions": len(partitions),
-            "segments": sum(len(partition.segments) for partition in partitions),
+            "segments": sum(len(partition.segments) for partition in partitions if partition.routing is None)
+            # those are shared
+            + max((len(partition.segments) for partition in partitions if partition.routing is not None), default=0),
             "stored_bytes": sum(partition.stored_bytes for partition in partitions),
             "records": self._sent(source),
             "already_there": self._kept(source),

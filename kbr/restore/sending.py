@@ -211,7 +211,12 @@ class Sending:
                     left.append(one)
                 continue
             tries.stands(one.target, start.kept)
-            rest = one.going_on(offset_from=start.offset_from, target_offset=start.target_offset)
+            rest = one.going_on(
+                offset_from=start.offset_from,
+                target_offset=start.target_offset,
+                source=start.source,
+                is_all=start.is_all,
+            )
             if not rest.segments:
                 outcome.results[one.source] = _nothing_more(one, complete=True)
             left.append(rest)

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 from kbr.errors import CorruptSegment
 from kbr.format.segment import BlockEntry
-from kbr.model import Record, SegmentRef
+from kbr.model import Record, SegmentRef, TopicPartition
 from kbr.repository.open_segment import BlockSource, open_segment
 from kbr.restore.plan import PartitionPlan
+from kbr.restore.routing import source_of
 from kbr.restore.window import TimeWindow
 from kbr.storage import ObjectStore
 from kbr_codec import CodecError, decode_block
 
-__all__ = ["PlanStream", "Tail"]
+__all__ = ["PlanStream", "Tail", "size_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +30,15 @@ class Tail:
         total: how many the plan has, if that is less than was asked for, and else what was asked for.
         first_position: of ``records``.
         records: the last ones, in order.
+        source: where the partition has several sources, the one of the last record.
+        is_all: the last one is known to be the plan's last.
     """
 
     total: int
     first_position: int
     records: Sequence[Record]
+    source: TopicPartition | None = None
+    is_all: bool = False
 
 
 class PlanStream:
@@ -45,6 +50,9 @@ class PlanStream:
         self._store = store
         self._backup_id = backup_id
         self._segments = partition.segments
+        self._is_mixed = bool(partition.sources)
+        #: Of several sources, the one of the record that records() gave last.
+        self.source: TopicPartition | None = None
         self._window = partition.window(window)
         self._max_block_bytes = max_block_bytes
         self._counts: dict[int, int] = {}
@@ -65,6 +73,7 @@ class PlanStream:
             total += self._segment_count(number)
             ends.append(total)
         total = min(total, count)
+        source = source_of(self._segments[len(ends) - 1]) if self._is_mixed and ends else None
         found: list[Record] = []
         size = 0
         for number in range(len(ends) - 1, -1, -1):
@@ -75,13 +84,15 @@ class PlanStream:
                     if surplus:
                         surplus -= 1
                         continue
-                    size += _size_of(record)
+                    size += size_of(record)
                     if found and (len(found) == max_records or size > max_bytes):
-                        return Tail(total=total, first_position=total - len(found), records=found[::-1])
+                        return Tail(
+                            total=total, first_position=total - len(found), records=found[::-1], source=source
+                        )
                     found.append(record)
             if total - len(found) != start:
                 raise AssertionError("a segment's records are not as many as were counted")
-        return Tail(total=total, first_position=total - len(found), records=found[::-1])
+        return Tail(total=total, first_position=total - len(found), records=found[::-1], source=source)
 
     def records(self, position: int = 0) -> Iterator[tuple[int, Record]]:
         """Every record from ``position`` on, with its position; one block in memory at a time.
@@ -96,6 +107,7 @@ class PlanStream:
                 at += self._segments[number].record_count
                 continue
             reader, entries = self._open(number)
+            self.source = source_of(self._segments[number]) if self._is_mixed else None
             for entry in entries:
                 if self._window.covers(entry) and at + entry.record_count <= position:
                     at += entry.record_count
@@ -156,6 +168,7 @@ class PlanStream:
         return window.records(records)
 
 
-def _size_of(record: Record) -> int:
+def size_of(record: Record) -> int:
+    """Bytes of key, value and headers."""
     size = len(record.key or b"") + len(record.value or b"")
     return size + sum(len(name) + len(value or b"") for name, value in record.headers)

@@ -17,12 +17,14 @@ from queue import Empty, Queue
 from typing import Protocol
 
 from kbr.errors import ClusterUnavailable, CorruptSegment, KbrError, TargetChanged
+from kbr.format.segment import BlockEntry
 from kbr.kafka.cluster import Cluster
 from kbr.kafka.settings import ClientSettings
-from kbr.kafka.sink import BlockSink, RecordWindow, SinkOptions
+from kbr.kafka.sink import BlockSink, SinkOptions
 from kbr.model import TopicPartition
 from kbr.repository.open_segment import open_segment, reading_bytes, wanted_blocks
-from kbr.restore.plan import PartitionPlan, RestoreTask
+from kbr.restore.feeds import Feed, FeedRead, HeldBlock, ReadyBlock, feeds_of, window_of
+from kbr.restore.plan import RestoreTask
 from kbr.runtime.lease import Lease, shared_lease
 from kbr.runtime.pacing import CHECK_S, Pacer, shared_pacer
 from kbr.storage import ObjectStore, StorageOptions, open_store
@@ -67,23 +69,6 @@ class PartitionRestored:
     #: Every record of the plan is acknowledged.
     complete: bool
     changed_timestamps: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A decompressed block."""
-
-    index: int
-    data: bytes
-    place: str
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class _PartitionRead:
-    """A partition's last block has been read."""
-
-    index: int
 
 
 @lru_cache(maxsize=4)
@@ -169,9 +154,10 @@ class _Readers:
         self._stopping = False
         self._next = 0
         self._errors: list[BaseException] = []
-        self.ready: Queue[_Ready | _PartitionRead] = Queue()
+        self.ready: Queue[ReadyBlock | FeedRead] = Queue()
         # each holds a block beside that budget, and a block is as large as its largest record
-        count = max(1, min(MAX_READERS, len(task.partitions), ahead_bytes // max(1, largest_bytes)))
+        self._feeds = feeds_of(task.partitions)
+        count = max(1, min(MAX_READERS, len(self._feeds), ahead_bytes // max(1, largest_bytes)))
         self._threads = [
             threading.Thread(target=self._read_loop, name=f"reader-{number}", daemon=True) for number in range(count)
         ]
@@ -200,18 +186,18 @@ class _Readers:
         try:
             while True:
                 with self._changed:
-                    if self._stopping or self._next >= len(self._task.partitions):
+                    if self._stopping or self._next >= len(self._feeds):
                         return
-                    index = self._next
+                    feed = self._feeds[self._next]
                     self._next += 1
-                for block in self._blocks(index, self._task.partitions[index]):
+                for block in self._blocks(feed):
                     if not self._give(block):
                         return
-                self.ready.put(_PartitionRead(index))
+                self.ready.put(FeedRead(feed.indexes))
         except BaseException as error:
             self._errors.append(error)
 
-    def _give(self, block: _Ready) -> bool:
+    def _give(self, block: ReadyBlock) -> bool:
         size = len(block.data)
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._ahead == 0 or self._ahead + size <= self._ahead_bytes)
@@ -221,19 +207,38 @@ class _Readers:
         self.ready.put(block)
         return True
 
-    def _blocks(self, index: int, partition: PartitionPlan) -> Iterator[_Ready]:
-        window = partition.window(self._task.window)
-        for reference in partition.segments:
-            if reference.end_offset < partition.offset_from:
+    def _blocks(self, feed: Feed) -> Iterator[ReadyBlock]:
+        partitions = self._task.partitions
+        # who shares segments with others has no window of offsets
+        window = partitions[feed.indexes[0]].window(self._task.window)
+        for reference, indexes in feed.segments():
+            begins = {index: partitions[index].begins_at(reference) for index in indexes}
+            first = min(begins.values())
+            if reference.end_offset < first:
                 continue
             reader = open_segment(
                 self._store, self._task.backup_id, reference, max_block_bytes=self._task.max_block_bytes
             )
-            wanted = wanted_blocks(
-                reader, lambda entry: window.touches(entry) and entry.last_offset >= partition.offset_from
-            )
-            for entry, data in wanted:
-                yield _Ready(index, data, reference.key, entry.position)
+            routing = partitions[indexes[0]].routing
+            following = 0 if routing is None else routing.positions[reference.key]
+            positions: dict[int, int] = {}
+
+            def is_wanted(entry: BlockEntry, first: int = first, positions: dict[int, int] = positions) -> bool:
+                nonlocal following
+                positions[entry.first_offset] = following
+                following += entry.record_count
+                return window.touches(entry) and entry.last_offset >= first
+
+            for entry, data in wanted_blocks(reader, is_wanted):
+                yield ReadyBlock(
+                    indexes if len(indexes) == 1 else [one for one in indexes if entry.last_offset >= begins[one]],
+                    data,
+                    reference.key,
+                    entry.position,
+                    reference,
+                    positions[entry.first_offset],
+                    HeldBlock(len(data)),
+                )
 
 
 class _RestoreWorker:
@@ -248,21 +253,14 @@ class _RestoreWorker:
         self._pacer = pacer
         self._lease = lease
         #: The block that is being sent, and its ticket once it has one.
-        self._sending: _Ready | None = None
+        self._sending: ReadyBlock | None = None
+        #: Which of its partitions are done.
+        self._served = 0
         self._ticket: int | None = None
         self._sent_records = 0
         self._acknowledged_before = 0
         self._waited_s = {"storage": 0.0, "target": 0.0, "rate_limit": 0.0}
         self._clock = clock
-        self._windows = [
-            RecordWindow(
-                offset_from=max(partition.offset_from, partition.window_start),
-                offset_to_exclusive=partition.window_end_exclusive,
-                timestamp_from=task.window.start_ms,
-                timestamp_to=task.window.end_ms,
-            )
-            for partition in task.partitions
-        ]
         #: Target offset that the next acknowledged record of each partition has to have.
         self._expected = [partition.target_offset for partition in task.partitions]
         count = len(task.partitions)
@@ -272,7 +270,7 @@ class _RestoreWorker:
         self._unreported: dict[str, list[int]] = {}
         self._pending = [0] * count
         self._read = [False] * count
-        self._tickets: dict[int, tuple[int, int]] = {}
+        self._tickets: dict[int, tuple[int, HeldBlock]] = {}
         self._queued_bytes = 0
         self._progress_at = clock.monotonic()
         self._acknowledged = -1
@@ -364,9 +362,10 @@ class _RestoreWorker:
             full = self._queued_bytes > self._task.memory_bytes // 2
             if self._sending is None and open_partitions and not stopping and not full:
                 item = self._next(readers)
-                if isinstance(item, _PartitionRead):
-                    open_partitions -= 1
-                    self._read[item.index] = True
+                if isinstance(item, FeedRead):
+                    open_partitions -= len(item.indexes)
+                    for index in item.indexes:
+                        self._read[index] = True
                 else:
                     self._sending = item
             if self._sending is not None:
@@ -380,7 +379,7 @@ class _RestoreWorker:
                 self._waited_s[why] += self._clock.monotonic() - begun
             self._progress()
 
-    def _next(self, readers: _Readers) -> _Ready | _PartitionRead | None:
+    def _next(self, readers: _Readers) -> ReadyBlock | FeedRead | None:
         with suppress(Empty):
             return readers.ready.get_nowait()
         begun = self._clock.monotonic()
@@ -391,7 +390,7 @@ class _RestoreWorker:
         finally:
             self._waited_s["storage"] += self._clock.monotonic() - begun
 
-    def _send(self, item: _Ready, readers: _Readers, sink: BlockSink) -> float:
+    def _send(self, item: ReadyBlock, readers: _Readers, sink: BlockSink) -> float:
         """Send the block, or as much of it as the rate limit lets pass; how long to wait before more may, seconds.
 
         Raises:
@@ -401,12 +400,13 @@ class _RestoreWorker:
         allowance = self._pacer.ask()
         if allowance.wait_s:
             return min(allowance.wait_s, CHECK_S)
-        partition = self._task.partitions[item.index]
+        index = item.wanted[self._served]
+        partition = self._task.partitions[index]
         bounds = {"max_records": allowance.max_records, "max_bytes": allowance.max_bytes}
         begins = self._ticket is None
         try:
             if self._ticket is None:
-                sent = sink.send(partition.target, item.data, self._windows[item.index], **bounds)
+                sent = sink.send(partition.target, item.data, window_of(partition, item, self._task.window), **bounds)
             else:
                 sent = sink.send_more(self._ticket, **bounds)
         except CodecError as error:
@@ -418,28 +418,38 @@ class _RestoreWorker:
             ) from error
         self._pacer.settle(allowance, sent.record_bytes, sent.record_count)
         if begins and (sent.record_count or not sent.complete):
-            self._tickets[sent.ticket] = (item.index, len(item.data))
-            self._pending[item.index] += 1
-            self._queued_bytes += len(item.data)
+            self._tickets[sent.ticket] = (index, item.held)
+            self._pending[index] += 1
+            self._queued_bytes += 0 if item.held.ticket_count else item.held.size_bytes
+            item.held.ticket_count += 1
         self._sent_records += sent.record_count
         self._ticket = sent.ticket
         if sent.complete:
-            self._sending = self._ticket = None
-            readers.taken(len(item.data))
+            self._ticket = None
+            self._served += 1
+            if self._served == len(item.wanted):
+                self._sending, self._served = None, 0
+                readers.taken(len(item.data))
         return 0.0
+
+    def _release(self, held: HeldBlock) -> None:
+        held.ticket_count -= 1
+        if not held.ticket_count:
+            self._queued_bytes -= held.size_bytes
 
     def _abandon(self, sink: BlockSink) -> None:
         """Send no more of the block that is being sent."""
         if self._ticket is not None and not sink.abandon(self._ticket):
-            index, size = self._tickets.pop(self._ticket)
+            index, held = self._tickets.pop(self._ticket)
             self._pending[index] -= 1
-            self._queued_bytes -= size
+            self._release(held)
         self._sending = self._ticket = None
+        self._served = 0
 
     def _take_reports(self, sink: BlockSink, *, wait_ms: int) -> None:
         for report in sink.poll(wait_ms):
-            index, size = self._tickets.pop(report.ticket)
-            self._queued_bytes -= size
+            index, held = self._tickets.pop(report.ticket)
+            self._release(held)
             self._records[index] += report.record_count
             self._bytes[index] += report.record_bytes
             self._pending[index] -= 1

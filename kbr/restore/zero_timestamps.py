@@ -6,11 +6,14 @@ timestamps reach from 0 or below to 0 or above are read; in most backups there i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from kbr.errors import PreflightRefused
 from kbr.model import SegmentRef
 from kbr.repository.segment_reader import SegmentReader
 from kbr.repository.window import TimeWindow, Window
 from kbr.restore.plan import RestorePlan
+from kbr.restore.routing import source_of
 from kbr.storage import ObjectStore
 from kbr_codec import decode_block
 
@@ -28,22 +31,31 @@ def refuse_zero_timestamps(store: ObjectStore, plan: RestorePlan, *, max_block_b
     """
     if not plan.window.start_ms <= 0 <= plan.window.end_ms:
         return
+    for reference, window in _looked_at(plan):
+        offset = _first_zero(store, plan.backup_id, reference, window, max_block_bytes)
+        if offset is not None:
+            source = source_of(reference)
+            raise PreflightRefused(
+                f"{source}: the record at offset {offset} has timestamp 0, which librdkafka sends as the time of sending",
+                hint="set restore.zero_timestamp_as to the milliseconds to send instead, for example 1",
+                topic=source.topic,
+                partition=source.partition,
+                offset=offset,
+            )
+
+
+def _looked_at(plan: RestorePlan) -> Iterator[tuple[SegmentRef, Window]]:
+    """Each segment once, and where in it such a record counts."""
+    seen: set[str] = set()
     for partition in plan.partitions:
+        window = partition.window(_ZERO)
         for reference in partition.segments:
             # another tool's manifest does not tell where they can be: there the producer refuses them
-            if reference.is_foreign:
+            if reference.is_foreign or reference.key in seen:
                 continue
-            window = partition.window(_ZERO)
-            offset = _first_zero(store, plan.backup_id, reference, window, max_block_bytes)
-            if offset is not None:
-                raise PreflightRefused(
-                    f"{partition.source}: the record at offset {offset} has timestamp 0, which librdkafka sends as the "
-                    "time of sending",
-                    hint="set restore.zero_timestamp_as to the milliseconds to send instead, for example 1",
-                    topic=partition.source.topic,
-                    partition=partition.source.partition,
-                    offset=offset,
-                )
+            if partition.routing is not None:
+                seen.add(reference.key)
+            yield reference, window
 
 
 def _first_zero(

@@ -25,6 +25,9 @@ class Sink:
         original_offset_header: bytes = b"",
         max_records: int = -1,
         max_bytes: int = -1,
+        partitioner: int = 0,
+        partition_count: int = 0,
+        position: int = 0,
     ) -> Sent: ...
     def resume(self, number: int, *, max_records: int = -1, max_bytes: int = -1) -> Sent: ...
     def abandon(self, number: int) -> bool: ...

@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
 from posix.unistd cimport usleep
 
+from .._route cimport ROUTE_MURMUR2, ROUTE_ORIGINAL, ROUTE_ROUND_ROBIN, crc_prepare, route_of
 from .._view cimport view, view_error_kind, view_header, view_next, view_open, view_record, view_record_bytes
 from ._api cimport (
     ERR_GAPLESS_GUARANTEE, ERR_INVALID_DIFFERENT_RECORD, ERR_QUEUE_FULL, EVENT_DR, EVENT_ERROR, EVENT_LOG,
@@ -24,6 +25,8 @@ from ..errors import Corrupt, Truncated
 from ._events import ClientEvent, Delivered, Sent, SinkFailure
 
 __all__ = ["Sink"]
+
+crc_prepare()
 
 cdef enum:
     REPORTS = 1024
@@ -91,6 +94,9 @@ cdef struct filter:
     int64_t offset_to_exclusive
     int64_t timestamp_from
     int64_t timestamp_to
+    int partitioner          # ROUTE_ORIGINAL: every record; else those that it gives to the ticket's partition
+    uint32_t partition_count
+    int64_t position         # of the block's next record
 
 
 cdef struct ticket:
@@ -240,7 +246,7 @@ cdef class Sink:
     def produce(
         self, topic: int, partition: int, block, *, offset_from: int, offset_to_exclusive: int,
         timestamp_from: int, timestamp_to: int, original_offset_header: bytes = b"", max_records: int = -1,
-        max_bytes: int = -1,
+        max_bytes: int = -1, partitioner: int = ROUTE_ORIGINAL, partition_count: int = 0, position: int = 0,
     ):
         """Queue the block's records that lie in the window; waits a moment while librdkafka's queue is full.
 
@@ -254,6 +260,10 @@ cdef class Sink:
                 decimal; empty for none.
             max_records, max_bytes: queue about so much and return, at least one record: the record that
                 reaches a bound is the last one. Negative for no bound.
+            partitioner: of kbr_codec.Partitioner; with another than ORIGINAL only the records that it gives to
+                ``partition`` are queued.
+            partition_count: of the target topic, for the partitioner.
+            position: of the block's first record among all of its source partition, for the partitioner.
 
         Returns:
             Sent. Delivered of its ticket comes from poll() once it is complete, unless none of the block's
@@ -268,6 +278,10 @@ cdef class Sink:
         cdef int bad
         if self.rk == NULL:
             raise RuntimeError("the sink is closed")
+        if partitioner != ROUTE_ORIGINAL and not (
+                ROUTE_MURMUR2 <= partitioner <= ROUTE_ROUND_ROBIN and 0 <= partition < partition_count
+                and position >= 0):
+            raise ValueError("a partitioner goes with the number of partitions, and a position from 0 on")
         rkt = self.topics[topic]
         t = <ticket *>calloc(1, sizeof(ticket))
         if t == NULL:
@@ -279,6 +293,9 @@ cdef class Sink:
             t.wanted.offset_to_exclusive = offset_to_exclusive
             t.wanted.timestamp_from = timestamp_from
             t.wanted.timestamp_to = timestamp_to
+            t.wanted.partitioner = partitioner
+            t.wanted.partition_count = partition_count
+            t.wanted.position = position
             if original_offset_header:
                 self.header_names.add(original_offset_header)
                 # the set keeps the first of equal names: that one is pointed to
@@ -392,6 +409,12 @@ cdef class Sink:
         """The next record of the window out of the block's rest; whether there was one."""
         cdef view_record *record = &t.record
         while view_next(&t.rest, record):
+            if t.wanted.partitioner != ROUTE_ORIGINAL:
+                t.wanted.position += 1
+                if route_of(
+                        t.wanted.partitioner, t.wanted.partition_count, record.key, record.key_size,
+                        t.wanted.position - 1) != t.partition:
+                    continue
             if (t.wanted.offset_from <= record.offset < t.wanted.offset_to_exclusive
                     and t.wanted.timestamp_from <= record.timestamp <= t.wanted.timestamp_to):
                 t.has_record = 1

@@ -214,10 +214,11 @@ class KafkaHarness:
 
         wait_until(is_done, deadline_s=30, what=f"the offsets of {group}")
 
-    def java(self, main_class: str, *arguments: str, deadline_s: float = 60) -> str:
-        """Run one of Kafka's own tools; its output."""
+    def java(self, main_class: str, *arguments: str, deadline_s: float = 60, given: str | None = None) -> str:
+        """Run one of Kafka's own tools, which is given a text to read; its output."""
         done = subprocess.run(  # noqa: S603
             ["java", "-cp", f"{kafka_jars()}/*", main_class, *arguments],  # noqa: S607
+            input=given,
             capture_output=True,
             text=True,
             timeout=deadline_s,

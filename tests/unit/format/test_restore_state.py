@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from kbr.format.restore_state import (
     dump_restore_state,
     load_restore_state,
 )
+from kbr.model import TopicPartition
 
 STATE = RestoreState(
     kbr_version="0.1.0",
@@ -47,9 +49,22 @@ def _sealed(document: dict[str, object]) -> bytes:
 
 def test_a_state_reads_as_it_was_written() -> None:
     assert load_restore_state(DATA, name="s") == STATE
+    assert b"source_ends" not in DATA
     assert STATE.topic("b") == STATE.topics[1]
     assert STATE.topic("c") is None
     assert [STATE.topics[1].base(number) for number in (-1, 0, 1, 2, 3)] == [None, 0, None, 2**63 - 1, None]
+
+
+def test_the_ends_of_sources_that_share_partitions_are_kept() -> None:
+    ends = {TopicPartition("orders", 0): 0, TopicPartition("orders", 7): 2**63 - 1}
+    state = replace(STATE, topics=(replace(STATE.topics[0], source_ends=ends), STATE.topics[1]))
+    assert load_restore_state(dump_restore_state(state), name="s") == state
+    document = json.loads(dump_restore_state(state))
+    del document["sha256"]
+    for bad in (5, [["orders", 0]], [["o/", 0, 1]], [["orders", -1, 1]], [["orders", 0, True]], ["x"], [["orders", 0, 2**63]]):
+        document["topics"][0]["source_ends"] = bad
+        with pytest.raises(RestoreStateUnreadable, match="source_ends"):
+            load_restore_state(_sealed(document), name="s")
 
 
 def test_a_state_cut_anywhere_is_never_read() -> None:

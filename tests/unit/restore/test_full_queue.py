@@ -11,8 +11,9 @@ import pytest
 from kbr.errors import ClusterUnavailable
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression, TopicPartition
+from kbr.restore.feeds import HeldBlock, ReadyBlock
 from kbr.restore.plan import PartitionPlan, RestoreTask
-from kbr.restore.task import STALL_DEADLINE_S, _Ready, _RestoreWorker
+from kbr.restore.task import STALL_DEADLINE_S, _RestoreWorker
 from kbr.restore.window import TimeWindow
 from kbr.runtime.pacing import UNLIMITED
 from kbr.storage import StorageOptions
@@ -58,7 +59,8 @@ def _work(sink: FullSink, clock: FakeClock, *, stop_after: int) -> None:
     pacer = SimpleNamespace(ask=lambda: UNLIMITED, settle=lambda *_: None)
     lease = SimpleNamespace(check=lambda: None)
     readers = SimpleNamespace(ready=Queue(), error=lambda: None, taken=lambda _size: None)
-    readers.ready.put(_Ready(0, bytes(100), "segment", 0))
+    reference = SimpleNamespace(key="segment")
+    readers.ready.put(ReadyBlock([0], bytes(100), "segment", 0, reference, 0, HeldBlock(100)))  # type: ignore[arg-type]
     worker = _RestoreWorker(task, context, None, pacer, lease, clock)  # type: ignore[arg-type]
     worker._send_all(readers, sink)  # type: ignore[arg-type]
 

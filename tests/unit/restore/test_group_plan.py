@@ -368,3 +368,23 @@ def test_a_rollback_says_when_a_group_has_moved_since() -> None:
     with pytest.raises(GroupActive):
         roll_back(Coordinator(now), busy)
     assert plan_rollback(_rollback(former), [], now, {"g": EMPTY}).rows == ()
+
+
+def test_a_partition_that_a_group_has_committed_nothing_for_counts_as_unread_where_it_shares_a_target() -> None:
+    # t[1] comes before t[2] in the target, and t[0] goes elsewhere
+    spread = RangeMap(
+        [
+            OffsetRangeMap(source=TopicPartition("t", 0), target=TopicPartition("r", 1), source_start=0, target_start=0, count=9),
+            OffsetRangeMap(source=TopicPartition("t", 1), target=TARGET, source_start=3, target_start=5, count=10),
+            OffsetRangeMap(source=TopicPartition("t", 2), target=TARGET, source_start=0, target_start=15, count=10),
+        ]
+    )
+    ends = {TopicPartition("t", number): 30 for number in range(3)}
+    placed = place_groups({"g": group_of(p2=4)}, spread, ends)["g"]
+    assert {target: place.offset for target, place in placed.items()} == {TARGET: 5}
+    assert "t[1] decides, of 2 partitions" in placed[TARGET].why
+    both = place_groups({"g": group_of(p1=30, p2=4)}, spread, ends)["g"]
+    assert both[TARGET].offset == 15
+    # a topic that the group never read has no say
+    other = {TopicPartition("u", 1): 30, TopicPartition("t", 2): 30}
+    assert place_groups({"g": group_of(p2=4)}, spread, other)["g"][TARGET].offset == 19
