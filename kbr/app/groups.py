@@ -14,7 +14,15 @@ from kbr.app.group_places import Restored, find_restore, places_of
 from kbr.app.inspect import opened_store
 from kbr.app.wiring import client_settings, required_backup_id
 from kbr.config import Config
-from kbr.errors import GroupsMissing, GroupsUnreadable, Incomplete, KbrError, PreflightRefused, StorageError, UnsupportedFormat
+from kbr.errors import (
+    GroupsMissing,
+    GroupsUnreadable,
+    Incomplete,
+    KbrError,
+    PreflightRefused,
+    StorageError,
+    UnsupportedFormat,
+)
 from kbr.format.group_rollback import GroupRollback, dump_rollback, load_rollback
 from kbr.format.groups import GroupSnapshot
 from kbr.format.restore_state import RestoreStatus
