@@ -9,7 +9,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from kbr.errors import AuthorizationFailed, ClusterError, ClusterUnavailable, KbrError
-from kbr.kafka.cluster import PARTITIONS_PER_REQUEST, Cluster, PartitionOffsets
+from kbr.kafka.cluster import Cluster, PartitionOffsets
+from kbr.kafka.offsets import PARTITIONS_PER_REQUEST
 from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition
 from tests.support.clocks import FakeClock
