@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from kbr.errors import ClusterError, KbrError, PreflightRefused, StorageError, TopicMissing
+from kbr.errors import ClusterError, KbrError, StorageError
 from kbr.format.documents import Manifest
-from kbr.format.restore_state import RestoreStatus
 from kbr.kafka.cluster import Cluster, PartitionOffsets
 from kbr.kafka.selection import may_choose
 from kbr.kafka.settings import ClientSettings
@@ -29,12 +27,11 @@ from kbr.restore.compare import RecordRules
 from kbr.restore.counting import PlanCounts, count_plan
 from kbr.restore.final_look import Expected, look_at_the_end, other_topic, records_gone
 from kbr.restore.identity import restore_id_of
-from kbr.restore.journal import RestoreJournal, topics_noted
+from kbr.restore.journal import RestoreJournal
 from kbr.restore.lane_counts import AllLaneCounts
 from kbr.restore.offset_mapping import MappedPartition, OffsetMapping, load_writer_meanwhile
 from kbr.restore.options import RestoreOptions
 from kbr.restore.plan import PartitionPlan, RestorePlan, RestoreTask
-from kbr.restore.preflight import check_restore
 from kbr.restore.prepare import Preparation, Prepared
 from kbr.restore.report import RestoreReport
 from kbr.restore.routed_stream import RoutedStream
@@ -42,12 +39,13 @@ from kbr.restore.sending import Sending, SendOutcome
 from kbr.restore.settling import Settler
 from kbr.restore.standing import Standing
 from kbr.restore.stream import PlanStream
+from kbr.restore.target_topics import TargetTopics
 from kbr.restore.waiting import StopFlag
 from kbr.runtime.sizing import BASE_BYTES, RESTORE_WORKER_BYTES, size_run, usable_cores
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore, StorageOptions
 from kbr.telemetry.accounts import Accounts
-from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
+from kbr.timing import SYSTEM_CLOCK, Clock
 
 __all__ = ["RestoreCoordinator"]
 
@@ -127,6 +125,7 @@ class RestoreCoordinator:
         #: Notes that wait for finish().
         self._unfinished: RestoreJournal | None = None
         self._clock = clock
+        self._topics = TargetTopics(cluster, options, deadline_s=deadline_s, clock=clock)
         self._accounts = Accounts()
         self._phases: dict[str, float] = {}
         #: Key of the mapping that was written, or was there.
@@ -283,8 +282,8 @@ class RestoreCoordinator:
         new_supervisor: Callable[[int, str], Supervisor],
     ) -> SendOutcome:
         begun = self._clock.monotonic()
-        specs = self._make_topics(prepared, journal, warnings)
-        self._take_timestamps(prepared)
+        specs = self._topics.make(prepared, journal, warnings)
+        self._topics.take_timestamps(prepared)
         self._phase("create_topics", begun)
         begun = self._clock.monotonic()
         outcome = self._send(manifest, prepared, specs, new_supervisor)
@@ -296,7 +295,7 @@ class RestoreCoordinator:
             begun = self._clock.monotonic()
             self._look_at_the_end(prepared, specs, outcome, warnings)
             self._phase("look", begun)
-            self._set_configs(prepared, journal, outcome)
+            self._topics.set_configs(prepared, journal, outcome)
             if self._options.offset_map:
                 self._write_offset_map(prepared, journal, outcome, warnings, again=True)
             sent = all(result.complete for result in outcome.results.values())
@@ -309,71 +308,6 @@ class RestoreCoordinator:
                 else:
                     journal.complete(is_mapped=self._offset_map is not None)
         return outcome
-
-    def _make_topics(
-        self, prepared: Prepared, journal: RestoreJournal, warnings: list[str]
-    ) -> Mapping[str, TopicSpec]:
-        """Make what is missing, and note where everything begins; all target topics.
-
-        What is about to be made is noted before: killed in between, the next run finds an empty topic, and knows that
-        it is to have its configs set in the end.
-        """
-        plan, bases = prepared.whole, prepared.bases
-        self._change_topics(prepared)
-        missing = list({topic.target.name: topic.target for topic in plan.topics if not topic.exists}.values())
-        specs = dict(prepared.existing)
-        if missing:
-            journal.note(topics_noted(plan, prepared.known, specs, bases), RestoreStatus.RUNNING)
-            warnings.extend(self._cluster.create_topics(missing))
-            self._cluster.wait_for_leaders([spec.name for spec in missing])
-            specs.update(self._describe_made([spec.name for spec in missing]))
-        journal.note(topics_noted(plan, prepared.known, specs, bases), RestoreStatus.RUNNING)
-        if missing and not prepared.facts.defaults:
-            self._check_made(prepared, [spec.name for spec in missing])
-        return specs
-
-    def _change_topics(self, prepared: Prepared) -> None:
-        """Existing topics become what they should be, as far as nothing is taken away."""
-        for change in prepared.changes:
-            if change.configs:
-                self._cluster.set_topic_configs(change.topic, change.configs)
-            if change.partition_count:
-                self._cluster.add_partitions(change.topic, change.partition_count)
-
-    def _describe_made(self, names: Sequence[str]) -> Mapping[str, TopicSpec]:
-        """A broker may not have heard yet of a topic that another one has a leader for."""
-        deadline = Deadline(self._deadline_s, clock=self._clock)
-        for delay in Backoff(base_s=0.1, cap_s=2.0).delays():
-            try:
-                return self._cluster.describe_topics(names)
-            except TopicMissing:
-                if deadline.passed:
-                    raise
-                self._clock.sleep(delay)
-        raise AssertionError("the delays are endless")
-
-    def _check_made(self, prepared: Prepared, names: Sequence[str]) -> None:
-        """Brokers that don't tell a new topic's configs beforehand tell them now."""
-        configs = self._cluster.topic_configs(names, include_defaults=True)
-        plan = replace(
-            prepared.left,
-            topics=tuple(replace(topic, exists=True) for topic in prepared.left.topics if topic.target.name in configs),
-        )
-        try:
-            check_restore(plan, self._options, replace(prepared.facts, configs=configs))
-        except PreflightRefused as error:
-            raise PreflightRefused(
-                f"{error.message}. The topics are made, and empty",
-                hint="change their configs, or delete them and give others; then run the same command again",
-                **error.context,
-            ) from error
-
-    def _take_timestamps(self, prepared: Prepared) -> None:
-        """A topic that got LogAppendTime back after an earlier run has to take records' own timestamps once more."""
-        for topic in {one.target.topic for one in prepared.left.partitions if one.segments}:
-            configs = prepared.facts.configs.get(topic, {})
-            if topic in prepared.facts.restored_before and configs.get("message.timestamp.type") == "LogAppendTime":
-                self._cluster.set_topic_configs(topic, {"message.timestamp.type": "CreateTime"})
 
     def _look_at_the_end(
         self, prepared: Prepared, specs: Mapping[str, TopicSpec], outcome: SendOutcome, warnings: list[str]
@@ -463,15 +397,6 @@ class RestoreCoordinator:
                 warnings.append(str(error))
             else:
                 outcome.failures.setdefault(one.source, error)
-
-    def _set_configs(self, prepared: Prepared, journal: RestoreJournal, outcome: SendOutcome) -> None:
-        """Topics that have all their records get the configs that would have changed them."""
-        unfinished = {one.target.topic for one in prepared.whole.partitions if one.source in outcome.failures}
-        unfinished |= {result.target.topic for result in outcome.results.values() if not result.complete}
-        done = {topic.target.name for topic in prepared.whole.topics} - unfinished
-        for topic in () if journal.state is None else journal.state.topics:
-            if topic.configs_afterwards and topic.name in done:
-                self._cluster.set_topic_configs(topic.name, topic.configs_afterwards)
 
     # -- sending --------------------------------------------------------------------------
 
