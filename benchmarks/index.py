@@ -244,7 +244,7 @@ def _with_index(folder: str, topic: str, window: tuple[int, int]) -> dict[str, A
     from kbr.restore import chosen
 
     chosen.open_index = lambda _store, _id: index  # the same again, with what it reads counted
-    cut = [(one, ref) for one in plan.partitions for ref in one.segments]
+    cut = [chosen.Cut(one.source, ref, 0, one.window(plan.window)) for one in plan.partitions for ref in one.segments]
     list(chosen_blocks(store, plan, cut, manifest=manifest, max_block_bytes=1 << 28))
     read = index.bytes_read + (Path(folder) / index_head_key(BACKUP_ID)).stat().st_size
     return {

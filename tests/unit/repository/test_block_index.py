@@ -356,3 +356,26 @@ def test_a_head_is_read_as_it_was_written_and_sums_that_do_not_fit_are_told() ->
     ):
         with pytest.raises(BlockIndexUnreadable, match="makes no sense"):
             load_head(dump_head(replace(head, pieces=(wrong, *rest))), name="h")
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        {"partitioner": "murmur2", "target_partitions": {"topic-1": 3}},
+        {"partition_mapping": {"topic-1": {1: 0}}, "merge": True},
+        {"offset_windows": {"topic-1": {0: (13, 57)}}},
+        {"source_partitions": {"topic-1": (1,)}},
+    ],
+)
+def test_a_window_that_goes_elsewhere_has_the_same_plan_with_the_index_as_without_it(placement) -> None:
+    store = RecordingStore()
+    manifest = backup(store)
+    writer(store).build(manifest)
+    options = {
+        "time_window_start_ms": 2 * HOUR_MS + 3, "time_window_end_ms": 5 * HOUR_MS, "include": ("topic-1",), **placement
+    }  # fmt: skip
+    without = counted(store, manifest, index=False, **options)
+    store.calls.clear()
+    assert counted(store, manifest, index=True, **options) == without
+    assert own_reads(store) == []
+    assert 0 < without.records < 200

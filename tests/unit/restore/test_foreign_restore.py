@@ -203,3 +203,37 @@ def test_a_record_larger_than_the_clients_share_of_memory_is_restored(bench: Ben
     told = options(bench, "large", memory_limit=180 << 20)
     restore(bench, tmp_path, told)
     assert [len(one[3] or b"") for one in found(bench, told)[0]] == [0, 20_000_000, 1]
+
+
+@pytest.mark.parametrize("partitioner", ["murmur2", "consistent", "round-robin"])
+def test_its_records_are_spread_anew_and_a_second_run_sends_nothing(
+    bench: Bench, tmp_path: Path, partitioner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kbak_reader, "BLOCK_BYTES", 1000)
+    write(tmp_path)
+    name = f"spread-{partitioner}"
+    bench.create_topic(name, 2)
+    told = RestoreOptions(
+        backup_id="daily", topic_mapping={"orders": name}, partitioner=partitioner, target_partitions={"orders": 2}
+    )
+    restore(bench, tmp_path, told)
+    spread = {number: [one[1:] for one in records] for (_, number), records in bench.read({name: 2}).items()}
+    source = [record for number in range(3) for record in due()[number]]
+    assert sorted(map(repr, (one for some in spread.values() for one in some))) == sorted(map(repr, source))
+    for some in spread.values():  # each in the order of the source's partitions
+        left = iter(map(repr, source))
+        assert all(repr(one) in left for one in some)
+        assert some
+    assert restore(bench, tmp_path, told).to_document()["totals"]["records"] == 0
+
+
+def test_partitions_of_it_that_meet_come_one_behind_the_other(bench: Bench, tmp_path: Path) -> None:
+    write(tmp_path)
+    bench.create_topic("met", 3)
+    told = RestoreOptions(
+        backup_id="daily", topic_mapping={"orders": "met"}, partition_mapping={"orders": {1: 0}}, merge=True
+    )
+    restore(bench, tmp_path, told)
+    met = {number: [one[1:] for one in records] for (_, number), records in bench.read({"met": 3}).items()}
+    assert met == {0: due()[0] + due()[1], 1: [], 2: due()[2]}
+    assert restore(bench, tmp_path, told).to_document()["totals"]["records"] == 0

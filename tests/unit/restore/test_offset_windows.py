@@ -141,3 +141,14 @@ def test_a_record_with_timestamp_zero_outside_of_the_window_is_none_of_its_busin
         refuse_zero_timestamps(
             store, planned(manifest, offset_windows={"orders": {0: (0, 1)}}), max_block_bytes=1 << 28
         )
+
+
+@pytest.mark.parametrize(
+    "options", [{"partitioner": "murmur2"}, {"partition_mapping": {"orders": {1: 0}}, "merge": True}]
+)
+def test_a_window_of_offsets_of_what_is_spread_or_joined_is_refused(options: dict[str, object]) -> None:
+    manifest = backup_of(RecordingStore(), records(1, 2, 3))
+    planned(manifest, **options)
+    for windows in ({0: (1, 2)}, {1: (0, 0)}):
+        with pytest.raises(UsageError, match="offsets"):
+            planned(manifest, offset_windows={"orders": windows}, **options)
