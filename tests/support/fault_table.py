@@ -139,7 +139,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the recorder if it is wanted."""
     config.addinivalue_line("markers", "fault(row, situation, promise): the test proves a row of docs/reliability.md")
     path = config.getoption("--record-faults")
-    if path is not None:
+    if path is not None and not hasattr(config, "workerinput"):  # of several processes (xdist) the first one is told all
         config.pluginmanager.register(_Recorder(Path(path)))
 
 
@@ -154,19 +154,12 @@ class _Recorder:
     """Notes results by test function; whole at the end, or not at all."""
 
     path: Path
-    marked: dict[str, str] = field(default_factory=dict)
     tallies: dict[str, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            if item.get_closest_marker("fault") is not None:
-                self.marked[item.nodeid] = item.nodeid.partition("[")[0]
-
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        test = self.marked.get(report.nodeid)
-        if test is None:
+        if "fault" not in report.keywords:
             return
-        tally = self.tallies[test]
+        tally = self.tallies[report.nodeid.partition("[")[0]]
         if report.when == "call":
             tally.cases += 1
         tally.failed += report.failed

@@ -76,7 +76,8 @@ def test_a_marker_that_would_be_overlooked_is_refused(tmp_path: Path, text: str)
         find_marks(_tests(tmp_path, text))
 
 
-def test_results_are_noted_by_test_and_others_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [(), ("--numprocesses", "2")])
+def test_results_are_noted_by_test_and_others_stay(tmp_path: Path, processes: tuple[str, ...]) -> None:
     results = tmp_path / "results.json"
     results.write_text(json.dumps({"tests/old.py::test_old": {"outcome": "passed", "cases": 1, "date": "2020-01-01"}}))
     (tmp_path / "test_it.py").write_text(
@@ -86,7 +87,7 @@ def test_results_are_noted_by_test_and_others_stay(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.fault_table", "--rootdir", str(tmp_path)]
     subprocess.run(
-        [*command, "-c", "/dev/null", "--record-faults", str(results), str(tmp_path / "test_it.py")],
+        [*command, *processes, "-c", "/dev/null", "--record-faults", str(results), str(tmp_path / "test_it.py")],
         cwd=REPOSITORY,
         check=False,
         capture_output=True,
