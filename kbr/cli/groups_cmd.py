@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,7 +18,7 @@ from kbr.cli.options import (
     storage_option,
     verb,
 )
-from kbr.cli.render import Block, Table, emit_text
+from kbr.cli.render import Block, Table, emit_text, is_terminal
 from kbr.cli.tables import listed, number, table, text, warning_lines
 from kbr.cli.text import neutralise_lines
 from kbr.cli.units import count_text, instant_text
@@ -388,7 +387,7 @@ def export_command(
     content = kafka_csv(report.plan.rows) if form == "kafka" else rpk_file(report.plan.rows)
     if invocation.output == "table":
         # a file gets names as they are; on a terminal, one could move the cursor
-        emit_text(neutralise_lines(content) if sys.stdout.isatty() else content)
+        emit_text(neutralise_lines(content) if is_terminal() else content)
         return report.exit_code
     invocation.emit({**report.to_document(), "file": content, "exit_code": report.exit_code}, lambda _: [])
     return report.exit_code
