@@ -78,6 +78,8 @@ class GroupCapture:
         self._unread: dict[str, str] = {}
         self._too_many = 0
         self._failure = ""
+        #: What is told is that the cluster, or a part of it, was out of reach.
+        self._is_outage = False
         self._kept: GroupSnapshot | None = None
         self._known: dict[str, GroupListing] | None = None
         self._missed: set[str] = set()
@@ -85,7 +87,7 @@ class GroupCapture:
     def look(self) -> None:
         """Ask what the groups have committed, unless it is too soon. To be called right before ends are asked for."""
         begun = self._clock.monotonic()
-        self._found = None
+        before, self._found = self._found, None
         if begun < self._due_at:
             return
         try:
@@ -106,15 +108,21 @@ class GroupCapture:
             at_ms = self._clock.now_ms()
             found, unread = self._groups.offsets(listed[:MAX_GROUPS])
         except KbrError as error:
-            self._fail(f"the consumer groups could not be read: {error}")
+            if _is_given_up(error):
+                self._give_up(before)
+            else:
+                self._fail(f"the consumer groups could not be read: {error}", error)
         else:
+            if any(_is_given_up(why) for why in unread.values()):
+                self._give_up(before)
+                return
             now = self._clock.monotonic()
             self._due_at = now + COST_FACTOR * (now - begun)
             for group, why in unread.items():
                 if isinstance(why, ClusterUnavailable) and group in self._known_before():
                     # what the backup has of it is older, and better than nothing: nobody misses a record by it
                     self._due_at = min(self._due_at, now + AWAY_S)
-                    self._fail(f"the consumer groups could not be read anew: {group}: {why}")
+                    self._fail(f"the consumer groups could not be read anew: {group}: {why}", why)
                     return
             self._at_ms, self._found = at_ms, found
             self._unread = {group: str(error) for group, error in unread.items()}
@@ -167,12 +175,17 @@ class GroupCapture:
         try:
             save_snapshot(self._store, snapshot)
         except KbrError as error:
-            self._fail(f"the consumer group offsets could not be written: {error}")
+            self._fail(f"the consumer group offsets could not be written: {error}", error)
             return
         self._check_lock()
         self._kept = snapshot
         self._known = _listings(snapshot)
         self._failure = ""
+
+    def forgive_outage(self) -> None:
+        """A continuous run is stopped while the cluster is away, which is no fault of its: what it had kept before stays."""
+        if self._is_outage and self._kept is not None:
+            self._failure = ""
 
     @property
     def counts(self) -> GroupCounts:
@@ -205,10 +218,20 @@ class GroupCapture:
                 self._known = {}
         return self._known
 
-    def _fail(self, sentence: str) -> None:
+    def _fail(self, sentence: str, error: KbrError) -> None:
         if self._failure != sentence:
             _log.warning("%s", sentence)
         self._failure = sentence
+        self._is_outage = isinstance(error, ClusterUnavailable)
+
+    def _give_up(self, before: list[GroupOffsets] | None) -> None:
+        """The run was stopped meanwhile: what was captured before is as good as it was, and nothing has failed."""
+        self._found = before
+        _log.info("the consumer groups were not read anew, as the run was stopped: what was captured before stays")
+
+
+def _is_given_up(error: KbrError) -> bool:
+    return error.context.get("given_up") is True
 
 
 def _listings(snapshot: GroupSnapshot) -> dict[str, GroupListing]:
