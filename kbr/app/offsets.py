@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from kbr.app.inspect import opened_store
+from kbr.app.inspect import looked_at_restores, opened_store
 from kbr.config import Config
 from kbr.errors import OffsetMapMissing, UsageError
 from kbr.maintain.describe import restore_document
 from kbr.model import TopicPartition
 from kbr.repository.catalog import Catalog
 from kbr.repository.offset_maps import MappedSums, OffsetMap, OffsetRangeMap, open_offset_map
-from kbr.repository.restore_states import RestoreSummary, list_restores
+from kbr.repository.restore_states import RestoreSummary
 from kbr.storage import ObjectStore
 
 __all__ = ["MAX_SHOWN", "offset_ranges", "range_document", "show_offsets"]
@@ -100,7 +100,7 @@ def range_document(one: OffsetRangeMap) -> dict[str, Any]:
 
 
 def _restores(store: ObjectStore, backup_id: str) -> list[RestoreSummary]:
-    restores = list_restores(store, backup_id)
+    restores = looked_at_restores(store, backup_id)
     if not restores:
         # says so where there is no such backup
         Catalog(store).load(backup_id)

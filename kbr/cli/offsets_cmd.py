@@ -13,7 +13,7 @@ import click
 from kbr.cli.documents import ListedRestore, OffsetsDocument, OffsetsMapping
 from kbr.cli.options import Invocation, chosen_backup, config_options, exporting_verb, storage_option, verb
 from kbr.cli.render import SCHEMA_VERSION, Block, emit_blocks, emit_text
-from kbr.cli.tables import listed, number, table, text
+from kbr.cli.tables import LEFT_UNDONE, listed, number, table, text
 from kbr.cli.units import count_text, instant_text
 
 if TYPE_CHECKING:
@@ -248,4 +248,5 @@ def restores_blocks(restores: list[ListedRestore]) -> list[Block]:
         for one in restores
     ]
     errors = [f"{one['restore_id']}: {one['error']}" for one in restores if one["error"]]
-    return [table(columns, rows), *errors]
+    left = [f"{one['restore_id']}: {LEFT_UNDONE}" for one in restores if one["lock_held"] is False]
+    return [table(columns, rows), *errors, *left]
