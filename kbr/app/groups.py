@@ -14,7 +14,15 @@ from kbr.app.group_places import Restored, find_restore, places_of
 from kbr.app.inspect import opened_store
 from kbr.app.wiring import client_settings, required_backup_id
 from kbr.config import Config
-from kbr.errors import GroupsMissing, GroupsUnreadable, Incomplete, KbrError, PreflightRefused, StorageError, UnsupportedFormat
+from kbr.errors import (
+    GroupsMissing,
+    GroupsUnreadable,
+    Incomplete,
+    KbrError,
+    PreflightRefused,
+    StorageError,
+    UnsupportedFormat,
+)
 from kbr.format.group_rollback import GroupRollback, dump_rollback, load_rollback
 from kbr.format.groups import GroupSnapshot
 from kbr.format.restore_state import RestoreStatus
@@ -28,6 +36,7 @@ from kbr.restore.group_apply import (
     commit_offsets,
     plan_rollback,
     refuse_active,
+    refuse_rewinds,
     roll_back,
 )
 from kbr.restore.groups import (
@@ -173,6 +182,7 @@ class GroupReport:
                 "groups": len(plan.states) + len(plan.failures),
                 "offsets": sum(row.new is not None for row in plan.rows),
                 "changes": sum(row.changes for row in plan.rows),
+                "rewinds": len(plan.rewinds),
             },
             "failures": {group: _described(error) for group, error in self.failures.items()},
             "warnings": list(self.warnings),
@@ -188,6 +198,7 @@ def _row(row: GroupRow) -> dict[str, Any]:
         "old_offset": _offset(row.old),
         "new_offset": _offset(row.new),
         "reason": row.reason.value,
+        "rewinds": row.rewinds,
         "why": row.why,
     }
 
@@ -209,12 +220,14 @@ class GroupRun:
         group_mapping: group of the backup to group of the target.
         execute: commit; else only plan.
         rollback_file: where to keep the former offsets, instead of the store.
+        allow_rewind: also commit offsets that are smaller than what the target's group has committed.
     """
 
     patterns: tuple[str, ...] = ("*",)
     group_mapping: Mapping[str, str] = field(default_factory=dict)
     execute: bool = False
     rollback_file: Path | None = None
+    allow_rewind: bool = False
 
 
 def refuse_foreign_groups(made_by: str) -> None:
@@ -253,6 +266,7 @@ def move_groups(config: Config, run: GroupRun, *, restore_id: str | None) -> Gro
     Raises:
         OffsetMapMissing, GroupsMissing: there is no such restore, or the backup holds no groups.
         GroupActive: a group that is to be changed has members; nothing was changed.
+        GroupRewind: a group would move back, and is not allowed to; nothing was changed.
         PreflightRefused: the restore is not complete, or the former offsets can't be kept; nothing was changed.
     """
     backup_id = required_backup_id(config)
@@ -299,6 +313,8 @@ def move_groups_of(
     failures = dict(plan.failures)
     if run.execute and plan.changes:
         refuse_active(plan.active)
+        if not run.allow_rewind:
+            refuse_rewinds(plan.rewinds)
         rollback = _keep_former(store, plan, facts, restored, run.rollback_file)
         failures.update(commit_offsets(groups, plan.changes))
     return GroupReport(

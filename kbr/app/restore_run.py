@@ -69,6 +69,7 @@ def run_restore(
     progress: ProgressSink | None,
     stop: StopSource,
     rollback_file: Path | None = None,
+    allow_rewind: bool = False,
 ) -> RestoreRun:
     """Put a backup back, and its consumer groups if they are asked for.
 
@@ -78,6 +79,7 @@ def run_restore(
         progress: shows how it goes, or None.
         stop: ends the run early.
         rollback_file: where to keep what groups have committed before, instead of the store.
+        allow_rewind: groups may be put on smaller offsets than they have committed in the target.
 
     Raises:
         KbrError: nothing could be begun. What went wrong with single partitions, or with groups, is in the report.
@@ -104,6 +106,7 @@ def run_restore(
             group_mapping=config.restore.group_mapping,
             execute=True,
             rollback_file=rollback_file,
+            allow_rewind=allow_rewind,
         )
         if groups.patterns:
             refuse_foreign_groups(made_by(store, options.backup_id))

@@ -15,6 +15,7 @@ from kbr.cli.options import (
     client_sets,
     config_options,
     read_mapping,
+    rewind_option,
     storage_option,
     verb,
 )
@@ -203,6 +204,7 @@ def plan_command(
     metavar="FILE",
     help="Keep what the groups have now in this new file; without it, it is kept in the backup.",
 )
+@rewind_option
 @verb
 def apply_command(
     *,
@@ -218,10 +220,11 @@ def apply_command(
     group_map: tuple[str, ...],
     execute: bool,
     rollback_file: Path | None,
+    allow_rewind: bool,
 ) -> int:
     """Put groups where they had read to: with --execute; without it, as plan.
 
-    Refused while one of the groups has members. What the groups have now is kept first, for rollback. What is committed
+    Refused while one of the groups has members, or where one would move back. What the groups have now is kept first, for rollback. What is committed
     is read back and compared.
 
     \b
@@ -235,6 +238,7 @@ def apply_command(
         group_mapping=config.restore.group_mapping,
         execute=execute,
         rollback_file=rollback_file,
+        allow_rewind=allow_rewind,
     )
     return invocation.finish(move_groups(config, run, restore_id=restore_id), groups_blocks)
 
@@ -259,6 +263,9 @@ def groups_blocks(document: GroupsDocument) -> list[Block]:
         blocks.append(f"{changes} offsets would change; kbr groups apply --execute commits them.")
     else:
         blocks.append(f"{changes} offsets were to change: {document['status']}.")
+    rewinds = document["totals"]["rewinds"]
+    if is_plan and rewinds:
+        blocks.append(f"{count_text(rewinds)} of them would move back, which is refused without --allow-rewind.")
     if document["rollback"]:
         blocks.append(f"What the groups had before: {document['rollback']}")
     if document["active"]:

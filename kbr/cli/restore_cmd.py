@@ -18,6 +18,7 @@ from kbr.cli.options import (
     groups_of,
     rates_of,
     read_mapping,
+    rewind_option,
     split_commas,
     storage_option,
     storage_words,
@@ -77,6 +78,7 @@ _OFFSETS = re.compile(r"[0-9]+|[0-9]+-[0-9]*|-[0-9]+")
     metavar="FILE",
     help="Keep what the groups have committed before in this new file, instead of in the backup.",
 )
+@rewind_option
 @click.option("--append", is_flag=True, default=None, help="Write into topics that hold other records already.")
 @click.option(
     "--allow-incomplete",
@@ -112,6 +114,7 @@ def command(
     groups: tuple[str, ...],
     group_map: tuple[str, ...],
     rollback_file: Path | None,
+    allow_rewind: bool,
 ) -> int:
     """Restore topics into a Kafka cluster.
 
@@ -154,14 +157,19 @@ def command(
     )
     tell_start(last, config.restore.time_window_start)
     if not config.restore.consumer_groups:
-        for flag, is_given in (("--group-map", group_map), ("--rollback-file", rollback_file)):
+        for flag, is_given in (("--group-map", group_map), ("--rollback-file", rollback_file), ("--allow-rewind", allow_rewind)):
             if is_given:
                 raise click.UsageError(f"{flag} says nothing without --groups or --group")
     from kbr.app.restore_run import run_restore
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):
         report = run_restore(
-            config, dry_run=dry_run, progress=progress, stop=stop, rollback_file=rollback_file
+            config,
+            dry_run=dry_run,
+            progress=progress,
+            stop=stop,
+            rollback_file=rollback_file,
+            allow_rewind=allow_rewind,
         )
     return invocation.finish(report, restore_blocks)
 

@@ -160,6 +160,11 @@ class GroupRow:
             return False
         return self.old is None or (self.old.offset, self.old.metadata) != (self.new.offset, self.new.metadata)
 
+    @property
+    def rewinds(self) -> bool:
+        """Whether the group would read again what it has read in the target."""
+        return self.old is not None and self.new is not None and self.new.offset < self.old.offset
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFacts:
@@ -200,6 +205,11 @@ class GroupPlan:
             if row.changes and row.new is not None:
                 found.setdefault(row.group, {})[row.partition] = row.new
         return found
+
+    @property
+    def rewinds(self) -> tuple[GroupRow, ...]:
+        """What would move back."""
+        return tuple(row for row in self.rows if row.rewinds)
 
 
 def choose_groups(
@@ -372,12 +382,15 @@ def _row(
     elif offset is not None and offset > log.high_watermark:
         why = f"{why}; the target ends at {log.high_watermark} by now"
         offset, reason = log.high_watermark, Reason.GONE
+    new = None if offset is None else CommittedOffset(offset=offset, metadata=place.metadata)
+    if old is not None and new is not None and new.offset < old.offset:
+        why = f"{why}; moves back: the target's group is at {old.offset}"
     return GroupRow(
         group=group,
         source_group=source_group,
         partition=partition,
         old=old,
-        new=None if offset is None else CommittedOffset(offset=offset, metadata=place.metadata),
+        new=new,
         reason=reason,
         why=why,
     )

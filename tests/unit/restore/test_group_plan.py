@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from kbr.errors import AuthorizationFailed, ClusterUnavailable, GroupActive, UsageError
+from kbr.errors import AuthorizationFailed, ClusterUnavailable, GroupActive, GroupRewind, UsageError
 from kbr.format.group_rollback import GroupBefore, GroupRollback
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.kafka.groups import GroupStanding
 from kbr.model import CommittedOffset, GroupOffsets, TopicPartition
 from kbr.repository.offset_maps import OffsetRangeMap
-from kbr.restore.group_apply import before_of, commit_offsets, plan_rollback, refuse_active, roll_back
+from kbr.restore.group_apply import before_of, commit_offsets, plan_rollback, refuse_active, refuse_rewinds, roll_back
 from kbr.restore.groups import (
     GroupFacts,
     GroupPlan,
@@ -161,6 +161,23 @@ def test_a_plan_says_what_the_target_has_now_and_what_it_gets() -> None:
     (row,) = plan_of(committed={TARGET: CommittedOffset(offset=2)}).rows
     assert (row.old, row.new) == (CommittedOffset(offset=2), CommittedOffset(offset=5, metadata="m"))
     assert row.changes
+
+
+def test_a_plan_says_what_moves_back() -> None:
+    for old, rewinds in ((4, False), (5, False), (6, True)):
+        plan = plan_of(committed={TARGET: CommittedOffset(offset=old)})
+        (row,) = plan.rows
+        assert (row.rewinds, plan.rewinds, "moves back" in row.why) == (rewinds, (row,) if rewinds else (), rewinds)
+    # nothing is to be committed where the target can't tell
+    assert plan_of(committed={TARGET: CommittedOffset(offset=6)}, log=None).rewinds == ()
+
+
+def test_a_refusal_names_some_of_what_would_move_back() -> None:
+    (row,) = plan_of(committed={TARGET: CommittedOffset(offset=6)}).rows
+    refuse_rewinds(())
+    with pytest.raises(GroupRewind, match=r"group g in r\[0\] from 6 to 5 and 1995 more; nothing was committed") as caught:
+        refuse_rewinds([row] * 5 + [replace(row, group="h")] * 1995)
+    assert caught.value.context["groups"] == ["g", "h"]
 
 
 def test_what_is_there_already_is_not_committed_again() -> None:
