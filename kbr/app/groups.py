@@ -308,7 +308,7 @@ def move_groups_of(
     facts = GroupFacts(
         offsets=places.offsets, committed=groups.committed(list(chosen)), standings=groups.describe(list(chosen))
     )
-    plan = plan_groups(chosen, places.offset_map, facts, places.archive_ends)
+    plan = plan_groups(chosen, places.offset_map, facts, places.archive_ends, places.record_ends)
     rollback = ""
     failures = dict(plan.failures)
     if run.execute and plan.changes:

@@ -243,6 +243,16 @@ def test_a_group_with_members_keeps_everything_as_it_is(place: Place, monkeypatc
     assert place.move(GroupRun()).plan.active == ("g",)
 
 
+def test_a_plan_tells_of_records_that_the_backup_has_and_the_target_has_not(place: Place) -> None:
+    place.restored()
+    snapshot = load_snapshot(place.store, place.backup_id)
+    read_all = replace(snapshot.groups[0], offsets={SOURCE: CommittedOffset(offset=120)})
+    save_snapshot(place.store, replace(snapshot, groups=(read_all,)))
+    (row,) = place.move(GroupRun()).plan.rows
+    # 100 to 119 are restored; the backup's two segments have 100 to 219
+    assert row.why == "committed 120: all that was restored has been read; the backup has records up to offset 219 that are not restored"
+
+
 @pytest.mark.fault("R5", "a group of the target that has read on, or is another one of the same name", promise=7)
 def test_a_group_is_not_moved_back_unless_that_is_asked_for(place: Place) -> None:
     place.restored()

@@ -93,6 +93,29 @@ def test_a_group_is_put_on_the_first_restored_record_at_or_after_its_offset(
     assert {key: (place.offset, place.reason) for key, place in placed.items()} == {TARGET: (expected, reason)}
 
 
+@pytest.mark.parametrize(
+    ("committed", "record_end", "words"),
+    [
+        (130, 140, "committed 130: all that was restored has been read; the backup has records up to offset 139 that are not restored"),
+        (130, 131, "committed 130: all that was restored has been read; the backup has records up to offset 130 that are not restored"),
+        # behind its last record are transaction markers only
+        (130, 130, "committed 130: all that was restored has been read"),
+        (135, 130, "committed 135: all that was restored has been read"),
+        (129, 140, "committed 129: that record"),
+    ],
+)
+def test_what_the_backup_has_behind_all_that_was_restored_is_told(committed: int, record_end: int, words: str) -> None:
+    placed = place_groups({"g": group_of(p0=committed)}, HOLE, {SOURCE: 145}, {SOURCE: record_end})["g"]
+    assert placed[TARGET].why == words
+
+
+def test_what_another_partition_of_the_target_has_is_restored() -> None:
+    spread = ranges((0, 0, 5))._ranges + ranges((5, 0, 5), target=TopicPartition("r", 1))._ranges
+    placed = place_groups({"g": group_of(p0=7)}, RangeMap(spread), {SOURCE: 10}, {SOURCE: 10})["g"]
+    assert placed[TARGET].why == "committed 7: all that was restored has been read"
+    assert placed[TopicPartition("r", 1)].offset == 2
+
+
 def test_a_partition_that_was_not_restored_is_told_and_not_put_anywhere() -> None:
     placed = place_groups({"g": group_of(p0=5, p7=5)}, HOLE, {})["g"]
     assert placed[TopicPartition("t", 7)].reason is Reason.NOT_RESTORED
