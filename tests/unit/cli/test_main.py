@@ -98,6 +98,14 @@ def test_a_wrong_command_line_is_exit_code_2_and_names_the_help(arguments: list[
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["groups"], ["offsets"], ["config"], ["index"]])
+def test_nothing_asked_for_is_answered_with_the_help(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == run(*arguments, "--help").stdout
+    assert result.stderr.startswith("Usage: ")
+
+
 def test_a_misspelt_verb_gets_the_nearest_one() -> None:
     assert "did you mean 'restore'?" in run("restroe").stderr
 
