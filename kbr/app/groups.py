@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from typing import Any
 from kbr import __version__
 from kbr.app.group_places import Restored, find_restore, places_of
 from kbr.app.inspect import opened_store
+from kbr.app.rollback_file import write_new_file
 from kbr.app.wiring import client_settings, required_backup_id
 from kbr.config import Config
 from kbr.errors import (
@@ -349,7 +349,7 @@ def _keep_former(
         groups=before_of(plan, facts.committed, facts.standings, last),
     )
     if file is not None:
-        _write_new(file, dump_rollback(former))
+        write_new_file(file, dump_rollback(former))
         return str(file)
     try:
         return save_group_rollback(store, former)
@@ -368,19 +368,6 @@ def _last_kept(store: ObjectStore, restored: Restored) -> GroupRollback | None:
         return load_group_rollback(store, keys[-1]) if keys else None
     except (GroupsUnreadable, UnsupportedFormat):
         return None  # a way back of its own is written all the same
-
-
-def _write_new(file: Path, data: bytes) -> None:
-    try:
-        with file.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise PreflightRefused(
-            f"can't write the groups' former offsets to {file}: {error.strerror}; nothing was committed",
-            hint="name a file that does not exist, in a folder that may be written to",
-        ) from error
 
 
 # -- rollback -----------------------------------------------------------------------------
