@@ -29,6 +29,8 @@ _log = get_logger("kbr.backup")
 COST_FACTOR = 50
 #: No capture that failed for a coordinator that is away puts off the next one for longer.
 AWAY_S = 300.0
+#: Groups that one line names.
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class GroupCounts:
 
     Attributes:
         failed: why groups are not, or not all of them, in the backup; empty where they are.
+        warnings: what is as it was asked for, and may not have been meant.
     """
 
     captured_at_ms: int | None
@@ -44,6 +47,7 @@ class GroupCounts:
     offsets: int
     other_offsets: int
     failed: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class GroupCapture:
@@ -82,7 +86,10 @@ class GroupCapture:
         self._is_outage = False
         self._kept: GroupSnapshot | None = None
         self._known: dict[str, GroupListing] | None = None
-        self._missed: set[str] = set()
+        #: Log lines that were given: each once.
+        self._told: set[str] = set()
+        self._unmatched: list[str] = []
+        self._dropped = ""
 
     def look(self) -> None:
         """Ask what the groups have committed, unless it is too soon. To be called right before ends are asked for."""
@@ -95,15 +102,14 @@ class GroupCapture:
             begun = self._clock.monotonic()  # what went by until brokers answered is no cost of the groups
             # a coordinator that has just started lists nothing, without an error: groups that the backup has are asked for
             answer = {**self._known_before(), **answer}
-            listed = [
-                answer[group]
-                for group in sorted(answer)
-                if any(fnmatchcase(group, pattern) for pattern in self._patterns)
+            listed = [answer[group] for group in sorted(answer) if self._is_meant(group)]
+            self._unmatched = [
+                f"no consumer group matches {pattern}: nothing is kept of it"
+                for pattern in self._patterns
+                if pattern != "*" and not any(fnmatchcase(group, pattern) for group in answer)
             ]
-            for pattern in self._patterns:
-                if pattern != "*" and pattern not in self._missed and not any(fnmatchcase(group, pattern) for group in answer):
-                    self._missed.add(pattern)
-                    _log.warning("no consumer group matches %s: nothing is kept of it", pattern)
+            for sentence in self._unmatched:
+                self._warn(sentence)
             self._too_many = max(0, len(listed) - MAX_GROUPS)
             at_ms = self._clock.now_ms()
             found, unread = self._groups.offsets(listed[:MAX_GROUPS])
@@ -178,6 +184,7 @@ class GroupCapture:
             self._fail(f"the consumer group offsets could not be written: {error}", error)
             return
         self._check_lock()
+        self._see_dropped()
         self._kept = snapshot
         self._known = _listings(snapshot)
         self._failure = ""
@@ -204,7 +211,27 @@ class GroupCapture:
             offsets=0 if kept is None else sum(len(one.offsets) for one in kept.groups),
             other_offsets=0 if kept is None else kept.other_offsets,
             failed=tuple(failed),
+            warnings=(*self._unmatched, *([self._dropped] if self._dropped else [])),
         )
+
+    def _is_meant(self, group: str) -> bool:
+        return any(fnmatchcase(group, pattern) for pattern in self._patterns)
+
+    def _see_dropped(self) -> None:
+        """A backup has one capture: groups that an earlier run was asked for, and this one is not, are gone with the first."""
+        gone = sorted(group for group in self._known_before() if not self._is_meant(group)) if self._kept is None else []
+        if gone:
+            more = f" and {len(gone) - NAMES_SHOWN:,} more" if len(gone) > NAMES_SHOWN else ""
+            what = "1 consumer group" if len(gone) == 1 else f"{len(gone):,} consumer groups"
+            self._dropped = (
+                f"{what} of an earlier run, not asked for any more, went from the backup: {', '.join(gone[:NAMES_SHOWN])}{more}"
+            )
+            self._warn(self._dropped)
+
+    def _warn(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            _log.warning("%s", sentence)
 
     def _known_before(self) -> dict[str, GroupListing]:
         """The groups that the backup has, of this run or an earlier one."""

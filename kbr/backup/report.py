@@ -98,7 +98,7 @@ class BackupReport:
             "totals": totals,
             "topics": topics,
             "groups": _groups(self.groups),
-            "warnings": [*self.warnings, *(() if self.groups is None else self.groups.failed)],
+            "warnings": [*self.warnings, *(() if self.groups is None else (*self.groups.warnings, *self.groups.failed))],
         }
 
 

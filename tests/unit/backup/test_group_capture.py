@@ -123,6 +123,47 @@ def test_a_name_that_no_group_has_is_warned_of_once(caplog: pytest.LogCaptureFix
         "no consumer group matches typo: nothing is kept of it",
         "no consumer group matches x*: nothing is kept of it",
     ]
+    assert capture.it.counts.warnings == tuple(one.getMessage() for one in caplog.records)
+    assert capture.it.counts.failed == ()
+    # of a group that comes later, a continuous run has nothing to say in the end
+    capture.groups.committed["typo"] = {TopicPartition("t", 0): 1}
+    capture.clock.advance(100)
+    capture.both()
+    assert capture.it.counts.warnings == ("no consumer group matches x*: nothing is kept of it",)
+
+
+def test_groups_of_an_earlier_run_that_go_with_this_one_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    place = {TopicPartition("t", 0): 4}
+    first = Capture(**dict.fromkeys(["a", "b", "c", "d", "e", "f", "g", "h"], place))
+    first.both()
+    assert first.it.counts.warnings == ()
+    later = Capture(("h", "a"), **dict.fromkeys("agh", place))
+    later.it._store = first.store
+    later.both()
+    words = "6 consumer groups of an earlier run, not asked for any more, went from the backup: b, c, d, e, f and 1 more"
+    assert later.it.counts.warnings == (words,)
+    assert [one.getMessage() for one in caplog.records] == [words]
+    assert [one.group for one in load_snapshot(first.store, "b").groups] == ["a", "h"]
+    # told by the run that did it, and not by the next one; a group that was deleted was asked for
+    last = Capture(("h", "a"), h=place)
+    last.it._store = first.store
+    last.both()
+    assert last.it.counts.warnings == ()
+
+
+def test_groups_that_are_not_written_over_are_not_called_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Capture(a={TopicPartition("t", 0): 4})
+    first.both()
+    later = Capture(("b",), b={TopicPartition("t", 0): 4})
+    later.it._store = first.store
+
+    def put(*_: object, **__: object) -> None:
+        raise AccessDenied("no right to write")
+
+    monkeypatch.setattr(later.it._store, "put", put)
+    later.both()
+    assert later.it.counts.warnings == ()
+    assert later.it.counts.failed
 
 
 def test_what_has_not_changed_is_not_written_again() -> None:
@@ -265,6 +306,13 @@ def test_groups_are_asked_before_the_ends_are_fixed() -> None:
     assert snapshot.lag(TopicPartition("t", 0), 4) == 21
     assert report.exit_code == 0
     assert report.to_document()["groups"]["offsets"] == 1
+
+
+def test_a_runs_document_warns_of_a_name_that_no_group_has() -> None:
+    bench = GroupBench(Topics(t=[10]), a={TopicPartition("t", 0): 4})
+    report = bench.run(replace(OPTIONS, consumer_groups=("typo",)))
+    assert report.exit_code == 0
+    assert report.to_document()["warnings"] == ["no consumer group matches typo: nothing is kept of it"]
 
 
 def test_a_run_without_groups_asks_for_none() -> None:
