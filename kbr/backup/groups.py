@@ -201,7 +201,7 @@ class GroupCapture:
         failed = [self._failure] if self._failure else []
         if self._too_many:
             failed.append(
-                f"{self._too_many} consumer groups were left out: a backup takes {MAX_GROUPS:,}; name those that matter in "
+                f"{_groups(self._too_many)} {'was' if self._too_many == 1 else 'were'} left out: a backup takes {MAX_GROUPS:,}; name those that matter in "
                 "backup.consumer_groups"
             )
         failed.extend(f"consumer group {group}: {why}" for group, why in ({} if kept is None else kept.unread).items())
@@ -222,9 +222,8 @@ class GroupCapture:
         gone = sorted(group for group in self._known_before() if not self._is_meant(group)) if self._kept is None else []
         if gone:
             more = f" and {len(gone) - NAMES_SHOWN:,} more" if len(gone) > NAMES_SHOWN else ""
-            what = "1 consumer group" if len(gone) == 1 else f"{len(gone):,} consumer groups"
             self._dropped = (
-                f"{what} of an earlier run, not asked for any more, went from the backup: {', '.join(gone[:NAMES_SHOWN])}{more}"
+                f"{_groups(len(gone))} of an earlier run, not asked for any more, went from the backup: {', '.join(gone[:NAMES_SHOWN])}{more}"
             )
             self._warn(self._dropped)
 
@@ -255,6 +254,10 @@ class GroupCapture:
         """The run was stopped meanwhile: what was captured before is as good as it was, and nothing has failed."""
         self._found = before
         _log.info("the consumer groups were not read anew, as the run was stopped: what was captured before stays")
+
+
+def _groups(count: int) -> str:
+    return f"{count:,} consumer group{'' if count == 1 else 's'}"
 
 
 def _is_given_up(error: KbrError) -> bool:

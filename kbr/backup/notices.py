@@ -81,7 +81,7 @@ class Notices:
         for topic, found in errors.items():
             if self._told.get(topic) != found[0]:
                 self._told[topic] = found[0]
-                _log.error("%s: %d partitions can't be read: %s", topic, len(found), found[0])
+                _log.error("%s: %s can't be read: %s", topic, _count(len(found), "partition"), found[0])
 
     def joined(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
         """Topics and partitions that a pass has taken up: one line, however many there are."""

@@ -22,7 +22,7 @@ from kbr.cli.options import (
 from kbr.cli.render import Block, Table, emit_text, is_terminal
 from kbr.cli.tables import listed, number, table, text, warning_lines
 from kbr.cli.text import neutralise_lines
-from kbr.cli.units import count_text, instant_text
+from kbr.cli.units import count_text, counted, instant_text
 
 if TYPE_CHECKING:
     from kbr.config import Config
@@ -153,8 +153,8 @@ def group_list_blocks(document: GroupListDocument) -> list[Block]:
             ],
         ),
     ]
-    if document["other_offsets"]:
-        blocks.append(f"{count_text(document['other_offsets'])} offsets are of topics that are not in the backup.")
+    if other := document["other_offsets"]:
+        blocks.append(f"{counted(other, 'offset')} {'is' if other == 1 else 'are'} of topics that are not in the backup.")
     return [*blocks, *warning_lines([f"{group} could not be read: {why}" for group, why in document["unread"].items()])]
 
 
@@ -258,11 +258,12 @@ def groups_blocks(document: GroupsDocument) -> list[Block]:
         _moves(document["rows"]),
         "",
     ]
-    changes = count_text(document["totals"]["changes"])
+    count = document["totals"]["changes"]
+    changes = counted(count, "offset")
     if is_plan:
-        blocks.append(f"{changes} offsets would change; kbr groups apply --execute commits them.")
+        blocks.append(f"{changes} would change; kbr groups apply --execute commits them.")
     else:
-        blocks.append(f"{changes} offsets were to change: {document['status']}.")
+        blocks.append(f"{changes} {'was' if count == 1 else 'were'} to change: {document['status']}.")
     rewinds = document["totals"]["rewinds"]
     if is_plan and rewinds:
         blocks.append(f"{count_text(rewinds)} of them would move back, which is refused without --allow-rewind.")

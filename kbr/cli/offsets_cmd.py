@@ -14,7 +14,7 @@ from kbr.cli.documents import ListedRestore, OffsetsDocument, OffsetsMapping
 from kbr.cli.options import Invocation, chosen_backup, config_options, exporting_verb, storage_option, verb
 from kbr.cli.render import SCHEMA_VERSION, Block, emit_blocks, emit_text
 from kbr.cli.tables import LEFT_UNDONE, listed, number, table, text
-from kbr.cli.units import count_text, instant_text
+from kbr.cli.units import count_text, counted, instant_text
 
 if TYPE_CHECKING:
     from kbr.repository.offset_maps import OffsetRangeMap
@@ -181,7 +181,7 @@ def offsets_blocks(document: OffsetsDocument) -> list[Block]:
     blocks: list[Block] = [
         f"Restore {mapping['restore_id']} of backup {document['backup_id']} to cluster "
         f"{mapping['cluster_id'] or 'unknown'}, {instant_text(mapping['created_at_ms'])}:",
-        f"{count_text(mapping['records'])} records in {count_text(mapping['ranges'])} ranges.",
+        f"{counted(mapping['records'], 'record')} in {counted(mapping['ranges'], 'range')}.",
     ]
     if mapping["lookup"] is not None:
         return [*blocks, "", *_lookup_blocks(mapping)]

@@ -28,7 +28,7 @@ from kbr.cli.options import (
 )
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
-from kbr.cli.units import bytes_text, count_text, duration_text, mean_rate_text
+from kbr.cli.units import bytes_text, count_text, counted, duration_text, mean_rate_text
 from kbr.cli.window_documents import window_lines
 
 __all__ = ["command", "restore_blocks"]
@@ -229,8 +229,8 @@ def _plan_blocks(document: RestoreDocument) -> list[Block]:
             ],
         ),
         "",
-        f"Reads {count_text(plan['segments'])} segments, {count_text(plan['blocks'])} blocks "
-        f"({bytes_text(plan['stored_bytes'])} stored); restores {bound}{count_text(plan['records'])} records "
+        f"Reads {counted(plan['segments'], 'segment')}, {counted(plan['blocks'], 'block')} "
+        f"({bytes_text(plan['stored_bytes'])} stored); restores {bound}{counted(plan['records'], 'record')} "
         f"({bytes_text(plan['raw_bytes'])} encoded).",
         *_already_there(document),
     ]
@@ -293,9 +293,11 @@ def _already_there(document: RestoreDocument) -> list[Block]:
     count, gone = document["totals"]["already_there"], document["totals"]["gone"]
     lines: list[Block] = []
     if count:
-        lines.append(f"{count_text(count)} records were in the target already; they are the backup's.")
+        be, they = ("was", "it is") if count == 1 else ("were", "they are")
+        lines.append(f"{counted(count, 'record')} {be} in the target already; {they} the backup's.")
     if gone:
-        lines.append(f"{count_text(gone)} records that were restored are no longer in the target.")
+        be, are = ("was", "is") if gone == 1 else ("were", "are")
+        lines.append(f"{counted(gone, 'record')} that {be} restored {are} no longer in the target.")
     return lines
 
 

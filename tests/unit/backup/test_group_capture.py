@@ -243,7 +243,7 @@ def test_groups_beyond_the_limit_are_told(monkeypatch: pytest.MonkeyPatch) -> No
     capture = Capture(a=place, b=place, c=place)
     capture.both()
     assert len(load_snapshot(capture.store, "b").groups) == 2
-    assert "1 consumer groups were left out" in capture.it.counts.failed[0]
+    assert "1 consumer group was left out" in capture.it.counts.failed[0]
     assert format_groups.MAX_GROUPS == 10_000
 
 
@@ -391,7 +391,7 @@ def test_a_capture_that_a_stop_has_cut_short_has_not_failed_and_the_one_before_s
     else:
         capture.groups.unread = {"a" if which == "a group" else "new": _given_up()}
     capture.clock.advance(100)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="kbr.backup"):
         capture.both()
     assert load_snapshot(capture.store, "b") == before
     assert capture.it.counts.failed == ()

@@ -53,7 +53,7 @@ def test_the_plan_shows_old_and_new_offsets_and_why(use_case: Callable[..., Mock
     assert result.exit_code == 0, result.stderr
     out = result.stdout
     assert out.splitlines()[2].split() == ["GROUP", "TOPIC", "PARTITION", "OLD-OFFSET", "NEW-OFFSET", "WHY"]
-    assert "1 offsets would change" in out
+    assert "1 offset would change" in out
     assert "have members" in out
     assert "Warning: t: gone" in out
     assert "\x1b" not in out
@@ -155,6 +155,8 @@ def test_a_backup_takes_groups_when_it_is_told_to(use_case: Callable[..., Mock])
     base = ("backup", "--backup-id", "x", *TARGET)
     assert "Kept 5 offsets of 2 consumer groups." in run(*base, "--groups").stdout
     assert config_of(fake).backup.consumer_groups == ("*",)
+    fake.return_value = report({**BACKUP, "groups": {**counts, "groups": 1, "offsets": 1}})
+    assert "Kept 1 offset of 1 consumer group." in run(*base, "--groups").stdout
     run(*base, "-g", "a*", "--group", "b")
     assert config_of(fake).backup.consumer_groups == ("a*", "b")
     run(*base)
