@@ -141,6 +141,10 @@ class GroupActive(PreflightRefused):
     """A consumer group has members: its offsets are not changed; context: groups."""
 
 
+class GroupRewind(PreflightRefused):
+    """Offsets that consumer groups have committed would move back; context: groups."""
+
+
 # -- repository ---------------------------------------------------------------------------
 
 

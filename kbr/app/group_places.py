@@ -57,11 +57,13 @@ class Places:
 
     Attributes:
         archive_ends: by source partition, one past the last offset that the backup answers for.
+        record_ends: by source partition, one past the backup's last record.
         offsets: of the logs of the target partitions that the groups are put in.
     """
 
     offset_map: OffsetMap
     archive_ends: Mapping[TopicPartition, int]
+    record_ends: Mapping[TopicPartition, int]
     offsets: Mapping[TopicPartition, PartitionOffsets | KbrError]
     warnings: tuple[str, ...]
 
@@ -142,6 +144,12 @@ def places_of(
     return Places(
         offset_map=whole,
         archive_ends=sources,
+        record_ends={
+            TopicPartition(topic.name, one.partition): one.segments[-1].end_offset + 1
+            for topic in manifest.topics
+            for one in topic.partitions
+            if one.segments
+        },
         offsets=cluster.offsets(there, "read_uncommitted") if there else {},
         warnings=tuple(warnings),
     )

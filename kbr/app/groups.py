@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from typing import Any
 from kbr import __version__
 from kbr.app.group_places import Restored, find_restore, places_of
 from kbr.app.inspect import opened_store
+from kbr.app.rollback_file import write_new_file
 from kbr.app.wiring import client_settings, required_backup_id
 from kbr.config import Config
 from kbr.errors import (
@@ -36,6 +36,7 @@ from kbr.restore.group_apply import (
     commit_offsets,
     plan_rollback,
     refuse_active,
+    refuse_rewinds,
     roll_back,
 )
 from kbr.restore.groups import (
@@ -181,6 +182,7 @@ class GroupReport:
                 "groups": len(plan.states) + len(plan.failures),
                 "offsets": sum(row.new is not None for row in plan.rows),
                 "changes": sum(row.changes for row in plan.rows),
+                "rewinds": len(plan.rewinds),
             },
             "failures": {group: _described(error) for group, error in self.failures.items()},
             "warnings": list(self.warnings),
@@ -196,6 +198,7 @@ def _row(row: GroupRow) -> dict[str, Any]:
         "old_offset": _offset(row.old),
         "new_offset": _offset(row.new),
         "reason": row.reason.value,
+        "rewinds": row.rewinds,
         "why": row.why,
     }
 
@@ -217,12 +220,14 @@ class GroupRun:
         group_mapping: group of the backup to group of the target.
         execute: commit; else only plan.
         rollback_file: where to keep the former offsets, instead of the store.
+        allow_rewind: also commit offsets that are smaller than what the target's group has committed.
     """
 
     patterns: tuple[str, ...] = ("*",)
     group_mapping: Mapping[str, str] = field(default_factory=dict)
     execute: bool = False
     rollback_file: Path | None = None
+    allow_rewind: bool = False
 
 
 def refuse_foreign_groups(made_by: str) -> None:
@@ -261,6 +266,7 @@ def move_groups(config: Config, run: GroupRun, *, restore_id: str | None) -> Gro
     Raises:
         OffsetMapMissing, GroupsMissing: there is no such restore, or the backup holds no groups.
         GroupActive: a group that is to be changed has members; nothing was changed.
+        GroupRewind: a group would move back, and is not allowed to; nothing was changed.
         PreflightRefused: the restore is not complete, or the former offsets can't be kept; nothing was changed.
     """
     backup_id = required_backup_id(config)
@@ -302,11 +308,13 @@ def move_groups_of(
     facts = GroupFacts(
         offsets=places.offsets, committed=groups.committed(list(chosen)), standings=groups.describe(list(chosen))
     )
-    plan = plan_groups(chosen, places.offset_map, facts, places.archive_ends)
+    plan = plan_groups(chosen, places.offset_map, facts, places.archive_ends, places.record_ends)
     rollback = ""
     failures = dict(plan.failures)
     if run.execute and plan.changes:
         refuse_active(plan.active)
+        if not run.allow_rewind:
+            refuse_rewinds(plan.rewinds)
         rollback = _keep_former(store, plan, facts, restored, run.rollback_file)
         failures.update(commit_offsets(groups, plan.changes))
     return GroupReport(
@@ -341,7 +349,7 @@ def _keep_former(
         groups=before_of(plan, facts.committed, facts.standings, last),
     )
     if file is not None:
-        _write_new(file, dump_rollback(former))
+        write_new_file(file, dump_rollback(former))
         return str(file)
     try:
         return save_group_rollback(store, former)
@@ -360,19 +368,6 @@ def _last_kept(store: ObjectStore, restored: Restored) -> GroupRollback | None:
         return load_group_rollback(store, keys[-1]) if keys else None
     except (GroupsUnreadable, UnsupportedFormat):
         return None  # a way back of its own is written all the same
-
-
-def _write_new(file: Path, data: bytes) -> None:
-    try:
-        with file.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise PreflightRefused(
-            f"can't write the groups' former offsets to {file}: {error.strerror}; nothing was committed",
-            hint="name a file that does not exist, in a folder that may be written to",
-        ) from error
 
 
 # -- rollback -----------------------------------------------------------------------------

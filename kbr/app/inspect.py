@@ -11,15 +11,17 @@ from kbr.app.wiring import storage_options
 from kbr.config import Config
 from kbr.errors import AccessDenied
 from kbr.format.documents import Manifest
+from kbr.format.restore_state import RestoreStatus
 from kbr.maintain.describe import BackupDescription, describe, list_document
 from kbr.maintain.verify import VerifyReport, verify
 from kbr.model import RunStatus
 from kbr.repository.catalog import BackupSummary, Catalog, summarise
+from kbr.repository.layout import LockPlace
 from kbr.repository.lock_look import is_lock_held
-from kbr.repository.restore_states import list_restores
+from kbr.repository.restore_states import RestoreSummary, list_restores
 from kbr.storage import ObjectStore, open_store
 
-__all__ = ["BackupList", "describe_backup", "list_backups", "opened_store", "verify_backup"]
+__all__ = ["BackupList", "describe_backup", "list_backups", "looked_at_restores", "opened_store", "verify_backup"]
 
 
 @contextmanager
@@ -65,10 +67,28 @@ def describe_backup(config: Config, backup_id: str) -> BackupDescription:
     with opened_store(config) as store:
         manifest, held = _looked_at(store, backup_id)
         try:
-            restores = list_restores(store, backup_id)
+            restores = looked_at_restores(store, backup_id)
         except AccessDenied:  # who may read a backup may lack the right to list
             restores = None
         return describe(manifest, lock_held=held, restores=restores)
+
+
+def looked_at_restores(store: ObjectStore, backup_id: str) -> list[RestoreSummary]:
+    """A backup's restores, with a look at the lock of those that say they are running.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    running = RestoreStatus.RUNNING.value
+    restores = list_restores(store, backup_id)
+    held = {
+        one.restore_id: is_lock_held(store, LockPlace(backup_id, one.restore_id))
+        for one in restores
+        if one.status == running
+    }
+    if any(one is False for one in held.values()):
+        restores = list_restores(store, backup_id)  # as of a backup: one may have ended between the two looks
+    return [replace(one, lock_held=held.get(one.restore_id)) if one.status == running else one for one in restores]
 
 
 def _with_lock(store: ObjectStore, summary: BackupSummary) -> BackupSummary:

@@ -7,20 +7,22 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from kbr.app.inspect import opened_store
+from kbr.app.inspect import looked_at_restores, opened_store
 from kbr.config import Config
 from kbr.errors import OffsetMapMissing, UsageError
 from kbr.maintain.describe import restore_document
 from kbr.model import TopicPartition
 from kbr.repository.catalog import Catalog
 from kbr.repository.offset_maps import MappedSums, OffsetMap, OffsetRangeMap, open_offset_map
-from kbr.repository.restore_states import RestoreSummary, list_restores
+from kbr.repository.restore_states import RestoreSummary
 from kbr.storage import ObjectStore
 
 __all__ = ["MAX_SHOWN", "offset_ranges", "range_document", "show_offsets"]
 
 #: Ranges that are shown of one partition; an export has all of them.
 MAX_SHOWN = 100
+#: Topics or partitions that one line names.
+MAX_NAMED = 10
 
 
 def show_offsets(
@@ -37,7 +39,7 @@ def show_offsets(
         BackupMissing: there is none of that id.
         OffsetMapMissing: there is no such mapping.
         OffsetMapUnreadable: it is damaged.
-        UsageError: an offset without its partition.
+        UsageError: an offset without its partition; a topic or partition that there is not.
     """
     if (offset is not None or partition is not None) and (topic is None or (offset is not None and partition is None)):
         raise UsageError("an offset needs its topic and partition, and a partition its topic: -t TOPIC -p N --offset N")
@@ -51,7 +53,8 @@ def show_offsets(
         }
         if chosen is not None:
             found = open_offset_map(store, backup_id, chosen)
-            document["mapping"] = _mapping(found, topic, partition, offset)
+            sources = _sources(store, backup_id, found, topic, partition)
+            document["mapping"] = _mapping(found, sources, topic, partition, offset)
         return document
 
 
@@ -65,7 +68,7 @@ def offset_ranges(
         BackupMissing: there is none of that id.
         OffsetMapMissing: there is no such mapping.
         OffsetMapUnreadable: it is damaged.
-        UsageError: several could be meant.
+        UsageError: several could be meant; a topic or partition that there is not.
     """
     if partition is not None and topic is None:
         raise UsageError("a partition needs its topic: -t TOPIC -p N")
@@ -79,7 +82,8 @@ def offset_ranges(
                 hint="name one with --restore; kbr offsets show tells when and where to they were",
             )
         found = open_offset_map(store, backup_id, chosen)
-        yield chosen, (one for source in _sources(found, topic, partition) for one in found.ranges(source))
+        sources = _sources(store, backup_id, found, topic, partition)
+        yield chosen, (one for source in sources for one in found.ranges(source))
 
 
 def range_document(one: OffsetRangeMap) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def range_document(one: OffsetRangeMap) -> dict[str, Any]:
 
 
 def _restores(store: ObjectStore, backup_id: str) -> list[RestoreSummary]:
-    restores = list_restores(store, backup_id)
+    restores = looked_at_restores(store, backup_id)
     if not restores:
         # says so where there is no such backup
         Catalog(store).load(backup_id)
@@ -123,15 +127,41 @@ def _choose(restores: list[RestoreSummary], backup_id: str, name: str | None) ->
     return mapped[0].restore_id if len(mapped) == 1 else None
 
 
-def _sources(found: OffsetMap, topic: str | None, partition: int | None) -> list[TopicPartition]:
-    return [
-        source
-        for source in found.partitions()
-        if topic in {None, source.topic} and partition in {None, source.partition}
-    ]
+def _sources(
+    store: ObjectStore, backup_id: str, found: OffsetMap, topic: str | None, partition: int | None
+) -> list[TopicPartition]:
+    """The partitions that are asked for and that records were restored of.
+
+    Raises:
+        UsageError: the backup has no such topic or partition.
+    """
+    mapped = found.partitions()
+    meant = [one for one in mapped if topic in {None, one.topic} and partition in {None, one.partition}]
+    if meant or topic is None:
+        return meant
+    # it may be one of which no record was restored
+    manifest = Catalog(store).load_chosen(backup_id, lambda name: name == topic)
+    numbers = {one.partition for entry in manifest.topics if entry.name == topic for one in entry.partitions}
+    numbers.update(one.partition for one in mapped if one.topic == topic)
+    names = sorted({entry.name for entry in manifest.topics} | {one.topic for one in mapped})
+    if topic not in names:
+        raise UsageError(f"backup {backup_id} has no topic {topic!a}", hint=f"its topics: {_some(names)}")
+    if partition is not None and partition not in numbers:
+        raise UsageError(
+            f"backup {backup_id} has no partition {partition} of topic {topic}",
+            hint=f"its partitions: {_some(list(map(str, sorted(numbers))))}",
+        )
+    return []
 
 
-def _mapping(found: OffsetMap, topic: str | None, partition: int | None, offset: int | None) -> dict[str, Any]:
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{', '.join(names[:MAX_NAMED])}{more}" if names else "none"
+
+
+def _mapping(
+    found: OffsetMap, sources: list[TopicPartition], topic: str | None, partition: int | None, offset: int | None
+) -> dict[str, Any]:
     header = found.header
     shown: list[OffsetRangeMap] = []
     lookup = None
@@ -152,7 +182,7 @@ def _mapping(found: OffsetMap, topic: str | None, partition: int | None, offset:
         "created_at_ms": header.created_at_ms,
         "ranges": found.range_count,
         "records": found.record_count,
-        "partitions": [_sums(one) for source in _sources(found, topic, partition) for one in found.sums(source)],
+        "partitions": [_sums(one) for source in sources for one in found.sums(source)],
         "shown": [range_document(one) for one in shown],
         "lookup": lookup,
     }

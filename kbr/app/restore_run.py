@@ -8,12 +8,13 @@ from typing import Any
 
 from kbr.app.groups import GroupReport, GroupRun, check_groups, move_groups_of, refuse_foreign_groups
 from kbr.app.prestart import worker_modules
+from kbr.app.rollback_file import check_new_file
 from kbr.app.run_control import RunControl
 from kbr.app.run_lock import RunLock
 from kbr.app.wiring import StopSource, client_settings, restore_options, storage_options, supervisor_factory
 from kbr.app.worker_events import RunDisplay
 from kbr.config import Config
-from kbr.errors import ClusterUnavailable, Incomplete, KbrError
+from kbr.errors import ClusterUnavailable, ConfigError, Incomplete, KbrError
 from kbr.kafka.cluster import Cluster
 from kbr.repository.foreign import made_by
 from kbr.repository.layout import LockPlace
@@ -69,6 +70,7 @@ def run_restore(
     progress: ProgressSink | None,
     stop: StopSource,
     rollback_file: Path | None = None,
+    allow_rewind: bool = False,
 ) -> RestoreRun:
     """Put a backup back, and its consumer groups if they are asked for.
 
@@ -78,6 +80,7 @@ def run_restore(
         progress: shows how it goes, or None.
         stop: ends the run early.
         rollback_file: where to keep what groups have committed before, instead of the store.
+        allow_rewind: groups may be put on smaller offsets than they have committed in the target.
 
     Raises:
         KbrError: nothing could be begun. What went wrong with single partitions, or with groups, is in the report.
@@ -104,10 +107,12 @@ def run_restore(
             group_mapping=config.restore.group_mapping,
             execute=True,
             rollback_file=rollback_file,
+            allow_rewind=allow_rewind,
         )
         if groups.patterns:
             refuse_foreign_groups(made_by(store, options.backup_id))
             check_groups(store, options.backup_id, groups)
+            _check_ways(options.offset_map, rollback_file, options.backup_id)
         limit = RateLimit(options.bytes_per_s, options.records_per_s)
         with (
             RunControl("restore", options.backup_id, limit, display) as control,
@@ -147,6 +152,22 @@ def run_restore(
     finally:
         display.close()
         store.close()
+
+
+def _check_ways(offset_map: bool, rollback_file: Path | None, backup_id: str) -> None:
+    """See that groups can be put when all records are sent, and their former offsets be kept.
+
+    Raises:
+        ConfigError: no offset mapping is to be written.
+        PreflightRefused: the file for the former offsets can't be made.
+    """
+    if not offset_map:
+        raise ConfigError(
+            "restore.offset_map is off: consumer groups are placed by the offset mapping, and could not be put",
+            hint="leave it on, or restore without groups",
+        )
+    if rollback_file is not None:
+        check_new_file(rollback_file, backup_id)
 
 
 def _move_groups(

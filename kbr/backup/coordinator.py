@@ -497,6 +497,8 @@ class BackupCoordinator:
             if is_away:
                 # nobody could look again at what failed in the last pass only
                 state.forgive_outage(key for key in state.failed_keys() if retries.tries(key) <= 1)
+                if self._capture is not None:
+                    self._capture.forgive_outage()
                 self._notices.stopped_while_away(self._heard_at_ms)
         if not is_away:
             self._see_deleted(state)

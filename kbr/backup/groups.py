@@ -29,6 +29,8 @@ _log = get_logger("kbr.backup")
 COST_FACTOR = 50
 #: No capture that failed for a coordinator that is away puts off the next one for longer.
 AWAY_S = 300.0
+#: Groups that one line names.
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class GroupCounts:
 
     Attributes:
         failed: why groups are not, or not all of them, in the backup; empty where they are.
+        warnings: what is as it was asked for, and may not have been meant.
     """
 
     captured_at_ms: int | None
@@ -44,6 +47,7 @@ class GroupCounts:
     offsets: int
     other_offsets: int
     failed: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class GroupCapture:
@@ -78,14 +82,19 @@ class GroupCapture:
         self._unread: dict[str, str] = {}
         self._too_many = 0
         self._failure = ""
+        #: What is told is that the cluster, or a part of it, was out of reach.
+        self._is_outage = False
         self._kept: GroupSnapshot | None = None
         self._known: dict[str, GroupListing] | None = None
-        self._missed: set[str] = set()
+        #: Log lines that were given: each once.
+        self._told: set[str] = set()
+        self._unmatched: list[str] = []
+        self._dropped = ""
 
     def look(self) -> None:
         """Ask what the groups have committed, unless it is too soon. To be called right before ends are asked for."""
         begun = self._clock.monotonic()
-        self._found = None
+        before, self._found = self._found, None
         if begun < self._due_at:
             return
         try:
@@ -93,28 +102,33 @@ class GroupCapture:
             begun = self._clock.monotonic()  # what went by until brokers answered is no cost of the groups
             # a coordinator that has just started lists nothing, without an error: groups that the backup has are asked for
             answer = {**self._known_before(), **answer}
-            listed = [
-                answer[group]
-                for group in sorted(answer)
-                if any(fnmatchcase(group, pattern) for pattern in self._patterns)
+            listed = [answer[group] for group in sorted(answer) if self._is_meant(group)]
+            self._unmatched = [
+                f"no consumer group matches {pattern}: nothing is kept of it"
+                for pattern in self._patterns
+                if pattern != "*" and not any(fnmatchcase(group, pattern) for group in answer)
             ]
-            for pattern in self._patterns:
-                if pattern != "*" and pattern not in self._missed and not any(fnmatchcase(group, pattern) for group in answer):
-                    self._missed.add(pattern)
-                    _log.warning("no consumer group matches %s: nothing is kept of it", pattern)
+            for sentence in self._unmatched:
+                self._warn(sentence)
             self._too_many = max(0, len(listed) - MAX_GROUPS)
             at_ms = self._clock.now_ms()
             found, unread = self._groups.offsets(listed[:MAX_GROUPS])
         except KbrError as error:
-            self._fail(f"the consumer groups could not be read: {error}")
+            if _is_given_up(error):
+                self._give_up(before)
+            else:
+                self._fail(f"the consumer groups could not be read: {error}", error)
         else:
+            if any(_is_given_up(why) for why in unread.values()):
+                self._give_up(before)
+                return
             now = self._clock.monotonic()
             self._due_at = now + COST_FACTOR * (now - begun)
             for group, why in unread.items():
                 if isinstance(why, ClusterUnavailable) and group in self._known_before():
                     # what the backup has of it is older, and better than nothing: nobody misses a record by it
                     self._due_at = min(self._due_at, now + AWAY_S)
-                    self._fail(f"the consumer groups could not be read anew: {group}: {why}")
+                    self._fail(f"the consumer groups could not be read anew: {group}: {why}", why)
                     return
             self._at_ms, self._found = at_ms, found
             self._unread = {group: str(error) for group, error in unread.items()}
@@ -167,12 +181,18 @@ class GroupCapture:
         try:
             save_snapshot(self._store, snapshot)
         except KbrError as error:
-            self._fail(f"the consumer group offsets could not be written: {error}")
+            self._fail(f"the consumer group offsets could not be written: {error}", error)
             return
         self._check_lock()
+        self._see_dropped()
         self._kept = snapshot
         self._known = _listings(snapshot)
         self._failure = ""
+
+    def forgive_outage(self) -> None:
+        """A continuous run is stopped while the cluster is away, which is no fault of its: what it had kept before stays."""
+        if self._is_outage and self._kept is not None:
+            self._failure = ""
 
     @property
     def counts(self) -> GroupCounts:
@@ -181,7 +201,7 @@ class GroupCapture:
         failed = [self._failure] if self._failure else []
         if self._too_many:
             failed.append(
-                f"{self._too_many} consumer groups were left out: a backup takes {MAX_GROUPS:,}; name those that matter in "
+                f"{_groups(self._too_many)} {'was' if self._too_many == 1 else 'were'} left out: a backup takes {MAX_GROUPS:,}; name those that matter in "
                 "backup.consumer_groups"
             )
         failed.extend(f"consumer group {group}: {why}" for group, why in ({} if kept is None else kept.unread).items())
@@ -191,7 +211,26 @@ class GroupCapture:
             offsets=0 if kept is None else sum(len(one.offsets) for one in kept.groups),
             other_offsets=0 if kept is None else kept.other_offsets,
             failed=tuple(failed),
+            warnings=(*self._unmatched, *([self._dropped] if self._dropped else [])),
         )
+
+    def _is_meant(self, group: str) -> bool:
+        return any(fnmatchcase(group, pattern) for pattern in self._patterns)
+
+    def _see_dropped(self) -> None:
+        """A backup has one capture: groups that an earlier run was asked for, and this one is not, are gone with the first."""
+        gone = sorted(group for group in self._known_before() if not self._is_meant(group)) if self._kept is None else []
+        if gone:
+            more = f" and {len(gone) - NAMES_SHOWN:,} more" if len(gone) > NAMES_SHOWN else ""
+            self._dropped = (
+                f"{_groups(len(gone))} of an earlier run, not asked for any more, went from the backup: {', '.join(gone[:NAMES_SHOWN])}{more}"
+            )
+            self._warn(self._dropped)
+
+    def _warn(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            _log.warning("%s", sentence)
 
     def _known_before(self) -> dict[str, GroupListing]:
         """The groups that the backup has, of this run or an earlier one."""
@@ -205,10 +244,24 @@ class GroupCapture:
                 self._known = {}
         return self._known
 
-    def _fail(self, sentence: str) -> None:
+    def _fail(self, sentence: str, error: KbrError) -> None:
         if self._failure != sentence:
             _log.warning("%s", sentence)
         self._failure = sentence
+        self._is_outage = isinstance(error, ClusterUnavailable)
+
+    def _give_up(self, before: list[GroupOffsets] | None) -> None:
+        """The run was stopped meanwhile: what was captured before is as good as it was, and nothing has failed."""
+        self._found = before
+        _log.info("the consumer groups were not read anew, as the run was stopped: what was captured before stays")
+
+
+def _groups(count: int) -> str:
+    return f"{count:,} consumer group{'' if count == 1 else 's'}"
+
+
+def _is_given_up(error: KbrError) -> bool:
+    return error.context.get("given_up") is True
 
 
 def _listings(snapshot: GroupSnapshot) -> dict[str, GroupListing]:

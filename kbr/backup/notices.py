@@ -6,13 +6,12 @@ Owns the log lines and warnings of the coordinator; decides nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 
 from kbr.backup.plan import BackupPlan
 from kbr.backup.state import BackupState
 from kbr.errors import ClusterUnavailable, KbrError
 from kbr.telemetry.logs import get_logger
-from kbr.timing import Clock
+from kbr.timing import Clock, utc_text
 
 __all__ = ["Notices", "joined_text"]
 
@@ -68,9 +67,8 @@ class Notices:
 
     def stopped_while_away(self, heard_at_ms: int) -> None:
         """The run is stopped while the cluster is out of reach."""
-        heard_at = datetime.fromtimestamp(heard_at_ms / 1000, tz=timezone.utc).isoformat(timespec="seconds")
         self.warn(
-            f"the cluster was out of reach when the run was stopped; it was last heard of at {heard_at}: what was "
+            f"the cluster was out of reach when the run was stopped; it was last heard of at {utc_text(heard_at_ms)}: what was "
             "committed is in the backup, what has come since is not"
         )
 
@@ -83,7 +81,7 @@ class Notices:
         for topic, found in errors.items():
             if self._told.get(topic) != found[0]:
                 self._told[topic] = found[0]
-                _log.error("%s: %d partitions can't be read: %s", topic, len(found), found[0])
+                _log.error("%s: %s can't be read: %s", topic, _count(len(found), "partition"), found[0])
 
     def joined(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
         """Topics and partitions that a pass has taken up: one line, however many there are."""

@@ -323,7 +323,7 @@ def replaced_error(offset: int) -> str:
 def shrunk_error(topic: str, count: int) -> str:
     """What to say of a topic that has fewer partitions than it had, which Kafka can't do to one."""
     return (
-        f"topic {topic} was deleted and made anew (it has {count} partitions now, and had more): {_STAYS}the new one "
+        f"topic {topic} was deleted and made anew (it has {count} partition{'' if count == 1 else 's'} now, and had more): {_STAYS}the new one "
         "under another backup_id"
     )
 

@@ -98,7 +98,7 @@ class BackupReport:
             "totals": totals,
             "topics": topics,
             "groups": _groups(self.groups),
-            "warnings": [*self.warnings, *(() if self.groups is None else self.groups.failed)],
+            "warnings": [*self.warnings, *(() if self.groups is None else (*self.groups.warnings, *self.groups.failed))],
         }
 
 
@@ -126,18 +126,22 @@ def manifest_warnings(manifest: Manifest) -> list[str]:
             found.append(f"{topic.name}: the cluster does not tell topic configs; a restore can't put them back")
         failed = sum(1 for partition in topic.partitions if partition.status is PartitionStatus.FAILED)
         if failed:
-            found.append(f"{topic.name}: {failed} of {topic.partition_count} partitions failed")
+            found.append(f"{topic.name}: {failed} of {_partitions(topic.partition_count)} failed")
         gaps = sum(len(partition.gaps) for partition in topic.partitions)
         if gaps:
-            found.append(f"{topic.name}: {gaps} gaps (see describe)")
+            found.append(f"{topic.name}: {gaps} gap{'' if gaps == 1 else 's'} (see describe)")
         emptied = sum(1 for partition in topic.partitions if _is_emptied(partition))
         if emptied:
             found.append(
-                f"{topic.name}: {emptied} of {topic.partition_count} partitions held no record any more when they were first "
+                f"{topic.name}: {emptied} of {_partitions(topic.partition_count)} held no record any more when they were first "
                 "read: retention, or somebody, had deleted all that was in them, and nothing of it is in the backup (see "
                 "retention.ms and retention.bytes of the topic)"
             )
     return found
+
+
+def _partitions(count: int) -> str:
+    return f"{count} partition{'' if count == 1 else 's'}"
 
 
 def _is_emptied(partition: PartitionEntry) -> bool:

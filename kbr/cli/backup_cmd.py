@@ -26,7 +26,7 @@ from kbr.cli.options import (
 )
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
-from kbr.cli.units import bytes_text, count_text, duration_text, mean_rate_text
+from kbr.cli.units import bytes_text, count_text, counted, duration_text, mean_rate_text
 from kbr.cli.window_documents import window_lines
 
 __all__ = ["backup_blocks", "command"]
@@ -146,12 +146,12 @@ def backup_blocks(document: BackupDocument) -> list[Block]:
         if document["resumed"]:
             what = "Nothing was new."
             if added["segments"]:
-                what = f"New: {count_text(added['records'])} records ({bytes_text(added['raw_bytes'])} encoded)."
+                what = f"New: {counted(added['records'], 'record')} ({bytes_text(added['raw_bytes'])} encoded)."
             blocks.append(f"Went on with what was there. {what}")
         blocks.append(f"Took {duration_text(seconds)} ({mean_rate_text(added['raw_bytes'], seconds)} encoded).")
     groups = document["groups"]
     if groups is not None:
-        blocks.append(f"Kept {count_text(groups['offsets'])} offsets of {count_text(groups['groups'])} consumer groups.")
+        blocks.append(f"Kept {counted(groups['offsets'], 'offset')} of {counted(groups['groups'], 'consumer group')}.")
     return [*blocks, *warning_lines(document["warnings"])]
 
 
@@ -175,5 +175,5 @@ def _problems(topic: BackupTopic) -> str:
         first = topic["failed"][0]
         parts.append(f"{len(topic['failed'])} failed ({first['partition']}: {first['error']})")
     if topic["gaps"]:
-        parts.append(f"{len(topic['gaps'])} gaps")
+        parts.append(counted(len(topic["gaps"]), "gap"))
     return listed(parts)

@@ -11,7 +11,7 @@ from kbr.cli.offsets_cmd import restores_blocks
 from kbr.cli.options import Invocation, chosen_backup, config_options, storage_option, verb
 from kbr.cli.render import Block
 from kbr.cli.tables import LEFT_RUNNING, listed, number, table, text
-from kbr.cli.units import bytes_text, count_text, instant_text, local_instant_text
+from kbr.cli.units import bytes_text, count_text, counted, instant_text, local_instant_text
 
 __all__ = ["command", "describe_blocks"]
 
@@ -82,7 +82,7 @@ def _stored_as(document: DescribeDocument) -> str:
 
 def _row(name: str, totals: DescribedTotals) -> list[str]:
     problems = [f"{totals['failed_partitions']} failed"] if totals["failed_partitions"] else []
-    problems += [f"{totals['gaps']} gaps"] if totals["gaps"] else []
+    problems += [counted(totals["gaps"], "gap")] if totals["gaps"] else []
     return [
         name,
         count_text(totals["partitions"]),

@@ -283,10 +283,11 @@ class DescribedFailure(TypedDict):
 
 
 class ListedRestore(TypedDict):
-    """One restore of a backup; status is running (or it ended before its end), complete or unreadable."""
+    """One restore of a backup; status is running, complete or unreadable, ``lock_held`` as in ``kbr list``."""
 
     restore_id: str
     status: str
+    lock_held: bool | None
     error: str | None
     cluster_id: str
     created_at_ms: int | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -12,6 +13,8 @@ from kbr.errors import Interrupted, KbrError, UsageError
 
 __all__ = ["report_failure"]
 
+#: How click answers a command without arguments since 8.2; before, it printed the help itself.
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 _BUG_HINT = "this is a bug in kbr; run with --debug for the traceback"
 
 
@@ -22,6 +25,9 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
         error: what ended the command.
         arguments: the command line, to know what was asked for even if it could not be parsed.
     """
+    if isinstance(error, _NO_ARGUMENTS):
+        _write(f"{error.format_message()}\n")  # nothing is wrong with what was asked: nothing was
+        return UsageError.exit_code
     if isinstance(error, click.ClickException):
         error = _from_click(error)
     elif isinstance(error, (KeyboardInterrupt, click.Abort)):
@@ -44,7 +50,7 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
 
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether the command line asks for JSON; works on one that can't be parsed."""
-    spelled = [f"{one}={two}" for one, two in zip(arguments, [*arguments[1:], ""], strict=True)]
+    spelled = [f"{one}={two}" for one, two in zip(arguments, [*arguments, ""][1:], strict=True)]
     return any(one in ("-ojson", "--output=json") for one in arguments) or any(
         pair in ("-o=json", "--output=json") for pair in spelled
     )

@@ -40,7 +40,7 @@ class GroupListDocument(TypedDict):
 class GroupRowEntry(TypedDict):
     """One offset of a group: what the target has now, and what it gets; None is nothing.
 
-    ``reason`` is same, next, first, end, beyond_backup, gone, not_restored or unknown.
+    ``rewinds``: the new one is smaller than the old one. ``reason`` is same, next, first, end, beyond_backup, gone, not_restored or unknown.
     """
 
     group: str
@@ -50,6 +50,7 @@ class GroupRowEntry(TypedDict):
     old_offset: int | None
     new_offset: int | None
     reason: str
+    rewinds: bool
     why: str
 
 
@@ -59,6 +60,7 @@ class GroupTotals(TypedDict):
     groups: int
     offsets: int
     changes: int
+    rewinds: int
 
 
 class GroupsDocument(TypedDict):

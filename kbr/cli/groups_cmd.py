@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,13 +15,14 @@ from kbr.cli.options import (
     client_sets,
     config_options,
     read_mapping,
+    rewind_option,
     storage_option,
     verb,
 )
-from kbr.cli.render import Block, Table, emit_text
+from kbr.cli.render import Block, Table, emit_text, is_terminal
 from kbr.cli.tables import listed, number, table, text, warning_lines
 from kbr.cli.text import neutralise_lines
-from kbr.cli.units import count_text, instant_text
+from kbr.cli.units import count_text, counted, instant_text
 
 if TYPE_CHECKING:
     from kbr.config import Config
@@ -153,8 +153,8 @@ def group_list_blocks(document: GroupListDocument) -> list[Block]:
             ],
         ),
     ]
-    if document["other_offsets"]:
-        blocks.append(f"{count_text(document['other_offsets'])} offsets are of topics that are not in the backup.")
+    if other := document["other_offsets"]:
+        blocks.append(f"{counted(other, 'offset')} {'is' if other == 1 else 'are'} of topics that are not in the backup.")
     return [*blocks, *warning_lines([f"{group} could not be read: {why}" for group, why in document["unread"].items()])]
 
 
@@ -204,6 +204,7 @@ def plan_command(
     metavar="FILE",
     help="Keep what the groups have now in this new file; without it, it is kept in the backup.",
 )
+@rewind_option
 @verb
 def apply_command(
     *,
@@ -219,10 +220,11 @@ def apply_command(
     group_map: tuple[str, ...],
     execute: bool,
     rollback_file: Path | None,
+    allow_rewind: bool,
 ) -> int:
     """Put groups where they had read to: with --execute; without it, as plan.
 
-    Refused while one of the groups has members. What the groups have now is kept first, for rollback. What is committed
+    Refused while one of the groups has members, or where one would move back. What the groups have now is kept first, for rollback. What is committed
     is read back and compared.
 
     \b
@@ -236,6 +238,7 @@ def apply_command(
         group_mapping=config.restore.group_mapping,
         execute=execute,
         rollback_file=rollback_file,
+        allow_rewind=allow_rewind,
     )
     return invocation.finish(move_groups(config, run, restore_id=restore_id), groups_blocks)
 
@@ -255,11 +258,15 @@ def groups_blocks(document: GroupsDocument) -> list[Block]:
         _moves(document["rows"]),
         "",
     ]
-    changes = count_text(document["totals"]["changes"])
+    count = document["totals"]["changes"]
+    changes = counted(count, "offset")
     if is_plan:
-        blocks.append(f"{changes} offsets would change; kbr groups apply --execute commits them.")
+        blocks.append(f"{changes} would change; kbr groups apply --execute commits them.")
     else:
-        blocks.append(f"{changes} offsets were to change: {document['status']}.")
+        blocks.append(f"{changes} {'was' if count == 1 else 'were'} to change: {document['status']}.")
+    rewinds = document["totals"]["rewinds"]
+    if is_plan and rewinds:
+        blocks.append(f"{count_text(rewinds)} of them would move back, which is refused without --allow-rewind.")
     if document["rollback"]:
         blocks.append(f"What the groups had before: {document['rollback']}")
     if document["active"]:
@@ -388,7 +395,7 @@ def export_command(
     content = kafka_csv(report.plan.rows) if form == "kafka" else rpk_file(report.plan.rows)
     if invocation.output == "table":
         # a file gets names as they are; on a terminal, one could move the cursor
-        emit_text(neutralise_lines(content) if sys.stdout.isatty() else content)
+        emit_text(neutralise_lines(content) if is_terminal() else content)
         return report.exit_code
     invocation.emit({**report.to_document(), "file": content, "exit_code": report.exit_code}, lambda _: [])
     return report.exit_code

@@ -9,7 +9,7 @@ import click
 
 from kbr.cli.options import Invocation, chosen_backup, config_options, storage_option, verb
 from kbr.cli.render import Block
-from kbr.cli.units import bytes_text, count_text, instant_text
+from kbr.cli.units import bytes_text, count_text, counted, instant_text
 
 __all__ = ["IndexBuildDocument", "IndexDocument", "build_blocks", "command", "show_blocks"]
 
@@ -105,12 +105,13 @@ def show(
 def build_blocks(document: IndexBuildDocument) -> list[Block]:
     """What people see of a build."""
     blocks: list[Block] = [
-        f"Index of backup {document['backup_id']}: {count_text(document['blocks'])} blocks of "
-        f"{count_text(document['segments'])} segments, {bytes_text(document['index_bytes'])} in "
-        f"{count_text(document['pieces'])} pieces, in {document['duration_s']:.1f} s."
+        f"Index of backup {document['backup_id']}: {counted(document['blocks'], 'block')} of "
+        f"{counted(document['segments'], 'segment')}, {bytes_text(document['index_bytes'])} in "
+        f"{counted(document['pieces'], 'piece')}, in {document['duration_s']:.1f} s."
     ]
     if document["segments_left"]:
-        blocks.append(f"{count_text(document['segments_left'])} segments are not in it.")
+        left = document["segments_left"]
+        blocks.append(f"{counted(left, 'segment')} {'is' if left == 1 else 'are'} not in it.")
     return [*blocks, *(f"Left out, and what follows it: {one}" for one in document["problems"])]
 
 
@@ -118,11 +119,11 @@ def show_blocks(document: IndexDocument) -> list[Block]:
     """What people see of an index."""
     blocks: list[Block] = [
         f"Index of backup {document['backup_id']}: {document['state']}. It covers "
-        f"{count_text(document['segments_covered'])} of {count_text(document['segments'])} segments."
+        f"{count_text(document['segments_covered'])} of {counted(document['segments'], 'segment')}."
     ]
     if document["updated_at_ms"] is not None:
         blocks.append(
-            f"{count_text(document['blocks'])} blocks, {bytes_text(document['index_bytes'])} in "
-            f"{count_text(document['pieces'])} pieces, written {instant_text(document['updated_at_ms'])}."
+            f"{counted(document['blocks'], 'block')}, {bytes_text(document['index_bytes'])} in "
+            f"{counted(document['pieces'], 'piece')}, written {instant_text(document['updated_at_ms'])}."
         )
     return [*blocks, *document["reasons"]]

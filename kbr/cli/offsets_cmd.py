@@ -13,8 +13,8 @@ import click
 from kbr.cli.documents import ListedRestore, OffsetsDocument, OffsetsMapping
 from kbr.cli.options import Invocation, chosen_backup, config_options, exporting_verb, storage_option, verb
 from kbr.cli.render import SCHEMA_VERSION, Block, emit_blocks, emit_text
-from kbr.cli.tables import listed, number, table, text
-from kbr.cli.units import count_text, instant_text
+from kbr.cli.tables import LEFT_UNDONE, listed, number, table, text
+from kbr.cli.units import count_text, counted, instant_text
 
 if TYPE_CHECKING:
     from kbr.repository.offset_maps import OffsetRangeMap
@@ -181,7 +181,7 @@ def offsets_blocks(document: OffsetsDocument) -> list[Block]:
     blocks: list[Block] = [
         f"Restore {mapping['restore_id']} of backup {document['backup_id']} to cluster "
         f"{mapping['cluster_id'] or 'unknown'}, {instant_text(mapping['created_at_ms'])}:",
-        f"{count_text(mapping['records'])} records in {count_text(mapping['ranges'])} ranges.",
+        f"{counted(mapping['records'], 'record')} in {counted(mapping['ranges'], 'range')}.",
     ]
     if mapping["lookup"] is not None:
         return [*blocks, "", *_lookup_blocks(mapping)]
@@ -248,4 +248,5 @@ def restores_blocks(restores: list[ListedRestore]) -> list[Block]:
         for one in restores
     ]
     errors = [f"{one['restore_id']}: {one['error']}" for one in restores if one["error"]]
-    return [table(columns, rows), *errors]
+    left = [f"{one['restore_id']}: {LEFT_UNDONE}" for one in restores if one["lock_held"] is False]
+    return [table(columns, rows), *errors, *left]

@@ -30,6 +30,7 @@ __all__ = [
     "plain_verb",
     "rates_of",
     "read_mapping",
+    "rewind_option",
     "split_commas",
     "storage_option",
     "storage_words",
@@ -237,6 +238,13 @@ def group_options(all_help: str, some_help: str) -> Callable[[_Function], _Funct
         return decorate_all(decorate_some(function))
 
     return decorate
+
+
+def rewind_option(function: _Function) -> _Function:
+    """Add --allow-rewind."""
+    return click.option(
+        "--allow-rewind", is_flag=True, help="Also move groups back that have committed larger offsets in the target."
+    )(function)
 
 
 def groups_of(all_groups: bool, groups: Sequence[str]) -> object:

@@ -20,7 +20,7 @@ from kbr.cli.text import neutralise, neutralise_lines
 from kbr.cli.units import instant_text
 from kbr.errors import KbrError
 
-__all__ = ["SCHEMA_VERSION", "Block", "Column", "Output", "Table", "emit", "emit_blocks", "emit_bytes", "emit_text", "with_envelope"]
+__all__ = ["SCHEMA_VERSION", "Block", "Column", "Output", "Table", "emit", "emit_blocks", "emit_bytes", "emit_text", "is_terminal", "with_envelope"]
 
 #: Raised when a field changes its meaning or goes away; new fields don't change it.
 SCHEMA_VERSION = 1
@@ -134,7 +134,7 @@ def _json(document: Mapping[str, Any]) -> str:
 
 
 def _render_blocks(blocks: Iterable[Block]) -> str:
-    terminal = _is_terminal()
+    terminal = is_terminal()
     width = shutil.get_terminal_size().columns if terminal else 0
     bold = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     parts = [
@@ -183,7 +183,8 @@ def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Column]
 # -- standard output --------------------------------------------------------------------------
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
+    """Whether somebody looks at standard output; a closed one is no terminal."""
     try:
         return sys.stdout.isatty()
     except (AttributeError, ValueError):
@@ -191,6 +192,8 @@ def _is_terminal() -> bool:
 
 
 def _write(data: bytes) -> bool:
+    if sys.stdout is None:  # the descriptor was closed when the program began
+        raise KbrError("can't write the result to standard output: it is closed")
     try:
         sys.stdout.flush()
         stream = getattr(sys.stdout, "buffer", None)

@@ -18,6 +18,7 @@ from kbr.cli.options import (
     groups_of,
     rates_of,
     read_mapping,
+    rewind_option,
     split_commas,
     storage_option,
     storage_words,
@@ -28,7 +29,7 @@ from kbr.cli.options import (
 from kbr.cli.placement_options import read_choices, read_configs, read_counts
 from kbr.cli.render import Block
 from kbr.cli.tables import listed, number, table, text, warning_lines
-from kbr.cli.units import bytes_text, count_text, duration_text, mean_rate_text
+from kbr.cli.units import bytes_text, count_text, counted, duration_text, mean_rate_text
 from kbr.cli.window_documents import window_lines
 
 __all__ = ["command", "restore_blocks"]
@@ -117,6 +118,7 @@ _OFFSETS = re.compile(r"[0-9]+|[0-9]+-[0-9]*|-[0-9]+")
     metavar="FILE",
     help="Keep what the groups have committed before in this new file, instead of in the backup.",
 )
+@rewind_option
 @click.option("--append", is_flag=True, default=None, help="Write into topics that hold other records already.")
 @click.option(
     "--allow-incomplete",
@@ -161,6 +163,7 @@ def command(
     groups: tuple[str, ...],
     group_map: tuple[str, ...],
     rollback_file: Path | None,
+    allow_rewind: bool,
 ) -> int:
     """Restore topics into a Kafka cluster.
 
@@ -212,14 +215,19 @@ def command(
     )
     tell_start(last, config.restore.time_window_start)
     if not config.restore.consumer_groups:
-        for flag, is_given in (("--group-map", group_map), ("--rollback-file", rollback_file)):
+        for flag, is_given in (("--group-map", group_map), ("--rollback-file", rollback_file), ("--allow-rewind", allow_rewind)):
             if is_given:
                 raise click.UsageError(f"{flag} says nothing without --groups or --group")
     from kbr.app.restore_run import run_restore
 
     with live(invocation, stats_interval_s=stats) as (progress, stop):
         report = run_restore(
-            config, dry_run=dry_run, progress=progress, stop=stop, rollback_file=rollback_file
+            config,
+            dry_run=dry_run,
+            progress=progress,
+            stop=stop,
+            rollback_file=rollback_file,
+            allow_rewind=allow_rewind,
         )
     return invocation.finish(report, restore_blocks)
 
@@ -279,8 +287,8 @@ def _plan_blocks(document: RestoreDocument) -> list[Block]:
             ],
         ),
         "",
-        f"Reads {count_text(plan['segments'])} segments, {count_text(plan['blocks'])} blocks "
-        f"({bytes_text(plan['stored_bytes'])} stored); restores {bound}{count_text(plan['records'])} records "
+        f"Reads {counted(plan['segments'], 'segment')}, {counted(plan['blocks'], 'block')} "
+        f"({bytes_text(plan['stored_bytes'])} stored); restores {bound}{counted(plan['records'], 'record')} "
         f"({bytes_text(plan['raw_bytes'])} encoded).",
         *_already_there(document),
     ]
@@ -343,9 +351,11 @@ def _already_there(document: RestoreDocument) -> list[Block]:
     count, gone = document["totals"]["already_there"], document["totals"]["gone"]
     lines: list[Block] = []
     if count:
-        lines.append(f"{count_text(count)} records were in the target already; they are the backup's.")
+        be, they = ("was", "it is") if count == 1 else ("were", "they are")
+        lines.append(f"{counted(count, 'record')} {be} in the target already; {they} the backup's.")
     if gone:
-        lines.append(f"{count_text(gone)} records that were restored are no longer in the target.")
+        be, are = ("was", "is") if gone == 1 else ("were", "are")
+        lines.append(f"{counted(gone, 'record')} that {be} restored {are} no longer in the target.")
     return lines
 
 

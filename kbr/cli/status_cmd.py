@@ -8,7 +8,7 @@ from kbr.cli.documents import RunEntry, StatusDocument
 from kbr.cli.options import Invocation, rates_of, verb
 from kbr.cli.render import Block
 from kbr.cli.tables import number, table, text
-from kbr.cli.units import bytes_text, count_text, duration_text, rate_text
+from kbr.cli.units import bytes_text, count_text, counted, duration_text, rate_text
 
 __all__ = ["command", "status_blocks"]
 
@@ -77,7 +77,7 @@ def _topic_blocks(run: RunEntry) -> list[Block]:
     if run["doing"] is None:
         return []
     behind = run["lag_records"] or 0
-    lag = f"at most {count_text(behind)} records behind" if behind else "up to date"
+    lag = f"at most {counted(behind, 'record')} behind" if behind else "up to date"
     known = f"; {lag} at the last look" if run["topics"] else ""
     blocks: list[Block] = ["", f"Backup {run['backup_id']} (pid {run['pid']}): {run['doing']}{known}"]
     shown = run["topics"][:MAX_TOPICS]

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from kbr.cli.render import Block, Column, Table
 
-__all__ = ["LEFT_RUNNING", "listed", "number", "table", "text", "warning_lines"]
+__all__ = ["LEFT_RUNNING", "LEFT_UNDONE", "listed", "number", "table", "text", "warning_lines"]
 
 #: Of a backup whose manifest says that it is running, and whose lock nobody holds.
 LEFT_RUNNING = "running, but nobody holds its lock: it ended without saying so; run it again to go on"
+#: The same of a restore: also one that was stopped, or whose groups are yet to be put, goes on saying it.
+LEFT_UNDONE = "running, but nobody holds its lock: it has not come to its end; run it again to go on"
 #: Warnings that a table shows; JSON has all of them.
 _MAX_WARNINGS = 20
 

@@ -9,6 +9,7 @@ from kbr.timing import utc_text
 __all__ = [
     "bytes_text",
     "count_text",
+    "counted",
     "duration_text",
     "instant_text",
     "local_instant_text",
@@ -22,6 +23,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 def count_text(number: int) -> str:
     """1234567 as 1,234,567."""
     return f"{number:,}"
+
+
+def counted(number: int, what: str) -> str:
+    """1 record, 1,234 records."""
+    return f"{count_text(number)} {what}{'' if number == 1 else 's'}"
 
 
 def bytes_text(number: float) -> str:

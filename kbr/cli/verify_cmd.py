@@ -10,7 +10,7 @@ from kbr.cli.documents import VerifyDocument
 from kbr.cli.options import Invocation, chosen_backup, config_options, storage_option, verb
 from kbr.cli.render import Block
 from kbr.cli.tables import number, table, text
-from kbr.cli.units import bytes_text, count_text
+from kbr.cli.units import bytes_text, count_text, counted
 
 __all__ = ["command", "verify_blocks"]
 
@@ -47,9 +47,9 @@ def command(
 def verify_blocks(document: VerifyDocument) -> list[Block]:
     """What people see of a verification."""
     result = "good" if document["undamaged"] else "DAMAGED"
-    checked = f"{count_text(document['objects'])} segments ({bytes_text(document['bytes'])})"
+    checked = f"{counted(document['objects'], 'segment')} ({bytes_text(document['bytes'])})"
     if document["blocks"] is not None and document["records"] is not None:
-        checked += f", {count_text(document['blocks'])} blocks, {count_text(document['records'])} records"
+        checked += f", {counted(document['blocks'], 'block')}, {counted(document['records'], 'record')}"
     blocks: list[Block] = [f"Backup {document['backup_id']}: {result}. Checked {checked}."]
     if document["errors"]:
         rows = [

@@ -267,6 +267,7 @@ def restore_document(one: RestoreSummary) -> dict[str, Any]:
     return {
         "restore_id": one.restore_id,
         "status": one.status,
+        "lock_held": one.lock_held,
         "error": one.error or None,
         "cluster_id": one.cluster_id,
         **_times("created_at", one.created_at_ms),

@@ -1,4 +1,4 @@
-"""Whether anybody holds the lock on a backup, for who only wants to say so: one look, which writes and waits for nothing.
+"""Whether anybody holds the lock on a backup or a restore, for who only wants to say so: one look, which writes and waits for nothing.
 
 What it finds decides nothing: a run that wants the backup looks for longer (kbr.repository.lock_claim).
 """
@@ -6,7 +6,7 @@ What it finds decides nothing: a run that wants the backup looks for longer (kbr
 from __future__ import annotations
 
 from kbr.errors import AccessDenied, ObjectMissing, StorageError
-from kbr.repository.layout import is_lock_key, locks_prefix
+from kbr.repository.layout import LockPlace, is_lock_key, locks_prefix
 from kbr.repository.lock_claim import MAX_LIFE_S, LockTimes
 from kbr.repository.lock_file import MAX_LOCK_BYTES, LockState, parse_lock
 from kbr.repository.lock_process import LockProcess, is_gone, this_process
@@ -20,11 +20,12 @@ STALE = 2.0
 
 
 def is_lock_held(
-    store: ObjectStore, backup_id: str, *, clock: Clock = SYSTEM_CLOCK, process: LockProcess | None = None
+    store: ObjectStore, place: LockPlace | str, *, clock: Clock = SYSTEM_CLOCK, process: LockProcess | None = None
 ) -> bool | None:
-    """Whether a run holds, or wants, the backup: one that is alive as far as one look can tell.
+    """Whether a run holds, or wants, the backup, or the restore: one that is alive as far as one look can tell.
 
     Args:
+        place: a backup's id is the backup itself.
         process: who asks; this process.
 
     Returns:
@@ -35,7 +36,7 @@ def is_lock_held(
     """
     asks = process or this_process()
     try:
-        infos = [info for info in store.list(locks_prefix(backup_id)) if is_lock_key(backup_id, info.key)]
+        infos = [info for info in store.list(locks_prefix(place)) if is_lock_key(place, info.key)]
         # the newest is the likeliest, and its name begins with when its run began
         for info in sorted(infos, key=lambda one: one.key, reverse=True):
             if _is_alive(store, info, clock.now_ms(), asks):

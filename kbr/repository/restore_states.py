@@ -26,6 +26,7 @@ class RestoreSummary:
         created_at_ms, updated_at_ms: None where the notes can't be read.
         target_topics: in name order.
         has_offset_map: its offset mapping is there.
+        lock_held: of one that says it is running: whether a run holds its lock; None where nobody has looked.
     """
 
     restore_id: str
@@ -36,6 +37,7 @@ class RestoreSummary:
     updated_at_ms: int | None = None
     target_topics: tuple[str, ...] = ()
     has_offset_map: bool = False
+    lock_held: bool | None = None
 
 
 def list_restores(store: ObjectStore, backup_id: str) -> list[RestoreSummary]:

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kbr.errors import ClusterError, GroupActive, KbrError
+from kbr.errors import ClusterError, GroupActive, GroupRewind, KbrError
 from kbr.format.group_rollback import GroupBefore, GroupRollback
 from kbr.kafka.groups import GroupStanding
 from kbr.model import CommittedOffset, TopicPartition
-from kbr.restore.groups import GroupPlan
+from kbr.restore.groups import GroupPlan, GroupRow
 
 __all__ = [
     "GroupClient",
@@ -23,6 +23,8 @@ __all__ = [
     "commit_offsets",
     "plan_rollback",
     "refuse_active",
+    "refuse_rewinds",
+    "rewinds_text",
     "roll_back",
 ]
 
@@ -54,6 +56,32 @@ def refuse_active(active: Sequence[str]) -> None:
             hint="stop their consumers, or name other groups with --group; then run the same command again",
             groups=list(active),
         )
+
+
+def refuse_rewinds(rows: Sequence[GroupRow]) -> None:
+    """Move no group back that nobody has asked to: it may be another one of the same name, or have read on since.
+
+    Args:
+        rows: what would move back.
+
+    Raises:
+        GroupRewind: there is some.
+    """
+    if rows:
+        raise GroupRewind(
+            f"{rewinds_text(rows)}; nothing was committed",
+            hint="--allow-rewind moves them back; --group and --group-map choose other groups, or other names for them",
+            groups=sorted({row.group for row in rows}),
+        )
+
+
+def rewinds_text(rows: Sequence[GroupRow]) -> str:
+    """The first of them, with old and new offset."""
+    shown = ", ".join(
+        f"group {row.group} in {row.partition} from {_shown(row.old)} to {_shown(row.new)}" for row in rows[:5]
+    )
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    return f"committed offsets would move back: {shown}{more}"
 
 
 def before_of(

@@ -160,6 +160,11 @@ class GroupRow:
             return False
         return self.old is None or (self.old.offset, self.old.metadata) != (self.new.offset, self.new.metadata)
 
+    @property
+    def rewinds(self) -> bool:
+        """Whether the group would read again what it has read in the target."""
+        return self.old is not None and self.new is not None and self.new.offset < self.old.offset
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFacts:
@@ -201,6 +206,11 @@ class GroupPlan:
                 found.setdefault(row.group, {})[row.partition] = row.new
         return found
 
+    @property
+    def rewinds(self) -> tuple[GroupRow, ...]:
+        """What would move back."""
+        return tuple(row for row in self.rows if row.rewinds)
+
 
 def choose_groups(
     groups: Iterable[GroupOffsets], patterns: Sequence[str], group_mapping: Mapping[str, str]
@@ -240,7 +250,10 @@ def choose_groups(
 
 
 def place_groups(
-    groups: Mapping[str, GroupOffsets], offset_map: OffsetMap, archive_ends: Mapping[TopicPartition, int]
+    groups: Mapping[str, GroupOffsets],
+    offset_map: OffsetMap,
+    archive_ends: Mapping[TopicPartition, int],
+    record_ends: Mapping[TopicPartition, int] | None = None,
 ) -> dict[str, dict[TopicPartition, Place]]:
     """Where each group is put, by target partition; by source partition where that was not restored.
 
@@ -251,6 +264,7 @@ def place_groups(
     Args:
         groups: by any name.
         archive_ends: by source partition, one past the last offset that the backup answers for.
+        record_ends: by source partition, one past the backup's last record.
     """
     wanted: dict[TopicPartition, list[tuple[CommittedOffset, str]]] = {}
     for name, group in groups.items():
@@ -272,7 +286,10 @@ def place_groups(
                 )
                 continue
             following = dict(offset_map.first_at_or_after(source, min(committed.offset + 1, _BEYOND)))
-            for target, offset in offset_map.first_at_or_after(source, committed.offset):
+            answers = offset_map.first_at_or_after(source, committed.offset)
+            last = (record_ends or {}).get(source, 0) - 1
+            has_more = last >= committed.offset and all(offset == ends[target] for target, offset in answers)
+            for target, offset in answers:
                 reason, why = _reason(
                     committed.offset,
                     offset,
@@ -280,6 +297,7 @@ def place_groups(
                     following=following[target],
                     end=ends[target],
                     archive_end=archive_ends.get(source),
+                    unrestored=last if has_more else None,
                 )
                 place = Place(
                     offset=offset, reason=reason, why=why, source=source, committed=committed, metadata=committed.metadata
@@ -334,7 +352,14 @@ def _smallest(places: Sequence[Place]) -> Place:
 
 
 def _reason(
-    committed: int, offset: int, *, first: int, following: int, end: int, archive_end: int | None
+    committed: int,
+    offset: int,
+    *,
+    first: int,
+    following: int,
+    end: int,
+    archive_end: int | None,
+    unrestored: int | None,
 ) -> tuple[Reason, str]:
     if archive_end is not None and committed > archive_end:
         return (
@@ -343,7 +368,8 @@ def _reason(
         )
     if offset == end:
         what = "nothing was restored" if first == end else "all that was restored has been read"
-        return Reason.END, f"committed {committed}: {what}"
+        more = "" if unrestored is None else f"; the backup has records up to offset {unrestored} that are not restored"
+        return Reason.END, f"committed {committed}: {what}{more}"
     if following > offset:
         return Reason.SAME, f"committed {committed}: that record"
     if offset == first:
@@ -356,18 +382,19 @@ def plan_groups(
     offset_map: OffsetMap,
     facts: GroupFacts,
     archive_ends: Mapping[TopicPartition, int],
+    record_ends: Mapping[TopicPartition, int] | None = None,
 ) -> GroupPlan:
     """What is to be done to the target's groups.
 
     Args:
         chosen: from choose_groups().
-        archive_ends: as place_groups() has them.
+        archive_ends, record_ends: as place_groups() has them.
     """
     rows: list[GroupRow] = []
     failures: dict[str, KbrError] = {}
     active: list[str] = []
     states: dict[str, str] = {}
-    placed = place_groups(chosen, offset_map, archive_ends)
+    placed = place_groups(chosen, offset_map, archive_ends, record_ends)
     for name, group in chosen.items():
         committed, standing = facts.committed[name], facts.standings[name]
         if isinstance(standing, KbrError) or isinstance(committed, KbrError):
@@ -404,12 +431,15 @@ def _row(
     elif offset is not None and offset > log.high_watermark:
         why = f"{why}; the target ends at {log.high_watermark} by now"
         offset, reason = log.high_watermark, Reason.GONE
+    new = None if offset is None else CommittedOffset(offset=offset, metadata=place.metadata)
+    if old is not None and new is not None and new.offset < old.offset:
+        why = f"{why}; moves back: the target's group is at {old.offset}"
     return GroupRow(
         group=group,
         source_group=source_group,
         partition=partition,
         old=old,
-        new=None if offset is None else CommittedOffset(offset=offset, metadata=place.metadata),
+        new=new,
         reason=reason,
         why=why,
     )

@@ -358,3 +358,31 @@ def test_a_backup_without_groups_and_one_without_a_restore_say_so(kafka: KafkaHa
     _back_up(kafka, tmp_path, topic, "--group", f"none-of-{topic}")
     unknown = run_kbr("groups", "plan", "b", *common)
     assert (unknown.returncode, "knows no restore into this cluster" in unknown.stderr) == (10, True)
+
+
+@pytest.mark.timeout(240)
+def test_a_group_that_has_read_on_in_the_target_is_not_moved_back_unless_that_is_asked_for(
+    kafka: KafkaHarness, tmp_path: Path
+) -> None:
+    topic = _filled(kafka, "ahead", count=90)
+    target, group = f"{topic}-back", f"of-{topic}"
+    kafka.commit(group, {(topic, 0): 5, (topic, 1): 7})
+    _back_up(kafka, tmp_path, topic, "--group", group)
+    _restore(kafka, tmp_path, topic, target)
+    kafka.commit(group, {(target, 0): 9})
+    rows = _groups(kafka, tmp_path, "plan")["rows"]
+    assert {(one["partition"], one["old_offset"], one["new_offset"], one["rewinds"]) for one in rows} == {
+        (0, 9, 5, True), (1, None, 7, False),
+    }  # fmt: skip
+    common = ("-b", kafka.bootstrap, "--storage", str(tmp_path))
+    refused = run_kbr("groups", "apply", "b", *common, "--execute")
+    assert refused.returncode == 13
+    assert f"group {group} in {target}[0] from 9 to 5; nothing was committed" in refused.stderr
+    # a restore has sent its records by then: it is not all done
+    report = _restore(kafka, tmp_path, topic, target, "--groups", exit_code=3)
+    assert f"group {group} in {target}[0] from 9 to 5" in report["warnings"][-1]
+    assert {key: at for key, at in kafka.committed(group).items() if key[0] == target} == {(target, 0): 9}
+    _restore(kafka, tmp_path, topic, target, "--groups", "--allow-rewind")
+    assert {key: at for key, at in kafka.committed(group).items() if key[0] == target} == {(target, 0): 5, (target, 1): 7}
+    _groups(kafka, tmp_path, "rollback", "--execute", exit_code=3)
+    assert kafka.committed(group)[target, 0] == 9

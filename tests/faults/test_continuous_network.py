@@ -196,7 +196,7 @@ def test_a_continuous_backup_that_is_stopped_while_the_cluster_is_away_ends_soon
 ) -> None:
     topic = kafka.create_topic(kafka.topic_name("away"), PARTITIONS)
     rate = () if when == "in a pass" else ("--rate-limit", "none")
-    with _half_way(kafka, tmp_path, topic, "--continuous", "-o", "json", *rate) as run:
+    with _half_way(kafka, tmp_path, topic, "--continuous", "--groups", "-o", "json", *rate) as run:
         if when == "between passes":
             wait_until(lambda: _listed(tmp_path) == COUNT, deadline_s=60, what="all records")
         _vanish(network)

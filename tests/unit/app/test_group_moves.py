@@ -15,6 +15,7 @@ from kbr.app.groups import GroupRun, check_groups, move_groups_of
 from kbr.errors import (
     AccessDenied,
     GroupActive,
+    GroupRewind,
     GroupsMissing,
     OffsetMapMissing,
     PreflightRefused,
@@ -240,6 +241,38 @@ def test_a_group_with_members_keeps_everything_as_it_is(place: Place, monkeypatc
     assert place.offset == 2
     assert list(place.store.stored_keys()) == before
     assert place.move(GroupRun()).plan.active == ("g",)
+
+
+def test_a_plan_tells_of_records_that_the_backup_has_and_the_target_has_not(place: Place) -> None:
+    place.restored()
+    snapshot = load_snapshot(place.store, place.backup_id)
+    read_all = replace(snapshot.groups[0], offsets={SOURCE: CommittedOffset(offset=120)})
+    save_snapshot(place.store, replace(snapshot, groups=(read_all,)))
+    (row,) = place.move(GroupRun()).plan.rows
+    # 100 to 119 are restored; the backup's two segments have 100 to 219
+    assert row.why == "committed 120: all that was restored has been read; the backup has records up to offset 219 that are not restored"
+
+
+@pytest.mark.fault("R5", "a group of the target that has read on, or is another one of the same name", promise=7)
+def test_a_group_is_not_moved_back_unless_that_is_asked_for(place: Place) -> None:
+    place.restored()
+    ahead = CommittedOffset(offset=17)
+    place.target.groups.now["g"] = {TARGET: ahead}
+    before = list(place.store.stored_keys())
+    planned = place.move(GroupRun())
+    assert planned.exit_code == 0
+    (row,) = planned.to_document()["rows"]
+    assert (row["old_offset"], row["new_offset"], row["rewinds"]) == (17, 5, True)
+    assert row["why"] == "committed 105: that record; moves back: the target's group is at 17"
+    with pytest.raises(GroupRewind, match=r"group g in back\[1\] from 17 to 5; nothing was committed") as caught:
+        place.move()
+    assert caught.value.exit_code == 13
+    assert "--allow-rewind" in caught.value.hint
+    assert place.offset == 17
+    assert list(place.store.stored_keys()) == before
+    report = place.move(replace(RUN, allow_rewind=True))
+    assert (report.exit_code, place.offset) == (0, 5)
+    assert load_group_rollback(place.store, report.rollback).groups[0].before == {TARGET: ahead}
 
 
 def test_a_restore_that_is_not_complete_is_refused(place: Place) -> None:

@@ -10,9 +10,12 @@ import pytest
 from kbr.app import inspect
 from kbr.app.inspect import describe_backup, list_backups
 from kbr.config import Config, load_config
+from kbr.format.restore_state import RestoreState, RestoreStatus
 from kbr.model import RunStatus
+from kbr.repository.layout import LockPlace
 from kbr.repository.lock_claim import LockClaim, LockTimes
 from kbr.repository.publish import publish_manifest
+from kbr.repository.restore_states import save_state
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from tests.support.backups import manifest_of
 
@@ -31,8 +34,8 @@ def _store(folder: Path, *, running: tuple[str, ...], complete: tuple[str, ...] 
     return store
 
 
-def _hold(store: ObjectStore, backup_id: str) -> LockClaim:
-    claim = LockClaim(store, backup_id, verb="backup", times=LockTimes())
+def _hold(store: ObjectStore, place: LockPlace | str) -> LockClaim:
+    claim = LockClaim(store, place, verb="backup", times=LockTimes())
     assert claim.attempt() is None
     return claim
 
@@ -68,3 +71,43 @@ def test_a_run_that_ends_between_the_looks_is_not_called_gone(tmp_path: Path, mo
     monkeypatch.setattr(inspect, "is_lock_held", ends)
     (one,) = list_backups(_config(tmp_path)).to_document()["backups"]
     assert (one["status"], one["lock_held"]) == ("complete", None)
+
+
+# -- restores -----------------------------------------------------------------------------
+
+
+def _note(store: ObjectStore, restore_id: str, status: RestoreStatus) -> None:
+    save_state(
+        store,
+        RestoreState(
+            kbr_version="1", backup_id="b", restore_id=restore_id, cluster_id="c", status=status,
+            created_at_ms=1, updated_at_ms=1, topics=(),
+        ),
+    )  # fmt: skip
+
+
+def _restores(folder: Path) -> dict[str, tuple[str, bool | None]]:
+    restores = describe_backup(_config(folder), "b").to_document()["restores"]
+    return {one["restore_id"][0]: (one["status"], one["lock_held"]) for one in restores}
+
+
+def test_a_restore_that_says_it_is_running_is_told_from_one_that_is_gone(tmp_path: Path) -> None:
+    store = _store(tmp_path, running=(), complete=("b",))
+    for name, status in (("a", RestoreStatus.RUNNING), ("d", RestoreStatus.RUNNING), ("f", RestoreStatus.COMPLETE)):
+        _note(store, name * 32, status)
+    claim = _hold(store, LockPlace("b", "a" * 32))
+    assert _restores(tmp_path) == {"a": ("running", True), "d": ("running", False), "f": ("complete", None)}
+    claim.release()
+    assert _restores(tmp_path)["a"] == ("running", False)
+
+
+def test_a_restore_that_ends_between_the_looks_is_not_called_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _store(tmp_path, running=(), complete=("b",))
+    _note(store, "a" * 32, RestoreStatus.RUNNING)
+
+    def ends(_store: object, place: LockPlace) -> bool:
+        _note(store, place.restore_id, RestoreStatus.COMPLETE)
+        return False
+
+    monkeypatch.setattr(inspect, "is_lock_held", ends)
+    assert _restores(tmp_path) == {"a": ("complete", None)}

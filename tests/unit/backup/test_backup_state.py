@@ -239,7 +239,7 @@ def test_fewer_partitions_than_before_are_an_error_even_without_topic_ids() -> N
     begun(state, 0, 10, count=1, topic_id="")
     first, second = state.manifest(RunStatus.RUNNING, now_ms=1).topics[0].partitions
     assert second.status is PartitionStatus.FAILED
-    assert "1 partitions now" in (second.error or "")
+    assert "1 partition now" in (second.error or "")
     assert first.status is PartitionStatus.FAILED
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -122,6 +123,47 @@ def test_a_name_that_no_group_has_is_warned_of_once(caplog: pytest.LogCaptureFix
         "no consumer group matches typo: nothing is kept of it",
         "no consumer group matches x*: nothing is kept of it",
     ]
+    assert capture.it.counts.warnings == tuple(one.getMessage() for one in caplog.records)
+    assert capture.it.counts.failed == ()
+    # of a group that comes later, a continuous run has nothing to say in the end
+    capture.groups.committed["typo"] = {TopicPartition("t", 0): 1}
+    capture.clock.advance(100)
+    capture.both()
+    assert capture.it.counts.warnings == ("no consumer group matches x*: nothing is kept of it",)
+
+
+def test_groups_of_an_earlier_run_that_go_with_this_one_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    place = {TopicPartition("t", 0): 4}
+    first = Capture(**dict.fromkeys(["a", "b", "c", "d", "e", "f", "g", "h"], place))
+    first.both()
+    assert first.it.counts.warnings == ()
+    later = Capture(("h", "a"), **dict.fromkeys("agh", place))
+    later.it._store = first.store
+    later.both()
+    words = "6 consumer groups of an earlier run, not asked for any more, went from the backup: b, c, d, e, f and 1 more"
+    assert later.it.counts.warnings == (words,)
+    assert [one.getMessage() for one in caplog.records] == [words]
+    assert [one.group for one in load_snapshot(first.store, "b").groups] == ["a", "h"]
+    # told by the run that did it, and not by the next one; a group that was deleted was asked for
+    last = Capture(("h", "a"), h=place)
+    last.it._store = first.store
+    last.both()
+    assert last.it.counts.warnings == ()
+
+
+def test_groups_that_are_not_written_over_are_not_called_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Capture(a={TopicPartition("t", 0): 4})
+    first.both()
+    later = Capture(("b",), b={TopicPartition("t", 0): 4})
+    later.it._store = first.store
+
+    def put(*_: object, **__: object) -> None:
+        raise AccessDenied("no right to write")
+
+    monkeypatch.setattr(later.it._store, "put", put)
+    later.both()
+    assert later.it.counts.warnings == ()
+    assert later.it.counts.failed
 
 
 def test_what_has_not_changed_is_not_written_again() -> None:
@@ -201,7 +243,7 @@ def test_groups_beyond_the_limit_are_told(monkeypatch: pytest.MonkeyPatch) -> No
     capture = Capture(a=place, b=place, c=place)
     capture.both()
     assert len(load_snapshot(capture.store, "b").groups) == 2
-    assert "1 consumer groups were left out" in capture.it.counts.failed[0]
+    assert "1 consumer group was left out" in capture.it.counts.failed[0]
     assert format_groups.MAX_GROUPS == 10_000
 
 
@@ -266,6 +308,13 @@ def test_groups_are_asked_before_the_ends_are_fixed() -> None:
     assert report.to_document()["groups"]["offsets"] == 1
 
 
+def test_a_runs_document_warns_of_a_name_that_no_group_has() -> None:
+    bench = GroupBench(Topics(t=[10]), a={TopicPartition("t", 0): 4})
+    report = bench.run(replace(OPTIONS, consumer_groups=("typo",)))
+    assert report.exit_code == 0
+    assert report.to_document()["warnings"] == ["no consumer group matches typo: nothing is kept of it"]
+
+
 def test_a_run_without_groups_asks_for_none() -> None:
     bench = GroupBench(Topics(t=[10]), a={TopicPartition("t", 0): 4})
     report = bench.run(OPTIONS)
@@ -320,3 +369,90 @@ def test_a_backup_of_empty_topics_has_its_groups_beside_a_manifest() -> None:
     bench.run(replace(OPTIONS, consumer_groups=("*",)))
     assert bench.stored().topics[0].partitions[0].record_count == 0
     assert load_snapshot(bench.store, "b").group("a") is not None
+
+
+# -- stopped ------------------------------------------------------------------------------
+
+
+def _given_up() -> ClusterUnavailable:
+    return ClusterUnavailable("listing consumer groups: given up, as the run was stopped", given_up=True)
+
+
+@pytest.mark.parametrize("which", ["the listing", "a group", "a group that is new"])
+def test_a_capture_that_a_stop_has_cut_short_has_not_failed_and_the_one_before_stays(
+    which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    capture = Capture(a={TopicPartition("t", 0): 4})
+    capture.both()
+    before = load_snapshot(capture.store, "b")
+    capture.groups.committed["a"][TopicPartition("t", 0)] = 5
+    if which == "the listing":
+        capture.groups.error = _given_up()
+    else:
+        capture.groups.unread = {"a" if which == "a group" else "new": _given_up()}
+    capture.clock.advance(100)
+    with caplog.at_level("INFO", logger="kbr.backup"):
+        capture.both()
+    assert load_snapshot(capture.store, "b") == before
+    assert capture.it.counts.failed == ()
+    assert "as the run was stopped: what was captured before stays" in caplog.text
+
+
+def test_what_was_captured_and_not_yet_kept_is_kept_after_one_that_was_cut_short() -> None:
+    capture = Capture(a={TopicPartition("t", 0): 4})
+    capture.it.look()
+    capture.groups.error = _given_up()
+    capture.clock.advance(100)
+    capture.both()
+    assert load_snapshot(capture.store, "b").captured_at_ms == capture.clock.now_ms() - 100_000
+
+
+def test_a_stop_hides_no_failure_of_before() -> None:
+    capture = Capture(a={TopicPartition("t", 0): 4})
+    capture.both()
+    capture.groups.error = AuthorizationFailed("not allowed")
+    capture.clock.advance(100)
+    capture.both()
+    capture.groups.error = _given_up()
+    capture.both()
+    capture.it.forgive_outage()
+    assert capture.it.counts.failed == ("the consumer groups could not be read: not allowed",)
+
+
+def test_an_outage_is_forgiven_only_where_there_is_an_older_capture() -> None:
+    capture = Capture(a={TopicPartition("t", 0): 4})
+    capture.groups.error = ClusterUnavailable("nobody answers")
+    capture.both()
+    capture.it.forgive_outage()
+    assert capture.it.counts.failed == ("the consumer groups could not be read: nobody answers",)
+    capture.groups.error = None
+    capture.both()
+    assert capture.it.counts.failed == ()
+    capture.groups.error = ClusterUnavailable("nobody answers")
+    capture.clock.advance(100)
+    capture.both()
+    assert capture.it.counts.failed
+    capture.it.forgive_outage()
+    assert capture.it.counts.failed == ()
+
+
+@pytest.mark.parametrize("error", [_given_up(), ClusterUnavailable("nobody answers")])
+def test_a_continuous_run_that_is_stopped_while_the_cluster_is_away_is_complete_with_its_groups(error: KbrError) -> None:
+    bench = GroupBench(Topics(t=[10]), a={TopicPartition("t", 0): 4})
+
+    def before(_name: str, _count: int) -> None:
+        if bench.groups.error is not None:
+            raise ClusterUnavailable("nobody answers", hint="wait")
+
+    def go_away() -> None:
+        if bench.groups.asked == 2:
+            bench.groups.error = error
+
+    bench.topics.before = before
+    bench.groups.on_ask = go_away
+    bench.wish.at_wait = lambda _count: bench.groups.asked >= 3
+    report = bench.run(replace(CONTINUOUS, consumer_groups=("*",)))
+    assert report.exit_code == 0
+    assert load_snapshot(bench.store, "b").group("a") is not None
+    (warning,) = report.to_document()["warnings"]
+    assert re.fullmatch(r".* was last heard of at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z: .*", warning)

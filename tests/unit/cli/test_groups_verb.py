@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -52,7 +53,7 @@ def test_the_plan_shows_old_and_new_offsets_and_why(use_case: Callable[..., Mock
     assert result.exit_code == 0, result.stderr
     out = result.stdout
     assert out.splitlines()[2].split() == ["GROUP", "TOPIC", "PARTITION", "OLD-OFFSET", "NEW-OFFSET", "WHY"]
-    assert "1 offsets would change" in out
+    assert "1 offset would change" in out
     assert "have members" in out
     assert "Warning: t: gone" in out
     assert "\x1b" not in out
@@ -72,8 +73,22 @@ def test_apply_plans_unless_it_is_told_to_execute(use_case: Callable[..., Mock],
     run("groups", "apply", "first", *TARGET, "--execute", "--rollback-file", str(file))
     assert fake.call_args.args[1].execute is True
     assert fake.call_args.args[1].rollback_file == file
+    assert fake.call_args.args[1].allow_rewind is False
+    run("groups", "apply", "first", *TARGET, "--execute", "--allow-rewind")
+    assert fake.call_args.args[1].allow_rewind is True
     run("groups", "apply", "first", *TARGET, KBR_RESTORE_CONSUMER_GROUPS="a,b")
     assert fake.call_args.args[1].patterns == ("a", "b")
+
+
+def test_the_plan_says_how_many_offsets_would_move_back(use_case: Callable[..., Mock]) -> None:
+    back = replace(PLAN.plan.rows[0], old=CommittedOffset(offset=9), why="that record; moves back")
+    fake = use_case("groups", "move_groups", replace(PLAN, plan=replace(PLAN.plan, rows=(back, PLAN.plan.rows[1]))))
+    out = run("groups", "plan", "first", *TARGET).stdout
+    assert "1 of them would move back, which is refused without --allow-rewind." in out
+    document = json.loads(run("groups", "plan", "first", *TARGET, "-o", "json").stdout)
+    assert ([row["rewinds"] for row in document["rows"]], document["totals"]["rewinds"]) == ([True, False], 1)
+    fake.return_value = PLAN
+    assert "would move back" not in run("groups", "plan", "first", *TARGET).stdout
 
 
 def test_programs_get_every_offset_of_a_plan(use_case: Callable[..., Mock]) -> None:
@@ -82,7 +97,7 @@ def test_programs_get_every_offset_of_a_plan(use_case: Callable[..., Mock]) -> N
     assert document["rows"][0]["old_offset"] == 3
     assert document["rows"][0]["new_offset"] == 7
     assert document["rows"][1]["reason"] == "not_restored"
-    assert document["totals"] == {"groups": 2, "offsets": 1, "changes": 1}
+    assert document["totals"] == {"groups": 2, "offsets": 1, "changes": 1, "rewinds": 0}
     assert document["captured_at"] == "2024-05-01T12:00:00.000Z"
 
 
@@ -140,6 +155,8 @@ def test_a_backup_takes_groups_when_it_is_told_to(use_case: Callable[..., Mock])
     base = ("backup", "--backup-id", "x", *TARGET)
     assert "Kept 5 offsets of 2 consumer groups." in run(*base, "--groups").stdout
     assert config_of(fake).backup.consumer_groups == ("*",)
+    fake.return_value = report({**BACKUP, "groups": {**counts, "groups": 1, "offsets": 1}})
+    assert "Kept 1 offset of 1 consumer group." in run(*base, "--groups").stdout
     run(*base, "-g", "a*", "--group", "b")
     assert config_of(fake).backup.consumer_groups == ("a*", "b")
     run(*base)
@@ -153,6 +170,11 @@ def test_a_restore_puts_groups_when_it_is_told_to(use_case: Callable[..., Mock])
     assert "OLD-OFFSET" in run(*base, "-g", "q", "--group-map", "q=r").stdout
     assert config_of(fake).restore.consumer_groups == ("q",)
     assert dict(config_of(fake).restore.group_mapping) == {"q": "r"}
+    assert fake.call_args.kwargs["allow_rewind"] is False
+    assert run(*base, "--groups", "--allow-rewind").exit_code == 0
+    assert fake.call_args.kwargs["allow_rewind"] is True
+    alone = run(*base, "--allow-rewind")
+    assert (alone.exit_code, "--allow-rewind says nothing without --groups" in alone.stderr) == (2, True)
     run(*base)
     assert config_of(fake).restore.consumer_groups == ()
     for flag, value in (("--group-map", "q=r"), ("--rollback-file", "/f")):

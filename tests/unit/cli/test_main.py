@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from kbr.cli.main import ALIASES, VERBS, cli
 from kbr.errors import BackupMissing, ConfigError, KbrError
+from tests.support.cli import kbr_environment
 
 
 def run(*arguments: str) -> Result:
@@ -94,6 +98,14 @@ def test_a_wrong_command_line_is_exit_code_2_and_names_the_help(arguments: list[
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["groups"], ["offsets"], ["config"], ["index"]])
+def test_nothing_asked_for_is_answered_with_the_help(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == run(*arguments, "--help").stdout
+    assert result.stderr.startswith("Usage: ")
+
+
 def test_a_misspelt_verb_gets_the_nearest_one() -> None:
     assert "did you mean 'restore'?" in run("restroe").stderr
 
@@ -167,3 +179,15 @@ def test_memory_that_is_gone_is_one_line_too(failing: Callable[[BaseException], 
     result = run("list", "--storage", "/y")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: unexpected MemoryError\n")
+
+
+def test_a_verb_whose_standard_output_is_closed_says_so_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(  # noqa: S603
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "kbr", "list", "--storage", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+        env=kbr_environment(),
+    )
+    assert (done.returncode, done.stderr) == (1, "Error: can't write the result to standard output: it is closed\n")

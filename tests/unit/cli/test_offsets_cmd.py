@@ -21,7 +21,7 @@ from kbr.repository.offset_maps import new_offset_map
 from kbr.repository.publish import publish_manifest
 from kbr.repository.restore_states import save_state
 from kbr.storage.local import LocalStore
-from tests.support.backups import manifest_of, topic_of
+from tests.support.backups import manifest_of, partition_of, topic_of
 
 ONE, TWO = "1" * 32, "12" * 16
 ROWS = [
@@ -109,6 +109,7 @@ def test_an_offset_is_looked_up(store: LocalStore) -> None:
     text = run(store, "show", "b", "-t", "a", "-p", "0", "--offset", "8").stdout
     assert "Source offset 8: not restored." in text
     assert "goes on at: x[1] offset 3." in text
+    publish_manifest(store, manifest_of([topic_of("zz", [partition_of()])], backup_id="b"))
     nothing = run(store, "show", "b", "-t", "zz", "-p", "0", "--offset", "8").stdout
     assert "goes on at: -." in nothing
 
@@ -131,8 +132,35 @@ def test_an_export_has_every_range_in_each_form(store: LocalStore) -> None:
 
 
 def test_an_export_of_nothing_is_well_formed(store: LocalStore) -> None:
+    publish_manifest(store, manifest_of([topic_of("a", []), topic_of("none", [])], backup_id="b"))
     assert json.loads(run(store, "export", "b", "-t", "none", "-o", "json").stdout)["ranges"] == []
     assert len(run(store, "export", "b", "-t", "none").stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["show", "export"])
+@pytest.mark.parametrize(
+    ("wrong", "words", "there"),
+    [
+        (["-t", "typo"], "backup b has no topic 'typo'", "its topics: a, b"),
+        (["-t", "x"], "backup b has no topic 'x'", "its topics: a, b"),
+        (["-t", "zz*"], "backup b has no topic 'zz*'", "its topics: a, b"),
+        (["-t", "b", "-p", "9"], "backup b has no partition 9 of topic b", "its partitions: 0"),
+        (["-t", "a", "-p", "9"], "backup b has no partition 9 of topic a", "its partitions: 0, 2"),
+    ],
+)
+def test_a_topic_or_partition_that_is_not_there_is_an_error_that_names_those_that_are(
+    store: LocalStore, what: str, wrong: list[str], words: str, there: str
+) -> None:
+    result = run(store, what, "b", *wrong)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert there in result.stderr
+
+
+def test_of_many_topics_some_are_named(store: LocalStore) -> None:
+    publish_manifest(store, manifest_of([topic_of(f"t{number:02}", []) for number in range(30)], backup_id="b"))
+    result = run(store, "export", "b", "-t", "typo")
+    assert "t07 and 22 more" in result.stderr
 
 
 def test_topics_that_look_like_options_or_formulas_stay_what_they_are(store: LocalStore) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbr.cli import render
-from kbr.cli.render import Column, Table, emit, with_envelope
+from kbr.cli.render import Column, Table, emit, emit_bytes, with_envelope
 from kbr.cli.text import neutralise, neutralise_lines
 from kbr.errors import KbrError
 
@@ -181,3 +181,10 @@ def test_a_full_disk_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(KbrError, match="can't write the result to standard output: No space left"):
             emit({"a": "x"}, "json", no_blocks)
         monkeypatch.undo()
+
+
+def test_a_closed_standard_output_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    for write in (lambda: emit({}, "json", no_blocks), lambda: emit({}, "table", lambda _: ["x"]), lambda: emit_bytes(b"x")):
+        with pytest.raises(KbrError, match="can't write the result to standard output: it is closed"):
+            write()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kbr.cli.units import (
     bytes_text,
     count_text,
+    counted,
     duration_text,
     instant_text,
     local_instant_text,
@@ -93,3 +94,8 @@ def test_any_number_has_a_text(number: int) -> None:
     assert bytes_text(number)
     assert instant_text(number)
     assert local_instant_text(number)
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 records"), (1, "1 record"), (2, "2 records"), (1234, "1,234 records")])
+def test_one_is_singular(number: int, text: str) -> None:
+    assert counted(number, "record") == text

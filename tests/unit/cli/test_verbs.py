@@ -191,7 +191,8 @@ def test_the_backup_table_tells_what_is_missing(use_case: Callable[..., Mock]) -
     out = run("backup", "-b", "a:1", "--backup-id", "first", "--storage", "/backups").stdout
     assert "Backup first at /backups: incomplete" in out
     assert out.splitlines()[3].split() == ["TOPIC", "PARTITIONS", "RECORDS", "ENCODED", "STORED", "SEGMENTS", "PROBLEMS"]
-    assert "1 gaps" in out
+    assert "1 gap" in out
+    assert "1 gaps" not in out
     assert "1 failed (0: leader not available)" in out
     assert "1,003" in out
     assert "Took 2.0 s (1.0 MiB/s encoded)." in out
@@ -448,9 +449,12 @@ DESCRIBE: dict[str, Any] = {
             "updated_at_ms": 1_714_564_800_000,
             "target_topics": ["t-restored"],
             "has_offset_map": True,
+            "lock_held": None,
         },
         {**dict.fromkeys(["created_at_ms", "updated_at_ms"]), "restore_id": "cd" * 16, "status": "unreadable",
-         "error": "state cut in half", "cluster_id": "", "target_topics": [], "has_offset_map": False},
+         "error": "state cut in half", "cluster_id": "", "target_topics": [], "has_offset_map": False, "lock_held": None},
+        {**dict.fromkeys(["created_at_ms", "updated_at_ms"]), "restore_id": "ef" * 16, "status": "running",
+         "error": None, "cluster_id": "", "target_topics": [], "has_offset_map": False, "lock_held": False},
     ],
 }
 
@@ -467,6 +471,8 @@ def test_describe_shows_what_is_missing(use_case: Callable[..., Mock]) -> None:
     assert "Gap: t[0]: offsets 1 to 2 (retention)" in result.stdout
     assert "target-cluster  yes             t-restored" in result.stdout
     assert f"{'cd' * 16}: state cut in half" in result.stdout
+    assert f"{'ef' * 16}: running, but nobody holds its lock: it has not come to its end" in result.stdout
+    assert result.stdout.count("nobody holds its lock") == 1
 
 
 @pytest.mark.parametrize("restores", [[], None])

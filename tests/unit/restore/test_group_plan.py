@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from kbr.errors import AuthorizationFailed, ClusterUnavailable, GroupActive, UsageError
+from kbr.errors import AuthorizationFailed, ClusterUnavailable, GroupActive, GroupRewind, UsageError
 from kbr.format.group_rollback import GroupBefore, GroupRollback
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.kafka.groups import GroupStanding
 from kbr.model import CommittedOffset, GroupOffsets, TopicPartition
 from kbr.repository.offset_maps import OffsetRangeMap
-from kbr.restore.group_apply import before_of, commit_offsets, plan_rollback, refuse_active, roll_back
+from kbr.restore.group_apply import before_of, commit_offsets, plan_rollback, refuse_active, refuse_rewinds, roll_back
 from kbr.restore.groups import (
     GroupFacts,
     GroupPlan,
@@ -93,6 +93,29 @@ def test_a_group_is_put_on_the_first_restored_record_at_or_after_its_offset(
     assert {key: (place.offset, place.reason) for key, place in placed.items()} == {TARGET: (expected, reason)}
 
 
+@pytest.mark.parametrize(
+    ("committed", "record_end", "words"),
+    [
+        (130, 140, "committed 130: all that was restored has been read; the backup has records up to offset 139 that are not restored"),
+        (130, 131, "committed 130: all that was restored has been read; the backup has records up to offset 130 that are not restored"),
+        # behind its last record are transaction markers only
+        (130, 130, "committed 130: all that was restored has been read"),
+        (135, 130, "committed 135: all that was restored has been read"),
+        (129, 140, "committed 129: that record"),
+    ],
+)
+def test_what_the_backup_has_behind_all_that_was_restored_is_told(committed: int, record_end: int, words: str) -> None:
+    placed = place_groups({"g": group_of(p0=committed)}, HOLE, {SOURCE: 145}, {SOURCE: record_end})["g"]
+    assert placed[TARGET].why == words
+
+
+def test_what_another_partition_of_the_target_has_is_restored() -> None:
+    spread = ranges((0, 0, 5))._ranges + ranges((5, 0, 5), target=TopicPartition("r", 1))._ranges
+    placed = place_groups({"g": group_of(p0=7)}, RangeMap(spread), {SOURCE: 10}, {SOURCE: 10})["g"]
+    assert placed[TARGET].why == "committed 7: all that was restored has been read"
+    assert placed[TopicPartition("r", 1)].offset == 2
+
+
 def test_a_partition_that_was_not_restored_is_told_and_not_put_anywhere() -> None:
     placed = place_groups({"g": group_of(p0=5, p7=5)}, HOLE, {})["g"]
     assert placed[TopicPartition("t", 7)].reason is Reason.NOT_RESTORED
@@ -161,6 +184,23 @@ def test_a_plan_says_what_the_target_has_now_and_what_it_gets() -> None:
     (row,) = plan_of(committed={TARGET: CommittedOffset(offset=2)}).rows
     assert (row.old, row.new) == (CommittedOffset(offset=2), CommittedOffset(offset=5, metadata="m"))
     assert row.changes
+
+
+def test_a_plan_says_what_moves_back() -> None:
+    for old, rewinds in ((4, False), (5, False), (6, True)):
+        plan = plan_of(committed={TARGET: CommittedOffset(offset=old)})
+        (row,) = plan.rows
+        assert (row.rewinds, plan.rewinds, "moves back" in row.why) == (rewinds, (row,) if rewinds else (), rewinds)
+    # nothing is to be committed where the target can't tell
+    assert plan_of(committed={TARGET: CommittedOffset(offset=6)}, log=None).rewinds == ()
+
+
+def test_a_refusal_names_some_of_what_would_move_back() -> None:
+    (row,) = plan_of(committed={TARGET: CommittedOffset(offset=6)}).rows
+    refuse_rewinds(())
+    with pytest.raises(GroupRewind, match=r"group g in r\[0\] from 6 to 5 and 1995 more; nothing was committed") as caught:
+        refuse_rewinds([row] * 5 + [replace(row, group="h")] * 1995)
+    assert caught.value.context["groups"] == ["g", "h"]
 
 
 def test_what_is_there_already_is_not_committed_again() -> None:
