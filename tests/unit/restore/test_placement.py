@@ -190,6 +190,11 @@ def test_the_id_is_what_it_was_without_placement_and_another_with_any_of_it() ->
         replace(plain, topic_mapping={"*": "c*", "a*": "b*"}),
     ]
     assert len({restore_id_of(one, "c") for one in (plain, *others)}) == 9
+    # a topic that is mapped to itself keeps its name, whatever the others get
+    for one in (others[0], others[1], others[6]):
+        kept = replace(one, topic_mapping={"orders": "orders", **one.topic_mapping})
+        assert restore_id_of(kept, "c") != restore_id_of(one, "c")
+    assert restore_id_of(replace(plain, topic_mapping={"orders": "orders"}), "c") == restore_id_of(plain, "c")
     assert restore_id_of(replace(plain, existing_topics="fail"), "c") == restore_id_of(plain, "c")
 
 
