@@ -118,9 +118,11 @@ def show_index(config: Config, backup_id: str) -> IndexReport:
     Raises:
         BackupMissing: there is no backup of that id.
         BlockIndexMissing: it has no index.
+        PreflightRefused: it is another tool's.
     """
     with opened_store(config) as store:
         manifest = Catalog(store).load(backup_id)
+        _refuse_foreign(manifest)
         listed = sum(len(partition.segments) for topic in manifest.topics for partition in topic.partitions)
         document: dict[str, Any] = {
             "backup_id": backup_id,

@@ -166,7 +166,8 @@ def test_nothing_is_written_to_a_backup_that_another_tool_has_made(tmp_path: Pat
     one.partition("orders", 0, [rows_of(10, 60, timestamp=1_714_564_800_000)])
     one.finish()
     before = look(tmp_path)
-    result = run(tmp_path, "index", "build", "daily")
-    assert look(tmp_path) == before
-    assert result.exit_code == 13
-    assert "was made by OSO kafka-backup" in result.output
+    for verb in ("build", "show"):
+        result = run(tmp_path, "index", verb, "daily")
+        assert look(tmp_path) == before
+        assert result.exit_code == 13
+        assert "was made by OSO kafka-backup" in result.output
