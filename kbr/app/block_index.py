@@ -11,7 +11,8 @@ from kbr.app.inspect import opened_store
 from kbr.app.run_lock import RunLock
 from kbr.app.wiring import storage_options
 from kbr.config import Config
-from kbr.errors import BlockIndexUnreadable, Incomplete, UnsupportedFormat
+from kbr.errors import BlockIndexUnreadable, Incomplete, PreflightRefused, UnsupportedFormat
+from kbr.format.documents import Manifest
 from kbr.repository.catalog import Catalog
 from kbr.repository.index_writing import IndexBuilt, IndexWriter
 from kbr.repository.indexes import open_index
@@ -77,6 +78,7 @@ def build_index(
 
     Raises:
         BackupMissing: there is none of that id.
+        PreflightRefused: it is another tool's.
         Locked: a run writes the backup.
         StorageError: the store failed; the index before stays.
     """
@@ -91,7 +93,7 @@ def build_index(
         ) as run_lock,
     ):
         # before the lock, which would make a folder for a backup that is not there
-        Catalog(store).load(backup_id)
+        _refuse_foreign(Catalog(store).load(backup_id))
         with run_lock.hold(LockPlace(backup_id)) as lock:
             manifest = Catalog(store).load(backup_id)
             writer = IndexWriter(
@@ -102,15 +104,25 @@ def build_index(
     return IndexBuildReport(backup_id=backup_id, built=built, duration_s=SYSTEM_CLOCK.monotonic() - begun)
 
 
+def _refuse_foreign(manifest: Manifest) -> None:
+    if manifest.made_by:
+        raise PreflightRefused(
+            f"backup {manifest.backup_id} was made by {manifest.made_by}: nothing is written to it, an index neither",
+            hint="its segments have no blocks that an index could tell of: a window of it is found by reading every segment",
+        )
+
+
 def show_index(config: Config, backup_id: str) -> IndexReport:
     """How a backup's index stands to its manifest.
 
     Raises:
         BackupMissing: there is no backup of that id.
         BlockIndexMissing: it has no index.
+        PreflightRefused: it is another tool's.
     """
     with opened_store(config) as store:
         manifest = Catalog(store).load(backup_id)
+        _refuse_foreign(manifest)
         listed = sum(len(partition.segments) for topic in manifest.topics for partition in topic.partitions)
         document: dict[str, Any] = {
             "backup_id": backup_id,

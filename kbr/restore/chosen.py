@@ -147,9 +147,11 @@ def _from_index(
     covered = sorted(place for place in cut if place.sequence < ends.get(TopicPartition(*place[:2]), 0))
     left = set(covered)
     for found in index.find(covered, window.touches, lambda low, high: low <= window.end_ms and high >= window.start_ms):
-        if complaint := found.complaint(cut[found.place].reference):
+        twice = found.place not in left
+        complaint = "it has its blocks twice" if twice else found.complaint(cut[found.place].reference)
+        if complaint:
             raise BlockIndexUnreadable(
-                f"{key}: the block index lies about segment {cut[found.place].reference.key}: {complaint}",
+                f"{key}: the block index lies about segment {found.place.sequence} of {TopicPartition(*found.place[:2])}: {complaint}",
                 hint=INDEX_HINT,
                 object=key,
             )

@@ -59,4 +59,7 @@ def _placement(options: RestoreOptions) -> dict[str, object]:
     if any("*" in left for left in options.topic_mapping):
         # the first pattern that fits wins
         given["patterns"] = [left for left in options.topic_mapping if "*" in left]
+    if options.topic_prefix or options.topic_suffix or "patterns" in given:
+        # a name that is mapped to itself is out of their reach
+        given["kept"] = sorted(one for one, other in options.topic_mapping.items() if one == other)
     return {name: value for name, value in given.items() if value}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from kbr.errors import CorruptSegment, IntegrityError, Interrupted
 from kbr.format.segment import BlockEntry
 from kbr.model import SegmentRef
-from kbr.repository.open_segment import BlockSource, open_segment
+from kbr.repository.open_segment import BlockSource, open_segment, side_by_side
 from kbr.restore.plan import PartitionPlan, RestorePlan
 from kbr.restore.routing import Routing
 from kbr.restore.window import TimeWindow
@@ -25,7 +25,7 @@ from kbr_codec import CodecError, count_routes
 
 __all__ = ["AllLaneCounts", "LaneCounts", "Placed", "count_block", "placed_blocks"]
 
-#: Threads that read; each holds a block.
+#: Threads that read; each holds a block, and of another tool's segments more: then they are fewer.
 READERS = 4
 #: Counts that are kept of one topic, in all rows together: 8 MiB.
 MAX_KEPT = 1024 * 1024
@@ -154,9 +154,10 @@ class LaneCounts:
         rows = [array("q", running)]
         stride = self._stride
         strides = [self._segments[at : at + stride] for at in range(0, len(self._segments), stride)]
-        with ThreadPoolExecutor(READERS, thread_name_prefix="counts") as pool:
-            for at in range(0, len(strides), READERS):
-                for counts in pool.map(self._count_some, strides[at : at + READERS]):
+        readers = side_by_side(self._segments, READERS)
+        with ThreadPoolExecutor(readers, thread_name_prefix="counts") as pool:
+            for at in range(0, len(strides), readers):
+                for counts in pool.map(self._count_some, strides[at : at + readers]):
                     if isinstance(counts, IntegrityError):
                         self._error = counts
                         return rows

@@ -135,7 +135,7 @@ class Preparation:
         bounds = {name: topic.source_ends for name, topic in known.items() if topic.source_ends}
         if bounds and not (options.append and status is RestoreStatus.COMPLETE):
             plan = plan_restore(manifest, chosen, options, existing, bounds)
-            left_out = [*left_out, *grown_since(manifest, bounds)]
+            left_out = [*left_out, *grown_since(manifest, plan.partitions)]
         facts = replace(
             facts,
             restored_before=frozenset(

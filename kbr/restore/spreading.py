@@ -17,25 +17,29 @@ from kbr.restore.routing import LaneName, Routing, partitioner_of
 __all__ = ["as_they_were", "grown_since", "repartitioned", "spread_over"]
 
 
-def grown_since(manifest: Manifest, bounds: Mapping[str, Mapping[TopicPartition, int]]) -> list[str]:
-    """What is said where the backup has more by now than a restore began with that can't go on with more."""
+def grown_since(manifest: Manifest, partitions: Sequence[PartitionPlan]) -> list[str]:
+    """What is said where the backup has more by now than a restore began with that can't go on with more.
+
+    Args:
+        partitions: of the plan that ends where that restore's sources ended.
+    """
     last = {
         TopicPartition(topic.name, one.partition): one.segments[-1].next_offset
         for topic in manifest.topics
         for one in topic.partitions
         if one.segments
     }
-    notes = []
-    for name, ends in bounds.items():
-        topics = {source.topic for source in ends}
-        grown = sorted(one for one, end in last.items() if one.topic in topics and end > ends.get(one, 0))
-        if grown:
-            notes.append(
-                f"{name}: the backup has more of {', '.join(map(str, grown[:3]))}{' and others' * (len(grown) > 3)} than when "
-                "this restore began, and that is not restored: it would have to lie between records that are there; "
-                "restore it to another topic, or begin anew with the topic deleted"
-            )
-    return notes
+    grown: dict[str, set[TopicPartition]] = {}
+    for sources, ends, name in {id(one.sources): (one.sources, one.source_ends, one.target.topic) for one in partitions}.values():
+        more = {source for source, end in zip(sources, ends, strict=True) if last.get(source, 0) > end}
+        if more:
+            grown.setdefault(name, set()).update(more)
+    return [
+        f"{name}: the backup has more of {', '.join(map(str, sorted(some)[:3]))}{' and others' * (len(some) > 3)} than when "
+        "this restore began, and that is not restored: it would have to lie between records that are there; "
+        "restore it to another topic, or begin anew with the topic deleted"
+        for name, some in grown.items()
+    ]
 
 
 def as_they_were(
@@ -56,13 +60,15 @@ def as_they_were(
     )
     found: dict[TopicPartition, PartitionPlan] = {}
     ends: dict[TopicPartition, int] = {}
+    #: Where sources met already when the restore began: one that is new since would lie between records that are there.
+    bounded = {target for source, target in placed.items() if source in bounds.get(target.topic, {})}
     for topic in sorted(topics, key=lambda one: one.name):
         for partition in sorted(topic.partitions, key=lambda one: one.partition):
             source = TopicPartition(topic.name, partition.partition)
             if source not in placed:
                 continue
             target = placed[source]
-            end = _end_of(partition, bounds.get(target.topic, {}).get(source))
+            end = _end_of(partition, bounds[target.topic].get(source, 0) if target in bounded else None)
             first_offset, last_offset = options.offset_windows.get(topic.name, {}).get(partition.partition, (0, None))
             whole = PartitionPlan(
                 source=source,

@@ -15,6 +15,7 @@ from kbr.repository.layout import index_head_key, index_prefix
 from kbr.repository.publish import publish_manifest
 from kbr.storage.local import LocalStore
 from tests.support.backups import RecordingStore, manifest_of, partition_of, store_backup, topic_of
+from tests.support.kbak import OsoBackup, look, put_files, rows_of
 
 
 @pytest.fixture
@@ -157,3 +158,16 @@ def test_verify_finds_an_index_that_lies_and_tells_deep_what_only_the_segments_k
         assert len(found["errors"]) == 4
         assert all("the block index lies about segment" in one["what"] for one in found["errors"])
         assert all(one["object"] == index_head_key("nightly") for one in found["errors"])
+
+
+def test_nothing_is_written_to_a_backup_that_another_tool_has_made(tmp_path: Path) -> None:
+    one = OsoBackup(put_files(tmp_path), compression="zstd", cluster="east")
+    one.topic("orders", 1)
+    one.partition("orders", 0, [rows_of(10, 60, timestamp=1_714_564_800_000)])
+    one.finish()
+    before = look(tmp_path)
+    for verb in ("build", "show"):
+        result = run(tmp_path, "index", verb, "daily")
+        assert look(tmp_path) == before
+        assert result.exit_code == 13
+        assert "was made by OSO kafka-backup" in result.output

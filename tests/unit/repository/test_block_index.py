@@ -13,7 +13,7 @@ from kbr.format.documents import Manifest
 from kbr.model import Compression, TopicPartition
 from kbr.repository import index_writing
 from kbr.repository.index_writing import IndexWriter
-from kbr.repository.indexes import open_index
+from kbr.repository.indexes import BlockIndex, open_index
 from kbr.repository.layout import index_head_key, index_piece_key, index_prefix
 from kbr.repository.segment_reader import SegmentReader
 from kbr.restore.counting import count_plan
@@ -224,6 +224,23 @@ def test_a_damaged_index_is_told_and_the_segments_own_indexes_are_used(damage, c
     without = counted(store, manifest, index=False, **window)
     assert counted(store, manifest, index=True, **window) == without
     assert "the block index is not used" in caplog.text
+
+
+def test_an_index_that_has_a_segment_twice_is_not_believed(caplog, monkeypatch) -> None:
+    store = RecordingStore()
+    manifest = backup(store)
+    writer(store).build(manifest)
+    find = BlockIndex.find
+
+    def twice(*arguments):
+        for one in find(*arguments):
+            yield from (one, one)
+
+    monkeypatch.setattr(BlockIndex, "find", twice)
+    window = {"time_window_start_ms": 1 * HOUR_MS, "time_window_end_ms": 7 * HOUR_MS}
+    without = counted(store, manifest, index=False, **window)
+    assert counted(store, manifest, index=True, **window) == without
+    assert "lies about segment" in caplog.text
 
 
 def test_no_flipped_byte_of_an_index_changes_a_plan_or_is_shown_to_a_parquet_library() -> None:

@@ -171,8 +171,22 @@ def test_what_an_earlier_run_began_with_bounds_what_is_mixed_and_nothing_else() 
     assert spread.partitions[0].source_ends == (10, 20, 0)
     merged = plan(topic(), partition_mapping={"orders": {1: 0}}, merge=True, bounds=bounds)
     assert [len(one.segments) for one in merged.partitions] == [3, 2]
-    (note,) = grown_since(manifest_of([topic()]), bounds)
-    assert "orders[0], orders[2]" in note
+    # of a partition that goes alone nothing is left out
+    for found, words in ((spread, "more of orders[0], orders[2] than"), (merged, "more of orders[0] than")):
+        (note,) = grown_since(manifest_of([topic()]), found.partitions)
+        assert words in note
+
+
+def test_a_topic_that_came_since_does_not_come_between_those_that_met_in_a_target() -> None:
+    bounds = {"all": {TopicPartition("a", 0): 20, TopicPartition("c", 0): 10}}
+    some = topic("a", 1), topic("b", 1), topic("c", 1)
+    (found,) = plan(*some, topic_mapping={"*": "all"}, merge=True, bounds=bounds).partitions
+    assert [(ref.key.split("/")[1], ref.sequence) for ref in found.segments] == [("a", 0), ("a", 10), ("c", 0)]
+    assert dict(zip(found.sources, found.source_ends, strict=True)) == {
+        TopicPartition("a", 0): 20, TopicPartition("b", 0): 0, TopicPartition("c", 0): 10,
+    }  # fmt: skip
+    (note,) = grown_since(manifest_of(some), [found])
+    assert "more of b[0], c[0] than" in note
 
 
 def test_the_id_is_what_it_was_without_placement_and_another_with_any_of_it() -> None:
@@ -190,6 +204,11 @@ def test_the_id_is_what_it_was_without_placement_and_another_with_any_of_it() ->
         replace(plain, topic_mapping={"*": "c*", "a*": "b*"}),
     ]
     assert len({restore_id_of(one, "c") for one in (plain, *others)}) == 9
+    # a topic that is mapped to itself keeps its name, whatever the others get
+    for one in (others[0], others[1], others[6]):
+        kept = replace(one, topic_mapping={"orders": "orders", **one.topic_mapping})
+        assert restore_id_of(kept, "c") != restore_id_of(one, "c")
+    assert restore_id_of(replace(plain, topic_mapping={"orders": "orders"}), "c") == restore_id_of(plain, "c")
     assert restore_id_of(replace(plain, existing_topics="fail"), "c") == restore_id_of(plain, "c")
 
 
