@@ -11,8 +11,9 @@ from kbr.app.inspect import opened_store
 from kbr.app.run_lock import RunLock
 from kbr.app.wiring import storage_options
 from kbr.config import Config
-from kbr.errors import BlockIndexUnreadable, Incomplete, UnsupportedFormat
+from kbr.errors import BlockIndexMissing, BlockIndexUnreadable, Incomplete, UnsupportedFormat
 from kbr.repository.catalog import Catalog
+from kbr.repository.foreign import refuse_foreign
 from kbr.repository.index_writing import IndexBuilt, IndexWriter
 from kbr.repository.indexes import open_index
 from kbr.repository.layout import LockPlace
@@ -77,6 +78,7 @@ def build_index(
 
     Raises:
         BackupMissing: there is none of that id.
+        BackupExists: it is another tool's, which nothing is written to.
         Locked: a run writes the backup.
         StorageError: the store failed; the index before stays.
     """
@@ -92,6 +94,7 @@ def build_index(
     ):
         # before the lock, which would make a folder for a backup that is not there
         Catalog(store).load(backup_id)
+        refuse_foreign(store, backup_id)
         with run_lock.hold(LockPlace(backup_id)) as lock:
             manifest = Catalog(store).load(backup_id)
             writer = IndexWriter(
@@ -111,6 +114,8 @@ def show_index(config: Config, backup_id: str) -> IndexReport:
     """
     with opened_store(config) as store:
         manifest = Catalog(store).load(backup_id)
+        if manifest.made_by:
+            raise BlockIndexMissing(f"backup {backup_id} has no block index, and gets none: {manifest.made_by} made it")
         listed = sum(len(partition.segments) for topic in manifest.topics for partition in topic.partitions)
         document: dict[str, Any] = {
             "backup_id": backup_id,

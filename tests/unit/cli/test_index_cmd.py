@@ -15,6 +15,7 @@ from kbr.repository.layout import index_head_key, index_prefix
 from kbr.repository.publish import publish_manifest
 from kbr.storage.local import LocalStore
 from tests.support.backups import RecordingStore, manifest_of, partition_of, store_backup, topic_of
+from tests.support.kbak import OsoBackup, look, put_files, rows_of
 
 
 @pytest.fixture
@@ -60,6 +61,20 @@ def test_an_index_is_built_and_shown(folder: Path) -> None:
     assert "12 blocks of 4 segments" in run(folder, "index", "build", "nightly").stdout
     # of the first build nothing is left but what the head names
     assert len(list((folder / "nightly" / "index").iterdir())) == 2
+
+
+def test_another_tools_backup_gets_no_index_and_nothing_is_written_to_it(tmp_path: Path) -> None:
+    one = OsoBackup(put_files(tmp_path))
+    one.topic("orders", 1)
+    one.partition("orders", 0, [rows_of(0, 10)])
+    one.finish()
+    before = look(tmp_path)
+    for verb, exit_code in (("build", 13), ("show", 10)):
+        result = run(tmp_path, "index", verb, "daily")
+        assert result.exit_code == exit_code
+        assert "OSO kafka-backup" in result.stderr
+        assert "index build" not in result.stderr
+    assert look(tmp_path) == before
 
 
 def test_an_index_that_is_missing_behind_stale_or_damaged_is_shown_as_such(folder: Path) -> None:
