@@ -134,6 +134,22 @@ def test_verify_is_content_with_an_index_and_says_when_it_is_behind_or_stale(fol
     assert note.startswith("the block index covers 2 of 4 segments")
 
 
+def test_a_piece_that_is_cut_off_is_damage_of_the_index_alone(folder: Path) -> None:
+    document(folder, "index", "build", "nightly")
+    (piece,) = (folder / index_prefix("nightly")).glob("*.parquet")
+    whole = piece.read_bytes()
+    for size in (0, len(whole) // 2, len(whole) - 1):
+        piece.write_bytes(whole[:size])
+        shown = document(folder, "index", "show", "nightly", exit_code=4)
+        assert shown["state"] == "unreadable"
+        assert "cut off" in shown["reasons"][0]
+        found = document(folder, "verify", "nightly", exit_code=4)
+        assert found["objects"] == 4
+        assert ["cut off" in one["what"] for one in found["errors"]] == [True]
+    document(folder, "index", "build", "nightly")
+    assert document(folder, "index", "show", "nightly")["state"] == "current"
+
+
 def test_verify_names_a_damaged_index(folder: Path) -> None:
     document(folder, "index", "build", "nightly")
     (piece,) = (folder / index_prefix("nightly")).glob("*.parquet")
