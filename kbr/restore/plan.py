@@ -121,11 +121,11 @@ def plan_restore(
     window = TimeWindow.between(options.time_window_start_ms, options.time_window_end_ms)
     if window.start_ms > window.end_ms:
         raise UsageError(f"the time window ends ({window.end_ms}) before it begins ({window.start_ms})")
-    _check_offset_windows(topics, options)
     targets = target_names(
         [topic.name for topic in topics], options.topic_mapping, prefix=options.topic_prefix, suffix=options.topic_suffix
     )
     chosen = chosen_partitions(topics, options.source_partitions)
+    _check_offset_windows(topics, chosen, options)
     wanted = wanted_count(topics, options.target_partitions)
     warnings: list[str] = []
     taken = TimeWindow.between(manifest.source.time_window_start_ms, manifest.source.time_window_end_ms)
@@ -157,7 +157,9 @@ def plan_restore(
     )
 
 
-def _check_offset_windows(topics: Sequence[TopicEntry], options: RestoreOptions) -> None:
+def _check_offset_windows(
+    topics: Sequence[TopicEntry], chosen: Mapping[str, Collection[int]], options: RestoreOptions
+) -> None:
     if options.offset_windows and options.partitioner != "original":
         raise UsageError(
             f"windows of offsets can't be restored by the partitioner {options.partitioner}: the records behind them would "
@@ -175,6 +177,11 @@ def _check_offset_windows(topics: Sequence[TopicEntry], options: RestoreOptions)
         if absent:
             raise UsageError(
                 f"a window of offsets names partition {absent[0]} of {name}, the backup has 0 to {counts[name] - 1}"
+            )
+        left_out = sorted(number for number in windows if number not in chosen[name])
+        if left_out:
+            raise UsageError(
+                f"a window of offsets names partition {left_out[0]} of {name}, which is not among the partitions to restore"
             )
 
 

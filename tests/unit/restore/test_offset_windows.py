@@ -120,6 +120,13 @@ def test_a_window_of_what_is_not_there_is_refused(windows: dict, what: str) -> N
         planned(backup_of(RecordingStore(), records(1)), offset_windows=windows)
 
 
+def test_a_window_of_a_partition_that_is_not_chosen_is_refused() -> None:
+    manifest = backup_of(RecordingStore(), records(1))
+    planned(manifest, offset_windows={"orders": {0: (0, 1)}}, source_partitions={"ord*": (0,)})
+    with pytest.raises(UsageError, match="partition 0 of orders, which is not among the partitions to restore"):
+        planned(manifest, offset_windows={"orders": {0: (0, 1)}}, source_partitions={"orders": (1,)})
+
+
 def test_another_window_is_another_restore_and_none_is_the_one_that_it_always_was() -> None:
     def identity(**windows: tuple[int, int | None]) -> str:
         by_number = {int(name[1:]): window for name, window in windows.items()}
