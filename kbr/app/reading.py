@@ -55,7 +55,8 @@ class Backup:
 
     All methods that read take the same selection:
 
-    - ``topics``: a name or glob, or several; none is all. ``partitions``: a number, or several, of each of them.
+    - ``topics``: a name or glob, or several; none is all. ``partitions``: a number, or several, of each of them;
+      of topics that are not named by their names, those that have them.
     - ``from_timestamp``, ``to_timestamp``: both ends included. A record without a timestamp is in a window only if that
       is open at its start. Records that are out of order are found.
     - ``from_offset``, ``to_offset``: both ends included; a negative ``from_offset`` counts from the end of what the
@@ -267,11 +268,11 @@ def opened_backup(config: Config, backup_id: str) -> Iterator[Backup]:
         yield Backup(_archive(store, config, backup_id))
 
 
-def open_backup(url: str, backup_id: str | None = None, **storage: object) -> Backup:
+def open_backup(url: str | os.PathLike[str], backup_id: str | None = None, **storage: object) -> Backup:
     """Open a backup for reading.
 
     Args:
-        url: where backups lie: a folder or ``s3://bucket/prefix``; without ``backup_id`` its last part is that.
+        url: where backups lie: a folder (a path, too) or ``s3://bucket/prefix``; without ``backup_id`` its last part is that.
         backup_id: the backup's name.
         storage: keys of the configuration's ``storage`` section, such as ``endpoint``, ``access_key``, ``secret_key``
             and ``region``. What is not given comes from KBR_STORAGE_... variables, then from where boto looks.
@@ -282,6 +283,7 @@ def open_backup(url: str, backup_id: str | None = None, **storage: object) -> Ba
         ManifestUnreadable: its manifest is damaged.
         StorageError: the store can't be reached or read.
     """
+    url = os.fspath(url)
     place, name = (url, backup_id) if backup_id is not None else _split(url)
     overrides = {"storage.url": place, **{f"storage.{key}": value for key, value in storage.items()}}
     config = load_config(None, overrides=overrides, environ=os.environ)

@@ -44,7 +44,7 @@ _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_
 _ADMIN_HINTS = {
     KafkaError.TOPIC_ALREADY_EXISTS: "somebody made it meanwhile; run the same command again, or map the topic to another name",
     KafkaError.INVALID_CONFIG: "the cluster doesn't know that config or takes no such value: set another value by "
-    "restore.topic_configs, or make the topic beforehand",
+    "--topic-config (restore.topic_configs), or make the topic beforehand",
     KafkaError.INVALID_REPLICATION_FACTOR: "set restore.replication_factor to one that the cluster allows",
     KafkaError.INVALID_PARTITIONS: "the cluster allows no such partition count",
     KafkaError.TOPIC_EXCEPTION: "the cluster allows no such topic name; map the topic to another one",

@@ -23,7 +23,8 @@ def select_partitions(
 
     Args:
         topics: names and globs; none are all.
-        partitions: numbers, of each of the topics; none are all.
+        partitions: numbers, of each of the topics; none are all. A topic that a glob found, or none was named, is passed
+            over where it has no such partition, if another one has it.
 
     Raises:
         UsageError: the backup has no such topic or partition.
@@ -38,15 +39,17 @@ def select_partitions(
             )
         # one that is named or matched is wanted, whatever it is for Kafka
         chosen = select_topics([(name, False, 0) for name in names], topics, (), include_internal=True)
-    found = []
-    for name in chosen:
-        count = archive.partition_count(name)
-        wanted = sorted(set(partitions)) if partitions else range(count)
-        for number in wanted:
-            if not 0 <= number < count:
+    counts = {name: archive.partition_count(name) for name in chosen}
+    for number in sorted(set(partitions)):
+        for name, count in counts.items():
+            if not 0 <= number < count and (name in topics or number < 0 or number >= max(counts.values())):
                 raise UsageError(f"topic {name} of backup {archive.backup_id} has no partition {number}: it has {count}")
-            found.append(TopicPartition(name, number))
-    return found
+    return [
+        TopicPartition(name, number)
+        for name, count in counts.items()
+        for number in (sorted(set(partitions)) if partitions else range(count))
+        if number < count
+    ]
 
 
 def gap_notes(partition: ArchivedPartition, window: Window) -> list[str]:

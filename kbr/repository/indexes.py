@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import TYPE_CHECKING, NamedTuple
 
-from kbr.errors import BlockIndexMissing, BlockIndexUnreadable, ObjectMissing
+from kbr.errors import BlockIndexMissing, BlockIndexUnreadable, ObjectMissing, StorageError, StoreUnavailable
 from kbr.format.block_index_head import (
     INDEX_HINT,
     MAX_HEAD_BYTES,
@@ -257,6 +257,13 @@ class BlockIndex:
                 f"{key}: a piece of the block index is gone: a run has replaced it, or somebody has removed it",
                 hint=f"try again; else {INDEX_HINT}",
                 object=key,
+            ) from error
+        except StorageError as error:
+            # one that is cut off is damaged, which the store is not
+            if isinstance(error, StoreUnavailable) or self._store.head(key).size_bytes >= start + length:
+                raise
+            raise BlockIndexUnreadable(
+                f"{key}: this piece of the block index is damaged: it is cut off", hint=INDEX_HINT, object=key
             ) from error
 
     def _groups(self, piece: BlockIndexPiece, numbers: Sequence[int]) -> Iterator[tuple[int, BlockIndexGroup]]:

@@ -175,7 +175,7 @@ def _change(topic: TopicPlan, name: str, value: object) -> str:
     """How to give a target topic another config."""
     if topic.exists:
         return f"set {name}={value} on {topic.target.name}"
-    return f"add --set restore.topic_configs.{name}={value}"
+    return f"add --topic-config {name}={value}"
 
 
 def _partition_findings(plan: RestorePlan, topic: TopicPlan, facts: TargetFacts) -> list[str]:

@@ -231,7 +231,7 @@ class Preparation:
         except ClusterError as error:
             raise PreflightRefused(
                 f"the target would not make the topics: {error.message}. Nothing was made",
-                hint=error.hint or "change them with --set restore.topic_configs.NAME=VALUE, or make them yourself",
+                hint=error.hint or "change them with --topic-config NAME=VALUE, or make them yourself",
                 **error.context,
             ) from error
 

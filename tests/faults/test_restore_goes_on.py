@@ -612,10 +612,10 @@ def test_a_compacted_target_is_compared_by_what_is_left_of_it(kafka: KafkaHarnes
 @pytest.mark.parametrize(
     ("configs", "words"),
     [
-        ({"retention.ms": "86400000"}, "--set restore.topic_configs.retention.ms=-1"),
-        ({"message.timestamp.before.max.ms": "1000"}, "--set restore.topic_configs.message.timestamp.before.max.ms="),
-        ({"max.message.bytes": "600"}, "--set restore.topic_configs.max.message.bytes="),
-        ({"cleanup.policy": "compact"}, "--set restore.topic_configs.cleanup.policy=delete"),
+        ({"retention.ms": "86400000"}, "--topic-config retention.ms=-1"),
+        ({"message.timestamp.before.max.ms": "1000"}, "--topic-config message.timestamp.before.max.ms="),
+        ({"max.message.bytes": "600"}, "--topic-config max.message.bytes="),
+        ({"cleanup.policy": "compact"}, "--topic-config cleanup.policy=delete"),
     ],
 )
 def test_a_topic_that_would_not_keep_the_records_is_not_even_made(

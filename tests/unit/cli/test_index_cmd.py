@@ -63,6 +63,20 @@ def test_an_index_is_built_and_shown(folder: Path) -> None:
     assert len(list((folder / "nightly" / "index").iterdir())) == 2
 
 
+def test_another_tools_backup_gets_no_index_and_nothing_is_written_to_it(tmp_path: Path) -> None:
+    one = OsoBackup(put_files(tmp_path))
+    one.topic("orders", 1)
+    one.partition("orders", 0, [rows_of(0, 10)])
+    one.finish()
+    before = look(tmp_path)
+    for verb, exit_code in (("build", 13), ("show", 13)):
+        result = run(tmp_path, "index", verb, "daily")
+        assert result.exit_code == exit_code
+        assert "OSO kafka-backup" in result.stderr
+        assert "index build" not in result.stderr
+    assert look(tmp_path) == before
+
+
 def test_an_index_that_is_missing_behind_stale_or_damaged_is_shown_as_such(folder: Path) -> None:
     whole = (folder / "nightly" / "manifest.json").read_bytes()
     result = run(folder, "index", "show", "nightly")
@@ -118,6 +132,22 @@ def test_verify_is_content_with_an_index_and_says_when_it_is_behind_or_stale(fol
     (folder / "nightly" / "manifest.json").write_bytes(whole)
     (note,) = document(folder, "verify", "nightly", *more)["notes"]
     assert note.startswith("the block index covers 2 of 4 segments")
+
+
+def test_a_piece_that_is_cut_off_is_damage_of_the_index_alone(folder: Path) -> None:
+    document(folder, "index", "build", "nightly")
+    (piece,) = (folder / index_prefix("nightly")).glob("*.parquet")
+    whole = piece.read_bytes()
+    for size in (0, len(whole) // 2, len(whole) - 1):
+        piece.write_bytes(whole[:size])
+        shown = document(folder, "index", "show", "nightly", exit_code=4)
+        assert shown["state"] == "unreadable"
+        assert "cut off" in shown["reasons"][0]
+        found = document(folder, "verify", "nightly", exit_code=4)
+        assert found["objects"] == 4
+        assert ["cut off" in one["what"] for one in found["errors"]] == [True]
+    document(folder, "index", "build", "nightly")
+    assert document(folder, "index", "show", "nightly")["state"] == "current"
 
 
 def test_verify_names_a_damaged_index(folder: Path) -> None:

@@ -52,6 +52,10 @@ def test_records_are_exact_and_come_by_partition_and_offset(folder: Path) -> Non
 
 
 def test_the_last_part_of_the_url_is_the_backup_where_no_other_is_named(folder: Path) -> None:
+    with kbr.open_backup(folder, "nightly") as backup:
+        assert backup.backup_id == "nightly"
+    with kbr.open_backup(folder / "nightly") as backup:
+        assert backup.backup_id == "nightly"
     with kbr.open_backup(f"{folder}/nightly/") as backup:
         assert len(list(backup.records("orders", 0))) == 4
     with pytest.raises(BackupMissing):

@@ -162,6 +162,14 @@ def test_partitions_are_chosen_by_name_glob_and_number() -> None:
     assert "empty, orders" in caught.value.hint
     with pytest.raises(UsageError, match="has no partition 2: it has 2"):
         select_partitions(archive, ["orders"], [2])
+    # of topics that a glob found, those that have the partition; a named one has to
+    assert select_partitions(archive, [], [1]) == [("orders", 1)]
+    assert select_partitions(archive, ["*"], [0, 1]) == everything
+    with pytest.raises(UsageError, match="topic empty of backup .* has no partition 1: it has 1"):
+        select_partitions(archive, ["*", "empty"], [1])
+    for absent in (2, -1):
+        with pytest.raises(UsageError, match=f"has no partition {absent}"):
+            select_partitions(archive, ["*"], [absent])
 
 
 def test_what_a_window_asks_for_and_is_lost_is_said() -> None:

@@ -167,10 +167,10 @@ def test_retention_that_would_delete_what_is_restored_is_refused_unless_accepted
 
 def test_a_new_topic_is_looked_at_with_the_brokers_defaults_and_the_override_is_named() -> None:
     week = {"retention.ms": "604800000", "max.message.bytes": "1048588"}
-    with pytest.raises(PreflightRefused, match=r"--set restore\.topic_configs\.retention\.ms=-1") as caught:
+    with pytest.raises(PreflightRefused, match=r"--topic-config retention\.ms=-1") as caught:
         _check(_plan(_topic(largest=2_000_000)), defaults=week)
     assert len(caught.value.context["findings"]) == 2
-    assert "--set restore.topic_configs.max.message.bytes=2000512" in str(caught.value)
+    assert "--topic-config max.message.bytes=2000512" in str(caught.value)
     fine = {"retention.ms": "-1", "max.message.bytes": "3000000"}
     assert _check(_plan(_topic(largest=2_000_000), topic_configs=fine), defaults=week) == ()
 
