@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.topics import Topics
 from kbr.backup.task import BLOCK_BYTES
 from kbr.format.compression import BlockCompressor
 from kbr.format.documents import Manifest, PartitionEntry, SourceInfo, TopicEntry
@@ -168,12 +169,15 @@ def _cat(place: _Place, window: list[str]) -> int:
 
 
 def _restore(place: _Place, window: list[str], servers: str, target: str) -> int:
-    report = json.loads(
-        _kbr(
-            place, "restore", "-b", servers, "--backup-id", BACKUP_ID, "--topic-map", f"{TOPIC}={target}", "-o", "json",
-            "--set", "restore.offset_map=false", *window,
-        )
-    )  # fmt: skip
+    try:
+        report = json.loads(
+            _kbr(
+                place, "restore", "-b", servers, "--backup-id", BACKUP_ID, "--topic-map", f"{TOPIC}={target}", "-o", "json",
+                "--set", "restore.offset_map=false", *window,
+            )
+        )  # fmt: skip
+    finally:
+        Topics(servers).delete(target)
     return int(report["totals"]["records"])
 
 
