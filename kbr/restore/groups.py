@@ -298,6 +298,7 @@ def place_groups(
                     end=ends[target],
                     archive_end=archive_ends.get(source),
                     unrestored=last if has_more else None,
+                    is_spread=len(answers) > 1,
                 )
                 place = Place(
                     offset=offset, reason=reason, why=why, source=source, committed=committed, metadata=committed.metadata
@@ -360,6 +361,7 @@ def _reason(
     end: int,
     archive_end: int | None,
     unrestored: int | None,
+    is_spread: bool,
 ) -> tuple[Reason, str]:
     if archive_end is not None and committed > archive_end:
         return (
@@ -374,7 +376,8 @@ def _reason(
         return Reason.SAME, f"committed {committed}: that record"
     if offset == first:
         return Reason.FIRST, f"committed {committed}, before the first restored record"
-    return Reason.NEXT, f"committed {committed}, which was not restored: the next record"
+    what = "was not restored to this partition" if is_spread else "was not restored"
+    return Reason.NEXT, f"committed {committed}, which {what}: the next record"
 
 
 def plan_groups(

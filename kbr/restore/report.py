@@ -144,10 +144,23 @@ class RestoreReport:
                 "changed_timestamps": sum(result.changed_timestamps for result in self.results),
             },
             "offset_map": self.offset_map,
-            "warnings": [*self.warnings, *self._empty_window()],
+            "warnings": [*self.warnings, *self._counted_elsewhere(), *self._empty_window()],
             "retries": self.retries,
             "failures": {str(source): _describe(error) for source, error in self.failures.items()},
         }
+
+    def _counted_elsewhere(self) -> list[str]:
+        """Of records that come behind another topic's in one partition nobody can tell any more how many were whose."""
+        behind = {
+            (source.topic, one.source.topic)
+            for one in self.plan.partitions
+            for source in one.sources
+            if source.topic != one.source.topic
+        }
+        return [
+            f"{topic}: records that come behind those of {first} in the same partitions are counted as {first}'s"
+            for topic, first in sorted(behind)
+        ]
 
     def _empty_window(self) -> list[str]:
         """A window without a record is more often a mistake than meant."""

@@ -428,3 +428,18 @@ def test_a_partition_that_a_group_has_committed_nothing_for_counts_as_unread_whe
     # a topic that the group never read has no say
     other = {TopicPartition("u", 1): 30, TopicPartition("t", 2): 30}
     assert place_groups({"g": group_of(p2=4)}, spread, other)["g"][TARGET].offset == 19
+
+
+def test_a_record_that_went_to_another_partition_is_not_said_to_be_missing() -> None:
+    source, other = TopicPartition("t", 0), TopicPartition("r", 9)
+    spread = RangeMap(
+        [
+            OffsetRangeMap(source=source, target=TARGET, source_start=0, target_start=0, count=3),
+            OffsetRangeMap(source=source, target=other, source_start=3, target_start=0, count=1),
+            OffsetRangeMap(source=source, target=TARGET, source_start=4, target_start=3, count=3),
+        ]
+    )
+    placed = place_groups({"g": group_of(p0=3)}, spread, {source: 7})["g"]
+    assert placed[TARGET].offset == 3
+    assert placed[TARGET].why == "committed 3, which was not restored to this partition: the next record"
+    assert placed[other].why == "committed 3: that record"

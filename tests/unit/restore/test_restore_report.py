@@ -10,7 +10,7 @@ import pytest
 from kbr.errors import WorkerCrashed
 from kbr.model import TopicPartition
 from kbr.restore.counting import PlanCounts
-from kbr.restore.plan import RestorePlan
+from kbr.restore.plan import PartitionPlan, RestorePlan
 from kbr.restore.report import RestoreReport
 from kbr.restore.task import PartitionRestored
 from kbr.restore.window import TimeWindow
@@ -66,3 +66,14 @@ def test_what_a_failed_partition_had_acknowledged_counts_and_is_a_lower_bound() 
     totals = report.to_document()["totals"]
     assert (totals["records"], totals["records_exact"]) == (7, False)
     assert _report(results=(_result(3),)).to_document()["totals"]["records_exact"]
+
+
+def test_topics_that_come_behind_another_in_its_partitions_are_said_to_be_counted_with_it() -> None:
+    def plan(*topics: str) -> RestorePlan:
+        sources = tuple(TopicPartition(topic, 0) for topic in topics)
+        one = PartitionPlan(source=sources[0], target=TopicPartition("back", 0), segments=(), sources=sources)
+        return RestorePlan(backup_id="b", window=TimeWindow(), topics=(), partitions=(one,), warnings=())
+
+    assert _report(plan=plan("eu", "eu")).to_document()["warnings"] == []
+    (warning,) = _report(plan=plan("eu", "eu", "us")).to_document()["warnings"]
+    assert warning == "us: records that come behind those of eu in the same partitions are counted as eu's"
