@@ -23,7 +23,6 @@ from kbr.model import SegmentRef
 from kbr.repository.segment_writer import SegmentWriter
 from kbr.storage import ObjectStore
 from kbr.storage.base import CommitsTogether
-from kbr.timing import SYSTEM_CLOCK, Clock
 from kbr_codec import BlockStats, RawBlock
 
 __all__ = ["LaneFailure", "PipelineOptions", "SegmentPipeline"]
@@ -98,7 +97,6 @@ class _Lane:
     lock: threading.Lock = field(default_factory=threading.Lock)
     writer: SegmentWriter | None = None
     committing: Future[None] | None = None
-    opened_at: float | None = None
     failed: bool = False
     #: Where the open segment has come to.
     appended_offset: int = 0
@@ -146,12 +144,10 @@ class SegmentPipeline:
         *,
         store: ObjectStore,
         on_segment: Callable[[int, SegmentRef], None],
-        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._options = options
         self._compressor = compressor
         self._on_segment = on_segment
-        self._clock = clock
         self._budget = _Budget(options.in_flight_bytes)
         self._commits = Committer(store, lanes=options.lanes)
         #: None where the thread that has something appends it, too.
@@ -209,9 +205,9 @@ class SegmentPipeline:
         """Commit the partition's open segment, if any, as answering up to ``next_offset`` (exclusive)."""
         self._add(index, _Cut(next_offset))
 
-    def opened_at(self, index: int) -> float | None:
-        """When the open segment got its first block (monotonic seconds); None when none is open."""
-        return self._lanes[index].opened_at
+    def open_from(self, index: int) -> int:
+        """The offset that the partition's open segment begins at, or its next one will."""
+        return self._lanes[index].sequence
 
     def committed_offset(self, index: int) -> int:
         """First offset that no committed segment of the partition answers for; exact after finish()."""
@@ -303,7 +299,6 @@ class SegmentPipeline:
             ) from error
         if lane.writer is None:
             lane.writer = lane.new_writer(lane.sequence)
-            lane.opened_at = self._clock.monotonic()
         lane.writer.append(item.frame, item.raw_bytes, item.stats, item.leader_epoch)
         lane.appended_offset = item.next_offset
         if lane.writer.is_full or lane.writer.stored_bytes >= self._options.segment_max_bytes:
@@ -332,7 +327,6 @@ class SegmentPipeline:
         if self._options.upload_bytes:
             self._hold(lane, 0)
         lane.writer = None
-        lane.opened_at = None
         lane.sequence = next_offset
 
         def committed(reference: SegmentRef) -> None:
@@ -363,4 +357,3 @@ class SegmentPipeline:
         if lane.writer is not None:
             lane.writer.abort()
             lane.writer = None
-            lane.opened_at = None

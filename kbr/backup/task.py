@@ -132,6 +132,8 @@ class _BackupWorker:
         #: Since when nothing has come, though it was waited for.
         self._quiet_since: float | None = None
         self._interval_checked_at = clock.monotonic()
+        #: By partition the offset that its open segment begins at, and since when something behind that has been read.
+        self._open_since: dict[int, tuple[int, float]] = {}
         #: Compressions that the turn under way leaves to its thread.
         self._jobs: list[Callable[[], None]] = []
 
@@ -373,11 +375,19 @@ class _BackupWorker:
             self._end(failure.index, PartitionStatus.FAILED, pipeline.committed_offset(failure.index), failure.error)
 
     def _cut_old_segments(self, now: float, source: PartitionSource, pipeline: SegmentPipeline) -> None:
+        """What was read becomes durable in time, also where it does not fill a block: a slow partition's, or a limited one's."""
         for index in range(len(self._task.partitions)):
-            opened_at = pipeline.opened_at(index)
-            if index in self._outcomes or opened_at is None or now - opened_at < self._task.segment_max_interval_s:
+            if index in self._outcomes:
                 continue
-            self._flush(index, source, pipeline)
+            begin = pipeline.open_from(index)
+            before, since = self._open_since.get(index, (-1, now))
+            if source.position(index) <= begin:
+                self._open_since.pop(index, None)
+            elif before != begin:
+                self._open_since[index] = (begin, now)
+            elif now - since >= self._task.segment_max_interval_s:
+                self._flush(index, source, pipeline)
+                self._open_since[index] = (begin, now)
 
     def _end_cut_logs(self, source: PartitionSource, pipeline: SegmentPipeline) -> None:
         for stopped in source.short_of_end(SHORT_OF_END_S):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.support.cli import run_kbr, run_kbr_json, start_kbr
 from tests.support.kafka import KafkaHarness, send
+from tests.support.process_tree import KbrRun
 from tests.support.waiting import wait_until
 
 RECORDS = 3000
@@ -132,3 +135,24 @@ def test_status_names_what_is_not_there(tmp_path: Path) -> None:
     assert run_kbr("status", env=env).stdout.strip() == "Nothing runs."
     assert run_kbr("status", "nightly", env=env).returncode == 10
     assert run_kbr("status", "--rate-limit", "none", env=env).returncode == 10
+
+
+def test_what_a_slow_backup_has_read_is_durable_in_time_and_outlives_a_kill(
+    kafka: KafkaHarness, topic: str, tmp_path: Path
+) -> None:
+    """20 kB/s of three partitions: a minute until one of them had filled a block of 1 MiB."""
+    place = _place(kafka, tmp_path)
+    command = ["backup", *place, "-t", topic, "--backup-id", "slow", "--set", "backup.segment_max_interval_ms=500"]
+    with KbrRun(*command, "--rate-limit", "20kB/s") as run:
+        wait_until(lambda: len(list(tmp_path.rglob("segment-*"))) >= 4, deadline_s=60, what="two segments of a partition")
+        for pid in run.pids_of("tree"):
+            os.kill(pid, signal.SIGKILL)
+        run.process.wait(10)
+    durable = set(tmp_path.rglob("segment-*"))
+    assert run_kbr_json(*command)["totals"]["records"] == RECORDS
+    assert durable < set(tmp_path.rglob("segment-*"))  # each is kept, and the rest behind it
+    target = f"{topic}-durable-back"
+    run_kbr_json("restore", *place, "--backup-id", "slow", "--topic-map", f"{topic}={target}")
+    assert [[one.exact for one in part] for part in kafka.read_all(target)] == [
+        [one.exact for one in part] for part in kafka.read_all(topic)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -143,8 +144,8 @@ class _Silent:
 
 
 class _Lanes(_Pipeline):
-    def opened_at(self, _index: int) -> None:
-        return None
+    def open_from(self, _index: int) -> int:
+        return 0
 
     def cut(self, _index: int, _next_offset: int) -> None:
         pass
@@ -159,3 +160,42 @@ def test_reading_what_gives_no_record_is_no_silence_however_long_it_takes(
     source = _Silent(clock, advances_every_s=advances_every_s)
     worker._fetch_by_turns(cast("PartitionSource", source), cast("SegmentPipeline", _Lanes()))
     assert source.stopped is is_given_up
+
+
+class _Trickle(_Silent):
+    """Gives a record a second, for an hour: never enough for a block."""
+
+    def poll(self, _timeout_ms: int, **_bounds: int) -> list[object]:
+        self._clock.advance(1)
+        self.advances += 1
+        return []
+
+    def position(self, _index: int) -> int:
+        return self.advances
+
+
+class _Written(_Lanes):
+    """Closes segments when it is told, as the pipeline does: a moment later."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.begin = 0
+        self.cuts: list[tuple[float, int]] = []
+
+    def open_from(self, _index: int) -> int:
+        return self.begin
+
+    def cut(self, _index: int, next_offset: int) -> None:
+        self.begin = next_offset
+        self.cuts.append((self._clock.monotonic(), next_offset))
+
+
+def test_what_never_fills_a_block_is_committed_in_time_and_not_more_often() -> None:
+    clock = FakeClock()
+    worker = _worker(1, clock)
+    source, pipeline = _Trickle(clock, advances_every_s=1), _Written(clock)
+    began = clock.monotonic()
+    worker._fetch_by_turns(cast("PartitionSource", source), cast("SegmentPipeline", pipeline))
+    times = [began, *(at for at, _offset in pipeline.cuts)]
+    assert all(60 <= after - before <= 63 for before, after in pairwise(times))
+    assert 3600 - times[-1] + began < 63
