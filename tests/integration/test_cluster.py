@@ -95,6 +95,7 @@ def test_offsets_start_where_old_records_were_deleted(kafka: KafkaHarness, clust
     }
 
 
+@pytest.mark.timeout(240)  # an election, and three brokers that start before and stop after it
 @pytest.mark.fault("K1", "a leader that hangs, while offsets are asked for", promise=4)
 def test_a_leader_that_hangs_is_waited_out_until_another_is_elected(three_kafka: KafkaHarness) -> None:
     name = three_kafka.create_topic("hung-leader", 6, replication_factor=3)
