@@ -29,7 +29,7 @@ from kbr.restore.final_look import Expected, look_at_the_end, other_topic, recor
 from kbr.restore.identity import restore_id_of
 from kbr.restore.journal import RestoreJournal
 from kbr.restore.lane_counts import AllLaneCounts
-from kbr.restore.offset_mapping import MappedPartition, OffsetMapping, load_writer_meanwhile
+from kbr.restore.offset_mapping import MappedPartition, OffsetMapping
 from kbr.restore.options import RestoreOptions
 from kbr.restore.plan import PartitionPlan, RestorePlan, RestoreTask
 from kbr.restore.prepare import Preparation, Prepared
@@ -411,8 +411,6 @@ class RestoreCoordinator:
         if not wanted:
             return SendOutcome()
         options = self._options
-        if options.offset_map:
-            load_writer_meanwhile()
         size = size_run(
             cores=usable_cores(),
             partitions=len(wanted),

@@ -8,7 +8,6 @@ offsets. Memory is bounded, however many records and holes there are.
 from __future__ import annotations
 
 import struct
-import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +32,7 @@ from kbr_codec import CodecError, offset_ranges, route_ranges
 if TYPE_CHECKING:  # pyarrow takes half a second to import
     from kbr.format.offset_map import OffsetMapWriter
 
-__all__ = ["MappedPartition", "OffsetMapping", "load_writer_meanwhile"]
+__all__ = ["MappedPartition", "OffsetMapping"]
 
 #: Threads that read indexes and blocks.
 READERS = 8
@@ -111,16 +110,6 @@ class _Job(Generic[_T]):
         return cls(lambda: value, 0)
 
 
-def load_writer_meanwhile() -> None:
-    """Import what writes a mapping while somebody else works: pyarrow takes a tenth of a second, or half of one."""
-
-    def load() -> None:
-        import kbr.format.offset_map  # noqa: F401
-
-    # No daemon: an import that the end of the process cuts short may take the process with it.
-    threading.Thread(target=load, name="load-pyarrow").start()
-
-
 class OffsetMapping:
     """The mapping of one restore.
 
@@ -149,7 +138,7 @@ class OffsetMapping:
             IntegrityError: the backup is damaged, or its records are not as many as were sent.
             StorageError: the store failed.
         """
-        from kbr.format.offset_map import OffsetMapHeader  # see load_writer_meanwhile
+        from kbr.format.offset_map import OffsetMapHeader  # pyarrow takes a tenth of a second to import, and 30 MB
 
         header = OffsetMapHeader(
             kbr_version=__version__,
