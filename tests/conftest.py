@@ -22,7 +22,7 @@ from tests.support.proxy import FaultProxy
 from tests.support.s3_proxy import S3Proxy
 from tests.support.servers import KafkaServer, S3Server, free_port
 
-pytest_plugins = ["tests.support.fault_table"]
+pytest_plugins = ["tests.support.fault_table", "tests.support.compatibility_table"]
 
 settings.register_profile(
     "kbr", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

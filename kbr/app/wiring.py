@@ -110,6 +110,7 @@ def backup_options(config: Config) -> BackupOptions:
         records_per_s=backup.rate_limit_records or 0,
         workers=backup.workers,
         compress_threads=backup.compress_threads,
+        extra_verify=backup.extra_verify,
         memory_limit=backup.memory_limit,
         checkpoint_interval_s=backup.checkpoint_interval_ms / 1000,
         continuous=backup.continuous,

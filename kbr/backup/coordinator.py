@@ -36,6 +36,7 @@ from kbr.repository.publish import ManifestPublisher
 from kbr.runtime.stopping import StopWish
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore
+from kbr.telemetry.accounts import VerifyCounts
 from kbr.telemetry.events import ProgressEvent
 from kbr.telemetry.logs import get_logger
 from kbr.timing import SYSTEM_CLOCK, Backoff, Clock
@@ -555,6 +556,7 @@ class BackupCoordinator:
             phases_s=self._phases,
             waited_s={} if runner is None else runner.accounts.waited_s,
             record_bytes=0 if runner is None else runner.accounts.record_bytes,
+            extra_verify=VerifyCounts() if runner is None else runner.accounts.extra_verify,
             peak_worker_rss_bytes=0 if runner is None else runner.peak_rss_bytes,
             worker_cpu_s=0.0 if runner is None else runner.cpu_s,
             failure=state.common_failure,

@@ -25,6 +25,7 @@ class BackupOptions:
         bytes_per_s, records_per_s: rate limit over all workers, of uncompressed record bytes; 0 is none.
         workers: worker processes; 0 is one per core, never more than partitions.
         compress_threads: of each worker; 0 is as many as there are cores for.
+        extra_verify: decode blocks again before they are stored, as long as that costs little.
         memory_limit: of all processes together, bytes; None is 128 MiB for each worker's records.
         checkpoint_interval_s: how often the manifest is written while the run goes on.
         continuous: go on until stopped, with new records, partitions and topics.
@@ -47,6 +48,7 @@ class BackupOptions:
     records_per_s: int = 0
     workers: int = 0
     compress_threads: int = 0
+    extra_verify: bool = True
     memory_limit: int | None = None
     checkpoint_interval_s: float = 30.0
     continuous: bool = False

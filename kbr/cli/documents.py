@@ -90,6 +90,14 @@ class BackupGroups(TypedDict):
     failed: int
 
 
+class ExtraVerify(TypedDict):
+    """Blocks of one run, and how many of them were decoded again before they were stored."""
+
+    blocks: int
+    decoded: int
+    cpu_s: float
+
+
 class BackupDocument(WindowEnds):
     """``kbr backup``; status is planned, complete, incomplete or interrupted. Totals and topics are of the whole backup.
 
@@ -110,6 +118,7 @@ class BackupDocument(WindowEnds):
     waited_s: dict[str, float]
     peak_worker_rss_bytes: int
     worker_cpu_s: float
+    extra_verify: ExtraVerify
     totals: BackupTotals
     topics: list[BackupTopic]
     groups: BackupGroups | None
