@@ -70,6 +70,17 @@ def test_a_frame_of_another_block_does_not_pass(compression: Compression) -> Non
         ExtraVerify(compression).look(block, _frame(other, compression))
 
 
+@pytest.mark.parametrize("place", [0, 65_535, 65_536, 150_000])
+def test_a_difference_anywhere_in_a_large_block_is_seen(place: int) -> None:
+    block = _block(value=b"x" * 10_000)
+    assert len(block) > 200_000
+    data = bytearray(bytes(block))
+    data[place] ^= 1
+    other = cast("RawBlock", _Block(bytes(data)))
+    with pytest.raises(IntegrityError, match="reads otherwise"):
+        ExtraVerify(Compression.ZSTD).look(block, _frame(other, Compression.ZSTD))
+
+
 def test_a_block_that_the_codec_cannot_read_does_not_pass() -> None:
     bad = _Block(b"\x8a" + bytes(_block())[1:-1] + b"\xc1")
     bad.stats = _block().stats
