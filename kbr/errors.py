@@ -31,6 +31,7 @@ __all__ = [
     "Locked",
     "LogReplaced",
     "ManifestUnreadable",
+    "NotEncrypted",
     "ObjectMissing",
     "OffsetMapMissing",
     "OffsetMapUnreadable",
@@ -41,6 +42,8 @@ __all__ = [
     "RepositoryError",
     "RestoreStateUnreadable",
     "RunMissing",
+    "SealBroken",
+    "SignatureInvalid",
     "StorageError",
     "StoreFull",
     "StoreUnavailable",
@@ -52,6 +55,7 @@ __all__ = [
     "WorkerBootFailed",
     "WorkerCrashed",
     "WorkerError",
+    "WrongKey",
 ]
 
 
@@ -222,6 +226,22 @@ class UnsupportedFormat(RepositoryError):
     """Written by a newer kbr, or by something else."""
 
 
+class WrongKey(RepositoryError):
+    """The backup is encrypted, and nothing that was given opens it; context: key_ids, of what would."""
+
+    exit_code = 12
+
+
+class NotEncrypted(RepositoryError):
+    """The backup is not encrypted, and whoever reads it wants it to be."""
+
+    exit_code = 13
+
+
+class SignatureInvalid(ManifestUnreadable):
+    """A manifest is not signed by any of the keys that are trusted, or was altered since."""
+
+
 # -- cluster ------------------------------------------------------------------------------
 
 
@@ -305,6 +325,10 @@ class PreconditionFailed(StorageError):
 
 class StoreFull(StorageError):
     """No space, or a quota, on the target."""
+
+
+class SealBroken(IntegrityError, StorageError):
+    """An encrypted object is not what was written there: damaged, cut off, swapped; context: object, position (as stored)."""
 
 
 # -- workers ------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def run_backup(
     """
     options = backup_options(config)
     display = RunDisplay(progress)
-    storage = storage_options(config.storage)
+    storage = storage_options(config)
     store = open_store(storage)
     deadline_s = config.source.deadline_ms / 1000
     if options.continuous:

@@ -86,7 +86,7 @@ def build_index(
     with (
         opened_store(config) as store,
         RunLock(
-            storage_options(config.storage),
+            storage_options(config),
             verb="index",
             life_s=config.backup.lock_life_ms / 1000,
             wait_s=config.backup.lock_wait_ms / 1000,

@@ -87,7 +87,7 @@ def run_restore(
     """
     options = restore_options(config)
     client = client_settings(config.target)
-    storage = storage_options(config.storage)
+    storage = storage_options(config)
     display = RunDisplay(progress)
     flag = StopFlag()
     supervisors = supervisor_factory(stop, preload=worker_modules("restore", config))

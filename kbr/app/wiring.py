@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from kbr.app.trust import trust_of
 from kbr.backup.options import BackupOptions
 from kbr.config import Config
-from kbr.config.model import ClusterConfig, StorageConfig
+from kbr.config.model import ClusterConfig
 from kbr.config.values import parse_offsets
 from kbr.errors import ConfigError
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression
+from kbr.repository.sealing import Sealing
 from kbr.restore.options import RestoreOptions
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import StorageOptions
@@ -59,23 +61,32 @@ def client_settings(config: ClusterConfig) -> ClientSettings:
     )
 
 
-def storage_options(config: StorageConfig) -> StorageOptions:
-    """Where backups lie."""
+def storage_options(config: Config, *, lenient: bool = False) -> StorageOptions:
+    """Where backups lie, and what opens them.
+
+    Args:
+        lenient: for who only shows what is there: also backups that are not encrypted, or not signed, as they should be.
+
+    Raises:
+        ConfigError: a key for encryption or signing is none, or its file can't be read.
+    """
+    storage = config.storage
 
     def revealed(value: object) -> str | None:
         reveal = getattr(value, "get_secret_value", None)
         return None if reveal is None else str(reveal())
 
     return StorageOptions(
-        url=config.location,
-        endpoint_url=config.endpoint,
-        region=config.region,
-        access_key=revealed(config.access_key),
-        secret_key=revealed(config.secret_key),
-        session_token=revealed(config.session_token),
-        ca_bundle=config.ca_bundle,
-        path_style=config.uses_path_style,
-        deadline_s=config.deadline_ms / 1000,
+        url=storage.location,
+        endpoint_url=storage.endpoint,
+        region=storage.region,
+        access_key=revealed(storage.access_key),
+        secret_key=revealed(storage.secret_key),
+        session_token=revealed(storage.session_token),
+        ca_bundle=storage.ca_bundle,
+        path_style=storage.uses_path_style,
+        deadline_s=storage.deadline_ms / 1000,
+        layer=Sealing(trust=trust_of(config, lenient=lenient)),
     )
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "CheckDocument",
     "DemoDocument",
     "DescribeDocument",
+    "KeyDocument",
     "ListDocument",
     "RestoreDocument",
     "RunEntry",
@@ -215,6 +216,7 @@ class ListedBackup(TypedDict):
     status: str
     lock_held: bool | None
     made_by: str | None
+    encrypted: bool
     error: str | None
     created_at_ms: int | None
     topics: int | None
@@ -402,10 +404,16 @@ class VerifyError(TypedDict):
 
 
 class VerifyDocument(TypedDict):
-    """``kbr verify``; blocks and records are None without ``--deep``; notes are no damage."""
+    """``kbr verify``; blocks and records are None without ``--deep``; notes are no damage.
+
+    ``presence_only``: without a key of an encrypted backup nothing was read, and ``bytes`` are those that lie there.
+    """
 
     backup_id: str
     deep: bool
+    presence_only: bool
+    encrypted: bool
+    signature_checked: bool
     undamaged: bool
     objects: int
     bytes: int
@@ -413,6 +421,16 @@ class VerifyDocument(TypedDict):
     records: int | None
     errors: list[VerifyError]
     notes: list[str]
+
+
+class KeyDocument(TypedDict):
+    """``kbr config key``; ``key`` is the new symmetric one, else the files are given."""
+
+    kind: str
+    key_id: str
+    key: str | None
+    private_file: str | None
+    public_file: str | None
 
 
 class CheckDocument(TypedDict):

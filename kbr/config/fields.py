@@ -21,6 +21,7 @@ __all__ = [
     "Endpoint",
     "EntryError",
     "FilePath",
+    "FilePaths",
     "Globs",
     "GroupMapping",
     "Groups",
@@ -284,6 +285,7 @@ class ChoiceError(ValueError):
 
 Text = Annotated[str | None, BeforeValidator(_optional(values.parse_text))]
 FilePath = Annotated[str | None, BeforeValidator(_optional(names.check_path))]
+FilePaths = Annotated[tuple[str, ...], BeforeValidator(_each(names.check_path))]
 Url = Annotated[str | None, BeforeValidator(_optional(names.check_url))]
 Endpoint = Annotated[str | None, BeforeValidator(_optional(names.check_endpoint))]
 Bucket = Annotated[str | None, BeforeValidator(_optional(names.check_bucket))]

@@ -19,7 +19,7 @@ from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, Rank
 
 __all__ = ["Layers"]
 
-_SECTIONS = ("SOURCE", "TARGET", "STORAGE", "BACKUP", "RESTORE", "LOGGING", "LIMITS")
+_SECTIONS = ("SOURCE", "TARGET", "STORAGE", "ENCRYPTION", "SIGNING", "BACKUP", "RESTORE", "LOGGING", "LIMITS")
 _OURS = re.compile(rf"KBR_(?:{'|'.join(_SECTIONS)})_")
 #: What Kubernetes injects for a service that is called kbr-source: no settings.
 _SERVICE = re.compile(r"_SERVICE_(?:HOST|PORT)(?:_|$)|_PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_|$)|$)")

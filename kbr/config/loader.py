@@ -160,7 +160,7 @@ def _rule_problems(config: Config, mode: Mode | None, layers: Layers, broken: Se
 
 def _with_secrets(config: Config, layers: Layers, mode: str | None, environ: Mapping[str, str]) -> Config:
     """Run the programs of the parts that are needed, and check again with what they printed."""
-    needed = {"storage", {"backup": "source", "restore": "target"}.get(mode or "", "storage")}
+    needed = {"storage", "encryption", "signing", {"backup": "source", "restore": "target"}.get(mode or "", "storage")}
     problems = []
     data = copy.deepcopy(layers.data)
     for key in all_keys():

@@ -14,15 +14,18 @@ from kbr.config import fields
 from kbr.config.fields import Section, choice, key, section
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path
 from kbr.config.runs import BackupConfig, RestoreConfig
+from kbr.config.trust import EncryptionConfig, SigningConfig
 
 __all__ = [
     "BackupConfig",
     "ClusterConfig",
     "Config",
+    "EncryptionConfig",
     "LimitsConfig",
     "LoggingConfig",
     "RestoreConfig",
     "SecurityConfig",
+    "SigningConfig",
     "StorageConfig",
     "TopicSelection",
 ]
@@ -272,6 +275,8 @@ class Config(Section):
         ClusterConfig, "The cluster that a restore writes; `topics` selects topics of the backup, by their names in it."
     )
     storage: StorageConfig = section(StorageConfig, "Where backups lie: `url`, or `backend` with its keys.")
+    encryption: EncryptionConfig = section(EncryptionConfig, "Encryption of backups by kbr itself: whatever opens them is here.")
+    signing: SigningConfig = section(SigningConfig, "Signatures of manifests: who signs, and whose are wanted.")
     backup: BackupConfig = section(BackupConfig, "How a backup is taken and stored.")
     restore: RestoreConfig = section(RestoreConfig, "What is restored, and how.")
     logging: LoggingConfig = section(LoggingConfig, "Log lines, on standard error.")

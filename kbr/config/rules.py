@@ -45,6 +45,7 @@ def findings(config: Config, mode: str | None) -> Iterator[Finding]:
     yield from _security(config.source, "source")
     yield from _security(config.target, "target")
     yield from _storage(config)
+    yield from _trust(config)
     yield from _compression(config)
     yield from _window("backup", config.backup.time_window_start, config.backup.time_window_end)
     yield from _window("restore", config.restore.time_window_start, config.restore.time_window_end)
@@ -185,6 +186,24 @@ def _backend(config: Config) -> Iterator[Finding]:
         )
     if storage.backend == "ceph" and storage.endpoint is None:
         yield Finding(path=(*here, "endpoint"), what="is missing: backend is ceph", involved=involved)
+
+
+def _trust(config: Config) -> Iterator[Finding]:
+    encryption, signing = config.encryption, config.signing
+    for section, one, name in (
+        ("encryption", encryption, "key"),
+        ("encryption", encryption, "identity_password"),
+        ("signing", signing, "key_password"),
+    ):
+        if getattr(one, name) is not None and getattr(one, f"{name}_command") is not None:
+            yield Finding(path=(section, f"{name}_command"), what=f"excludes {name}: give one of them")
+    for section, one, name, needed in (
+        ("encryption", encryption, "identity_password", "identity"),
+        ("signing", signing, "key_password", "key"),
+    ):
+        for given in (name, f"{name}_command"):
+            if getattr(one, given) is not None and getattr(one, needed) is None:
+                yield Finding(path=(section, given), what=f"needs {needed}", involved=((section, needed),))
 
 
 def _compression(config: Config) -> Iterator[Finding]:

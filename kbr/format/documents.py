@@ -14,6 +14,7 @@ from typing import Any
 
 from kbr.errors import ManifestUnreadable, UnsupportedFormat
 from kbr.format.manifest_parser import SEGMENT_FIELDS, BadDocument, parse_document
+from kbr.format.manifest_signature import Signer
 from kbr.format.manifest_values import (
     FORMAT_VERSION,
     Manifest,
@@ -67,8 +68,11 @@ class ManifestRenderer:
     def __init__(self) -> None:
         self._partitions: dict[tuple[str, int], _Rendered] = {}
 
-    def dump(self, manifest: Manifest) -> bytes:
+    def dump(self, manifest: Manifest, sign: Signer | None = None) -> bytes:
         """The bytes of a manifest object, checksum included.
+
+        Args:
+            sign: gives what stands before the checksum (kbr.format.manifest_signature).
 
         Raises:
             ValueError: segments read otherwise than they were written: the machine's memory is failing.
@@ -77,6 +81,9 @@ class ManifestRenderer:
         pieces = list(self._pieces(manifest))
         for piece in pieces:
             digest.update(piece)
+        if sign is not None:
+            pieces.append(sign(manifest.backup_id, digest.digest()))
+            digest.update(pieces[-1])
         pieces.append(b',"sha256":"%b"}' % digest.hexdigest().encode("ascii"))
         return b"".join(pieces)
 

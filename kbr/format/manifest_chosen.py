@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from kbr.format.manifest_parser import BadDocument, parse_document, parse_topic
+from kbr.format.manifest_signature import SUFFIX_BYTES, Signature, find_signature
 from kbr.format.manifest_values import FORMAT_VERSION, Manifest, TopicEntry
 from kbr.format.names import is_topic_name
 from kbr.wire import load_json
@@ -34,7 +35,10 @@ class _OtherLayout(Exception):
 
 
 def load_chosen_topics(
-    read: Callable[[int, int], bytes], size_bytes: int, wants: Callable[[str], bool]
+    read: Callable[[int, int], bytes],
+    size_bytes: int,
+    wants: Callable[[str], bool],
+    check: Callable[[Signature | None, bytes], None] | None = None,
 ) -> Manifest | None:
     """A manifest whose other topics have no partitions (their ``partition_count`` is as it was).
 
@@ -42,14 +46,18 @@ def load_chosen_topics(
         read: gives so many bytes (second) from a position (first).
         size_bytes: of the manifest.
         wants: whether a topic of that name is chosen.
+        check: is given the signature, or None, and the SHA-256 of all before it, and raises what is wrong with that.
 
     Returns:
         None where it has to be read as a whole, to be understood or to say what is wrong with it.
     """
     digest = hashlib.sha256()
-    body_bytes = size_bytes - _SEAL_BYTES
-    if body_bytes < len(_TOPICS):
+    seal_at = size_bytes - _SEAL_BYTES
+    if seal_at < len(_TOPICS) + SUFFIX_BYTES:
         return None
+    suffix = read(seal_at - SUFFIX_BYTES, SUFFIX_BYTES)
+    signature = find_signature(suffix)
+    body_bytes = seal_at if signature is None else seal_at - SUFFIX_BYTES
 
     def pieces() -> Iterator[bytes]:
         for start in range(0, body_bytes, PIECE_BYTES):
@@ -66,8 +74,13 @@ def load_chosen_topics(
         topics = tuple(_topics(scanner, wants))
     except (_OtherLayout, BadDocument, ValueError, RecursionError):
         return None
-    if read(body_bytes, _SEAL_BYTES) != _SEAL % digest.hexdigest().encode("ascii"):
+    signed = digest.digest()
+    if signature is not None:
+        digest.update(suffix)
+    if read(seal_at, _SEAL_BYTES) != _SEAL % digest.hexdigest().encode("ascii"):
         return None
+    if check is not None:
+        check(signature, signed)
     if any(before.name >= after.name for before, after in pairwise(topics)):
         return None
     return replace(manifest, topics=topics)

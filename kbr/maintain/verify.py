@@ -23,6 +23,7 @@ from kbr.maintain.objects import Damage, Findings, check_blocks, check_foreign, 
 from kbr.model import SegmentRef
 from kbr.repository.groups import load_snapshot
 from kbr.repository.layout import (
+    KEYS_NAME,
     backup_folder,
     groups_key,
     index_head_key,
@@ -43,7 +44,7 @@ MAX_THREADS = 8
 _MAX_NOTES = 100
 #: Objects beside manifest and segments that a backup may have (DESIGN section 3).
 _KNOWN_PREFIXES = ("restores/", "locks/", "index/")
-_KNOWN_NAMES = ("index.parquet", "groups.json")
+_KNOWN_NAMES = ("index.parquet", "groups.json", KEYS_NAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,9 @@ class VerifyReport:
         errors: damage.
         notes: what is worth knowing and no damage: incompleteness that the manifest admits,
             objects that it does not list.
+        presence_only: nothing was read, as the backup is encrypted and no key was given; ``bytes`` are those that lie there.
+        encrypted: the backup is.
+        signature_checked: one of the trusted keys has signed the manifest.
     """
 
     backup_id: str
@@ -78,6 +82,9 @@ class VerifyReport:
     records: int
     errors: tuple[Damage, ...]
     notes: tuple[str, ...]
+    presence_only: bool = False
+    encrypted: bool = False
+    signature_checked: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -89,6 +96,9 @@ class VerifyReport:
         return {
             "backup_id": self.backup_id,
             "deep": self.deep,
+            "presence_only": self.presence_only,
+            "encrypted": self.encrypted,
+            "signature_checked": self.signature_checked,
             "undamaged": not self.errors,
             "objects": self.objects,
             "bytes": self.bytes,
@@ -254,7 +264,7 @@ class _Verification:
         """The consumer groups' offsets carry their own checksum."""
         try:
             load_snapshot(self._store, self._manifest.backup_id)
-        except RepositoryError as error:
+        except (RepositoryError, IntegrityError) as error:
             self._errors.append(damage_of(error, key))
 
     def _size_in_doubt(self, key: str) -> int | None:

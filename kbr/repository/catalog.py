@@ -7,20 +7,23 @@ hides another backup.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kbr.errors import (
     BackupMissing,
     ManifestUnreadable,
     ObjectMissing,
     RepositoryError,
+    SealBroken,
     StorageError,
+    WrongKey,
 )
 from kbr.format.documents import MAX_MANIFEST_BYTES, Manifest
 from kbr.format.manifest_chosen import load_chosen_topics
 from kbr.model import SegmentRef
 from kbr.repository.foreign import load_any_manifest
-from kbr.repository.layout import backup_folder, backup_id_of, locks_prefix, manifest_key
+from kbr.repository.layout import backup_folder, backup_id_of, keys_key, locks_prefix, manifest_key
+from kbr.repository.sealing import is_encrypted, signature_check
 from kbr.storage.base import ObjectStore
 
 __all__ = ["UNREADABLE", "BackupSummary", "Catalog", "known_time_range", "summarise"]
@@ -58,6 +61,7 @@ class BackupSummary:
     lock_held: bool | None = None
     #: The other tool whose backup it is; empty for kbr's own, and where the manifest can't be read.
     made_by: str = ""
+    encrypted: bool = False
 
 
 class Catalog:
@@ -71,9 +75,9 @@ class Catalog:
         return sorted({one for info in self._store.list("") if (one := backup_id_of(info.key))})
 
     def has_objects(self, backup_id: str) -> bool:
-        """Whether anything lies in the backup's folder but the locks of runs that may not have begun yet."""
-        locks = locks_prefix(backup_id)
-        return any(not info.key.startswith(locks) for info in self._store.list(backup_folder(backup_id)))
+        """Whether anything lies in the backup's folder but what a run leaves there that has not begun: locks, its keys."""
+        no_signs = (locks_prefix(backup_id), keys_key(backup_id))
+        return any(not info.key.startswith(no_signs) for info in self._store.list(backup_folder(backup_id)))
 
     def load(self, backup_id: str) -> Manifest:
         """Read a backup's manifest.
@@ -99,6 +103,8 @@ class Catalog:
                 hint="kbr list shows the backups at a storage URL",
                 backup_id=backup_id,
             ) from error
+        except SealBroken as error:
+            raise ManifestUnreadable(error.message, hint=error.hint, **error.context) from error
         manifest = load_any_manifest(data, name=key)
         if manifest.backup_id != backup_id:
             raise ManifestUnreadable(
@@ -125,9 +131,15 @@ class Catalog:
         except ObjectMissing:
             return self.load(backup_id)
         if SMALL_MANIFEST_BYTES < size_bytes <= MAX_MANIFEST_BYTES:
-            found = load_chosen_topics(
-                lambda start, length: self._store.read_range(key, start, length), size_bytes, wants
-            )
+            try:
+                found = load_chosen_topics(
+                    lambda start, length: self._store.read_range(key, start, length),
+                    size_bytes,
+                    wants,
+                    signature_check(self._store, backup_id),
+                )
+            except SealBroken:  # damaged, or replaced meanwhile: who reads it as a whole is told
+                found = None
             if found is not None and found.backup_id == backup_id:
                 return found
         return self.load(backup_id)
@@ -144,9 +156,10 @@ class Catalog:
             except (RepositoryError, StorageError) as error:
                 if error.retriable:
                     raise
-                yield BackupSummary(backup_id=backup_id, status=UNREADABLE, error=str(error))
+                encrypted = isinstance(error, WrongKey) or is_encrypted(self._store, backup_id)
+                yield BackupSummary(backup_id=backup_id, status=UNREADABLE, error=str(error), encrypted=encrypted)
             else:
-                yield summarise(manifest)
+                yield replace(summarise(manifest), encrypted=is_encrypted(self._store, backup_id))
 
 
 def summarise(manifest: Manifest) -> BackupSummary:

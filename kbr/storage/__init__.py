@@ -13,11 +13,16 @@ __all__ = ["ObjectInfo", "ObjectStore", "StorageOptions", "StoreProperties", "Up
 
 
 def open_store(options: StorageOptions) -> ObjectStore:
-    """The store of a URL; nothing is connected to before the first operation.
+    """The store of a URL, with the layer that the options put over it; nothing is connected to before the first operation.
 
     Raises:
         ConfigError: the URL is wrong, no store is known for it, or a package is missing.
     """
+    store = _open(options)
+    return store if options.layer is None else options.layer.over(store)
+
+
+def _open(options: StorageOptions) -> ObjectStore:
     scheme, separator, rest = options.url.partition("://")
     if not separator or scheme == "file":
         from kbr.storage.local import LocalStore

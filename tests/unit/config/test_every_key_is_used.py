@@ -23,6 +23,9 @@ TURNED_INTO = {
     "target.security.password_command": "password",
     "target.security.ssl_key_password_command": "ssl_key_password",
     "storage.secret_key_command": "secret_key",
+    "encryption.key_command": "key",
+    "encryption.identity_password_command": "identity_password",
+    "signing.key_password_command": "key_password",
     # read by the command line, which sets up logging before a use case begins
     "logging.format": None,
     "logging.level": None,
