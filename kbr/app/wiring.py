@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from kbr.app.stores import storage_options, warn_of_plain_http
 from kbr.backup.options import BackupOptions
 from kbr.config import Config
-from kbr.config.model import ClusterConfig, StorageConfig
+from kbr.config.model import ClusterConfig
 from kbr.config.values import parse_offsets
 from kbr.errors import ConfigError
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression
 from kbr.restore.options import RestoreOptions
 from kbr.runtime.supervisor import Supervisor
-from kbr.storage import StorageOptions
 
 __all__ = [
     "StopSource",
@@ -24,6 +24,7 @@ __all__ = [
     "restore_options",
     "storage_options",
     "supervisor_factory",
+    "warn_of_plain_http",
 ]
 
 #: zstd level of a backup that does not say one: the level that DESIGN's measurements are made with.
@@ -56,26 +57,6 @@ def client_settings(config: ClusterConfig) -> ClientSettings:
         ssl_key_location=security.ssl_key_location,
         ssl_key_password=None if security.ssl_key_password is None else security.ssl_key_password.get_secret_value(),
         client=dict(config.client),
-    )
-
-
-def storage_options(config: StorageConfig) -> StorageOptions:
-    """Where backups lie."""
-
-    def revealed(value: object) -> str | None:
-        reveal = getattr(value, "get_secret_value", None)
-        return None if reveal is None else str(reveal())
-
-    return StorageOptions(
-        url=config.location,
-        endpoint_url=config.endpoint,
-        region=config.region,
-        access_key=revealed(config.access_key),
-        secret_key=revealed(config.secret_key),
-        session_token=revealed(config.session_token),
-        ca_bundle=config.ca_bundle,
-        path_style=config.uses_path_style,
-        deadline_s=config.deadline_ms / 1000,
     )
 
 

@@ -23,6 +23,7 @@ TURNED_INTO = {
     "target.security.password_command": "password",
     "target.security.ssl_key_password_command": "ssl_key_password",
     "storage.secret_key_command": "secret_key",
+    "storage.sse_customer_key_command": "sse_customer_key",
     # read by the command line, which sets up logging before a use case begins
     "logging.format": None,
     "logging.level": None,

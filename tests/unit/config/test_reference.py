@@ -71,7 +71,7 @@ def test_every_line_of_the_example_file_is_valid_when_it_is_turned_on(tmp_path: 
     """All lines at once: only what excludes each other may be complained about."""
     path = tmp_path / "kbr.yaml"
     path.write_text(re.sub(r"(?m)^( *)#(?=[a-z_]+:)", r"\1", example_file(mode)), encoding="utf-8")
-    environ = {"KAFKA_PASSWORD": "a", "KAFKA_KEY_PASSWORD": "b", "S3_ACCESS_KEY": "c", "S3_SECRET_KEY": "d"}
+    environ = {"KAFKA_PASSWORD": "a", "KAFKA_KEY_PASSWORD": "b", "S3_ACCESS_KEY": "c", "S3_SECRET_KEY": "d", "KBR_SSE_KEY": "e"}
     with pytest.raises(KbrError) as caught:
         load_config(path, environ=environ, mode=mode)
     for line in caught.value.context["problems"]:
