@@ -18,6 +18,7 @@ __all__ = [
     "DemoDocument",
     "DescribeDocument",
     "ListDocument",
+    "ProbeDocument",
     "RestoreDocument",
     "RunEntry",
     "StatusDocument",
@@ -406,6 +407,23 @@ class VerifyDocument(TypedDict):
     notes: list[str]
 
 
+class ProbeEntry(TypedDict):
+    """One thing that ``kbr config check --probe`` tried.
+
+    ``place`` is storage, source or target; ``outcome`` is ok, denied, failed, note or skipped; ``needed_for`` has verbs;
+    ``missed`` says whether one of ``probed_for`` needs it and does not have it.
+    """
+
+    place: str
+    check: str
+    outcome: str
+    needed_for: list[str]
+    right: str
+    detail: str
+    hint: str
+    missed: bool
+
+
 class CheckDocument(TypedDict):
     """``kbr config check``, of a configuration without mistakes; ``verbs`` are those that it is enough for."""
 
@@ -413,6 +431,14 @@ class CheckDocument(TypedDict):
     verbs: list[str]
     storage: str
     librdkafka: str
+
+
+class ProbeDocument(CheckDocument):
+    """The same with ``--probe``: ``ok`` is whether the verbs in ``probed_for`` miss nothing."""
+
+    probed_for: list[str]
+    probe: list[ProbeEntry]
+    exit_code: int
 
 
 class RateLimitEntry(TypedDict):

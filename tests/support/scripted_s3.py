@@ -355,7 +355,7 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
         def has_other_key(self, options: dict[str, str]) -> bool:
             """Whether the request came without the customer's key that the object was begun with; it is refused then."""
             name = "x-amz-server-side-encryption-customer-key-MD5"
-            if options.get(name) == self.headers.get(name):
+            if s3.ignores_options or options.get(name) == self.headers.get(name):
                 return False
             words = "The object was stored using a form of Server Side Encryption. The correct parameters must be provided."
             self.refuse("InvalidRequest", 400, words)
