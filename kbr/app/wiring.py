@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from kbr.app.trust import trust_of
+from kbr.app.stores import storage_options, warn_of_plain_http
 from kbr.backup.options import BackupOptions
 from kbr.config import Config
 from kbr.config.model import ClusterConfig
@@ -13,10 +13,8 @@ from kbr.config.values import parse_offsets
 from kbr.errors import ConfigError
 from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression
-from kbr.repository.sealing import Sealing
 from kbr.restore.options import RestoreOptions
 from kbr.runtime.supervisor import Supervisor
-from kbr.storage import StorageOptions
 
 __all__ = [
     "StopSource",
@@ -26,6 +24,7 @@ __all__ = [
     "restore_options",
     "storage_options",
     "supervisor_factory",
+    "warn_of_plain_http",
 ]
 
 #: zstd level of a backup that does not say one: the level that DESIGN's measurements are made with.
@@ -58,35 +57,6 @@ def client_settings(config: ClusterConfig) -> ClientSettings:
         ssl_key_location=security.ssl_key_location,
         ssl_key_password=None if security.ssl_key_password is None else security.ssl_key_password.get_secret_value(),
         client=dict(config.client),
-    )
-
-
-def storage_options(config: Config, *, lenient: bool = False) -> StorageOptions:
-    """Where backups lie, and what opens them.
-
-    Args:
-        lenient: for who only shows what is there: also backups that are not encrypted, or not signed, as they should be.
-
-    Raises:
-        ConfigError: a key for encryption or signing is none, or its file can't be read.
-    """
-    storage = config.storage
-
-    def revealed(value: object) -> str | None:
-        reveal = getattr(value, "get_secret_value", None)
-        return None if reveal is None else str(reveal())
-
-    return StorageOptions(
-        url=storage.location,
-        endpoint_url=storage.endpoint,
-        region=storage.region,
-        access_key=revealed(storage.access_key),
-        secret_key=revealed(storage.secret_key),
-        session_token=revealed(storage.session_token),
-        ca_bundle=storage.ca_bundle,
-        path_style=storage.uses_path_style,
-        deadline_s=storage.deadline_ms / 1000,
-        layer=Sealing(trust=trust_of(config, lenient=lenient)),
     )
 
 

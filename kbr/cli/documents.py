@@ -19,6 +19,7 @@ __all__ = [
     "DescribeDocument",
     "KeyDocument",
     "ListDocument",
+    "ProbeDocument",
     "RestoreDocument",
     "RunEntry",
     "StatusDocument",
@@ -433,6 +434,23 @@ class KeyDocument(TypedDict):
     public_file: str | None
 
 
+class ProbeEntry(TypedDict):
+    """One thing that ``kbr config check --probe`` tried.
+
+    ``place`` is storage, source or target; ``outcome`` is ok, denied, failed, note or skipped; ``needed_for`` has verbs;
+    ``missed`` says whether one of ``probed_for`` needs it and does not have it.
+    """
+
+    place: str
+    check: str
+    outcome: str
+    needed_for: list[str]
+    right: str
+    detail: str
+    hint: str
+    missed: bool
+
+
 class CheckDocument(TypedDict):
     """``kbr config check``, of a configuration without mistakes; ``verbs`` are those that it is enough for."""
 
@@ -440,6 +458,14 @@ class CheckDocument(TypedDict):
     verbs: list[str]
     storage: str
     librdkafka: str
+
+
+class ProbeDocument(CheckDocument):
+    """The same with ``--probe``: ``ok`` is whether the verbs in ``probed_for`` miss nothing."""
+
+    probed_for: list[str]
+    probe: list[ProbeEntry]
+    exit_code: int
 
 
 class RateLimitEntry(TypedDict):

@@ -61,6 +61,7 @@ class Invocation:
         overrides: dict[str, object] | None = None,
         mode: Mode | None = None,
         run_commands: bool = True,
+        all_clusters: bool = False,
     ) -> Config:
         """Build the configuration from the file, the environment and the flags, and set up logging with it."""
         from kbr.config import load_config
@@ -72,6 +73,7 @@ class Invocation:
             environ=os.environ,
             mode=mode,
             run_commands=run_commands,
+            all_clusters=all_clusters,
         )
         self._configure_logging(config.logging.format, config.logging.level)
         return config

@@ -16,6 +16,7 @@ from kbr.config.document import Mapping as MappingNode
 from kbr.config.expand import expand
 from kbr.config.keys import Key, UnknownKey, all_keys, find_key, hint_of_later, is_secret_path, section_at, suggest
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, Rank
+from kbr.config.storage import S3_KEYS
 
 __all__ = ["Layers"]
 
@@ -24,16 +25,9 @@ _OURS = re.compile(rf"KBR_(?:{'|'.join(_SECTIONS)})_")
 #: What Kubernetes injects for a service that is called kbr-source: no settings.
 _SERVICE = re.compile(r"_SERVICE_(?:HOST|PORT)(?:_|$)|_PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_|$)|$)")
 _COMMAND_LINE = Origin(rank=Rank.FLAG, where="command line")
-_S3_ONLY = (
-    "endpoint",
-    "region",
-    "access_key",
-    "secret_key",
-    "secret_key_command",
-    "session_token",
-    "path_style",
-    "ca_bundle",
-)
+_WITH_SECRETS = frozenset({"properties", "mapping of options"})
+#: Maps whose entries have variables of their own, and what stands for '_' in them.
+_ENTRY_VARIABLES = {"properties": ".", "topic configs": ".", "mapping of options": "_"}
 
 
 class Layers:
@@ -83,11 +77,11 @@ class Layers:
             left.pop(key.variable, None)
             if value:
                 self._add_text(key, key.path, value, Origin(rank=Rank.ENVIRONMENT, where=key.variable))
-            if key.kind in ("properties", "topic configs"):
+            if key.kind in _ENTRY_VARIABLES:
                 # two underscores, then the property with '_' for '.': KBR_SOURCE_CLIENT__FETCH_MIN_BYTES
                 start = key.variable + "__"
                 for name in [name for name in left if name.startswith(start)]:
-                    entry = name[len(start) :].lower().replace("_", ".")
+                    entry = name[len(start) :].lower().replace("_", _ENTRY_VARIABLES[key.kind])
                     self._add_text(key, (*key.path, entry), left.pop(name), Origin(rank=Rank.ENVIRONMENT, where=name))
         for name in sorted(left):
             origin = Origin(rank=Rank.ENVIRONMENT, where=name)
@@ -108,7 +102,7 @@ class Layers:
             except UnknownKey as error:
                 self._unknown(error, origin)
                 continue
-            if is_secret_path(path) or (key.kind == "properties" and path == key.path):
+            if is_secret_path(path) or (key.kind in _WITH_SECRETS and path == key.path):
                 self.problems.append(_secret_on_command_line(path, origin, whole=path == key.path and not key.secret))
                 continue
             self._add_text(key, path, value, origin)
@@ -219,7 +213,8 @@ class Layers:
         if parts and max(self._rank(("storage", name)) for name in parts) > rank:
             self._forget(storage, ("storage", "url"))
             return
-        lower = [*parts, *(() if str(url).startswith("s3://") else _S3_ONLY)]
+        is_other = "://" in str(url) and not str(url).startswith(("s3://", "file://"))
+        lower = [*parts, *(() if str(url).startswith("s3://") else S3_KEYS), *(() if is_other else ("options",))]
         for name in lower:
             if name in storage and self._rank(("storage", name)) < rank:
                 self._forget(storage, ("storage", name))

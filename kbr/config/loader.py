@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ def load_config(
     environ: Mapping[str, str],
     mode: Mode | None = None,
     run_commands: bool = True,
+    all_clusters: bool = False,
 ) -> Config:
     """Read, merge and check a configuration.
 
@@ -42,6 +43,7 @@ def load_config(
         environ: for ``${VAR}`` and the KBR_* variables.
         mode: what it has to be enough for; None asks for the storage only.
         run_commands: run ``*_command`` programs for the cluster of ``mode`` and the storage.
+        all_clusters: run those of both clusters.
 
     Raises:
         ConfigError: the file can't be read, or anything in the layers is wrong: all of it, with places.
@@ -66,7 +68,8 @@ def load_config(
     if config is None:
         raise ConfigError("the configuration is not valid")  # pragma: no cover  (no config means problems)
     if run_commands:
-        config = _with_secrets(config, layers, mode or config.mode, environ)
+        needed = {"storage", "encryption", "signing", {"backup": "source", "restore": "target"}.get(mode or config.mode or "", "storage")}
+        config = _with_secrets(config, layers, {*needed, "source", "target"} if all_clusters else needed, environ)
     config._origins.update(layers.origins)
     return config
 
@@ -158,9 +161,8 @@ def _rule_problems(config: Config, mode: Mode | None, layers: Layers, broken: Se
     return problems
 
 
-def _with_secrets(config: Config, layers: Layers, mode: str | None, environ: Mapping[str, str]) -> Config:
+def _with_secrets(config: Config, layers: Layers, needed: Collection[str], environ: Mapping[str, str]) -> Config:
     """Run the programs of the parts that are needed, and check again with what they printed."""
-    needed = {"storage", "encryption", "signing", {"backup": "source", "restore": "target"}.get(mode or "", "storage")}
     problems = []
     data = copy.deepcopy(layers.data)
     for key in all_keys():

@@ -14,6 +14,7 @@ from kbr.config import fields
 from kbr.config.fields import Section, choice, key, section
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path
 from kbr.config.runs import BackupConfig, RestoreConfig
+from kbr.config.storage import StorageConfig
 from kbr.config.trust import EncryptionConfig, SigningConfig
 
 __all__ = [
@@ -35,7 +36,6 @@ SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 LogFormat = Literal["plain", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-Backend = Literal["s3", "ceph", "filesystem"]
 
 _MIB = 2**20
 
@@ -133,101 +133,6 @@ class ClusterConfig(Section):
     )
     topics: TopicSelection = section(TopicSelection, "Which topics.")
     security: SecurityConfig = section(SecurityConfig, "How to log in.")
-
-
-class StorageConfig(Section):
-    """Where backups lie: `url`, or `backend` with its keys."""
-
-    url: fields.Url = key(
-        None,
-        "A folder, `file:///folder` or `s3://bucket/prefix`; instead of `backend`, `bucket`, `prefix` and `path`.",
-        kind="URL",
-        example="s3://kafka-backups/production",
-    )
-    backend: Annotated[Backend | None, choice(*get_args(Backend), optional=True)] = key(
-        None, "`s3` (any S3 server), `ceph` (Ceph RGW), or `filesystem`.", kind="word", example="s3"
-    )
-    path: fields.FilePath = key(None, "The folder, for `filesystem`.", kind="path", example="/var/backups/kafka")
-    bucket: fields.Bucket = key(None, "The bucket, for `s3` and `ceph`.", kind="text", example="kafka-backups")
-    prefix: fields.Prefix = key(
-        None, "A folder in the bucket.", kind="text", shown_default="the bucket itself", example="production"
-    )
-    endpoint: fields.Endpoint = key(
-        None,
-        "Address of the S3 server.",
-        kind="URL",
-        shown_default="AWS; required for `ceph`",
-        example="https://s3.example.org",
-    )
-    region: fields.Text = key(
-        None, "The bucket's region.", kind="text", shown_default="what boto finds", example="eu-central-1"
-    )
-    access_key: fields.Secret = key(
-        None,
-        "Access key id.",
-        kind="text",
-        secret=True,
-        shown_default="boto's chain: environment, profile, instance role",
-        example="${S3_ACCESS_KEY}",
-    )
-    secret_key: fields.Secret = key(
-        None,
-        "Secret access key.",
-        kind="text",
-        secret=True,
-        shown_default="as `access_key`",
-        example="${S3_SECRET_KEY}",
-    )
-    secret_key_command: fields.Argv = key(
-        None,
-        "A program and its arguments that prints the secret key; instead of `secret_key`.",
-        kind="list of texts",
-        example='["pass", "show", "s3/kbr"]',
-    )
-    session_token: fields.Secret = key(
-        None, "Session token of temporary credentials.", kind="text", secret=True, example="${S3_SESSION_TOKEN:-}"
-    )
-    path_style: fields.OptionalSwitch = key(
-        None,
-        "Put the bucket into the path of requests and not into the host name.",
-        kind="true or false",
-        shown_default="true if `endpoint` is given",
-        example="true",
-    )
-    ca_bundle: fields.FilePath = key(
-        None,
-        "CA certificates (PEM) that the S3 server's certificate is checked with.",
-        kind="path",
-        shown_default="those that come with botocore",
-        example="/etc/kbr/s3-ca.pem",
-    )
-    deadline_ms: fields.Number = key(
-        900_000,
-        "How long one operation is tried again after temporary errors before kbr gives up with exit code 5.",
-        kind="number",
-        unit="milliseconds",
-        minimum=100,
-        maximum=86_400_000,
-    )
-
-    @property
-    def location(self) -> str:
-        """A folder's path, or s3://bucket/prefix: whichever way it was given."""
-        if self.url is not None:
-            return self.url
-        if self.path is not None:
-            return self.path
-        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
-
-    @property
-    def is_s3(self) -> bool:
-        """Whether it is an object store and not a folder."""
-        return self.location.startswith("s3://")
-
-    @property
-    def uses_path_style(self) -> bool:
-        """``path_style``, or what fits the endpoint: servers other than AWS seldom have bucket host names."""
-        return self.endpoint is not None if self.path_style is None else self.path_style
 
 
 class LoggingConfig(Section):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kbr.config.keys import variable_of
 from kbr.config.model import ClusterConfig, Config
 from kbr.config.problems import Path
+from kbr.config.storage import S3_KEYS
 from kbr.model import Compression
 
 __all__ = ["Finding", "findings"]
@@ -110,22 +111,10 @@ def _security(cluster: ClusterConfig, side: str) -> Iterator[Finding]:
 def _storage(config: Config) -> Iterator[Finding]:
     storage, here = config.storage, ("storage",)
     parts = [name for name in ("backend", "path", "bucket", "prefix") if getattr(storage, name) is not None]
-    s3_keys = [
-        name
-        for name in (
-            "endpoint",
-            "region",
-            "access_key",
-            "secret_key",
-            "secret_key_command",
-            "session_token",
-            "path_style",
-            "ca_bundle",
-        )
-        if getattr(storage, name) is not None
-    ]
-    if storage.secret_key is not None and storage.secret_key_command is not None:
-        yield Finding(path=(*here, "secret_key_command"), what="excludes secret_key: give one of them")
+    s3_keys = [name for name in S3_KEYS if name in storage.model_fields_set and getattr(storage, name) not in (None, {})]
+    for name in ("secret_key", "sse_customer_key"):
+        if getattr(storage, name) is not None and getattr(storage, f"{name}_command") is not None:
+            yield Finding(path=(*here, f"{name}_command"), what=f"excludes {name}: give one of them")
     if storage.url is not None:
         for name in parts:
             yield Finding(
@@ -144,11 +133,19 @@ def _storage(config: Config) -> Iterator[Finding]:
         return
     else:
         yield from _backend(config)
-    if storage.backend == "filesystem" or (storage.url is not None and not storage.is_s3):
+    is_folder = storage.backend == "filesystem" or (storage.url is not None and storage.is_folder)
+    if storage.options and (storage.url is None or storage.is_s3 or is_folder):
+        yield Finding(
+            path=(*here, "options"),
+            what="are for URLs of other filesystems than S3 and folders",
+            involved=((*here, "backend"), (*here, "url")),
+        )
+    if is_folder or (storage.url is not None and not storage.is_s3):
+        place = "in a folder" if is_folder else f"at {storage.location.partition('://')[0]}://"
         for name in s3_keys:
             yield Finding(
                 path=(*here, name),
-                what="is for s3 and ceph, and backups lie in a folder",
+                what=f"is for s3 and ceph, and backups lie {place}",
                 involved=((*here, "backend"), (*here, "url")),
             )
         return
@@ -163,6 +160,35 @@ def _storage(config: Config) -> Iterator[Finding]:
     if storage.session_token is not None and not secret:
         yield Finding(
             path=(*here, "session_token"), what="needs access_key and secret_key", involved=((*here, "secret_key"),)
+        )
+    yield from _objects(config, given=secret)
+
+
+def _objects(config: Config, *, given: bool) -> Iterator[Finding]:
+    """How S3 is asked, and how it is to keep objects.
+
+    Args:
+        given: whether a secret key is.
+    """
+    storage, here = config.storage, ("storage",)
+    if storage.profile is not None and given:
+        yield Finding(path=(*here, "profile"), what="excludes access_key and secret_key: give one or the other")
+    if storage.anonymous and (given or storage.profile is not None):
+        yield Finding(path=(*here, "anonymous"), what="excludes credentials: remove them, or this")
+    customer = storage.sse_customer_key is not None or storage.sse_customer_key_command is not None
+    if customer and storage.sse != "none":
+        yield Finding(path=(*here, "sse"), what="excludes sse_customer_key: an object is encrypted one way or the other")
+    if storage.sse_kms_key_id is not None and storage.sse != "aws:kms":
+        yield Finding(
+            path=(*here, "sse_kms_key_id"), what=f"needs sse aws:kms, and that is {storage.sse}", involved=((*here, "sse"),)
+        )
+    mode, days = storage.object_lock_mode, storage.object_lock_retain_days
+    if (mode is None) != (days is None):
+        missing, there = ("mode", "retain_days") if mode is None else ("retain_days", "mode")
+        yield Finding(
+            path=(*here, f"object_lock_{missing}"),
+            what=f"is missing: object_lock_{there} is given",
+            involved=((*here, "object_lock_mode"), (*here, "object_lock_retain_days")),
         )
 
 

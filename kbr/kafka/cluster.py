@@ -31,6 +31,7 @@ from kbr.kafka.admin import AdminSession
 from kbr.kafka.groups import ConsumerGroups
 from kbr.kafka.new_topics import TOPICS_PER_REQUEST, create_topics, read_topic_defaults
 from kbr.kafka.offsets import OffsetReader, PartitionOffsets
+from kbr.kafka.rights import cluster_operations, topic_operations
 from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition, TopicSpec
 from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
@@ -157,6 +158,14 @@ class Cluster:
             name: session.result(future, f"describing topic {name}", right=f"Describe on topic {name}")
             for name, future in futures.items()
         }
+
+    def allowed_operations(self) -> frozenset[str] | None:
+        """As kbr.kafka.rights.cluster_operations()."""
+        return cluster_operations(self._session)
+
+    def allowed_topic_operations(self, names: Sequence[str]) -> Mapping[str, frozenset[str] | KbrError | None]:
+        """As kbr.kafka.rights.topic_operations()."""
+        return topic_operations(self._session, names)
 
     def topic_ids(self, names: Sequence[str], *, stop_grace_s: float = 0.0) -> dict[str, str | None]:
         """Ids of topics as they are now: None where there is no such topic, absent where the cluster tells no ids.

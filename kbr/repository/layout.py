@@ -29,6 +29,8 @@ from kbr.model import Compression
 
 __all__ = [
     "KEYS_NAME",
+    "RETAINED_KEYS",
+    "SEGMENT_KEYS",
     "LockPlace",
     "SegmentName",
     "backup_folder",
@@ -76,6 +78,10 @@ _RESTORE_STATE = "/state.json"
 _INDEX = "index/"
 #: Milliseconds since the epoch: the newest is the last in a listing.
 _GROUP_ROLLBACK = re.compile(r"/groups-rollback-[0-9]{13}\.json")
+#: Regular expressions for whole keys, for stores that keep objects in different ways. What is written once and can be got
+#: from nothing else is retained; manifests, indexes, locks and notes are replaced, and can be made again from segments.
+SEGMENT_KEYS = rf"[^/]+/{TOPICS_FOLDER}[^/]+/partition=[0-9]+/segment-[0-9]{{20}}\.[a-z0-9]+"
+RETAINED_KEYS = rf"{SEGMENT_KEYS}|[^/]+/(?:groups|keys)\.json"
 
 
 def check_backup_id(backup_id: str) -> str:

@@ -26,6 +26,7 @@ TURNED_INTO = {
     "encryption.key_command": "key",
     "encryption.identity_password_command": "identity_password",
     "signing.key_password_command": "key_password",
+    "storage.sse_customer_key_command": "sse_customer_key",
     # read by the command line, which sets up logging before a use case begins
     "logging.format": None,
     "logging.level": None,

@@ -72,7 +72,7 @@ def test_every_line_of_the_example_file_is_valid_when_it_is_turned_on(tmp_path: 
     path = tmp_path / "kbr.yaml"
     path.write_text(re.sub(r"(?m)^( *)#(?=[a-z_]+:)", r"\1", example_file(mode)), encoding="utf-8")
     environ = {"KAFKA_PASSWORD": "a", "KAFKA_KEY_PASSWORD": "b", "S3_ACCESS_KEY": "c", "S3_SECRET_KEY": "d"}
-    environ |= {"BACKUP_KEY": "e", "IDENTITY_PASSWORD": "f", "SIGNING_PASSWORD": "g"}
+    environ |= {"BACKUP_KEY": "e", "IDENTITY_PASSWORD": "f", "SIGNING_PASSWORD": "g", "KBR_SSE_KEY": "h"}
     with pytest.raises(KbrError) as caught:
         load_config(path, environ=environ, mode=mode)
     for line in caught.value.context["problems"]:
