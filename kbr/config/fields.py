@@ -41,6 +41,7 @@ __all__ = [
     "Size",
     "Switch",
     "Text",
+    "TokenUrl",
     "TopicConfigs",
     "TopicMapping",
     "Url",
@@ -286,6 +287,7 @@ Text = Annotated[str | None, BeforeValidator(_optional(values.parse_text))]
 FilePath = Annotated[str | None, BeforeValidator(_optional(names.check_path))]
 Url = Annotated[str | None, BeforeValidator(_optional(names.check_url))]
 Endpoint = Annotated[str | None, BeforeValidator(_optional(names.check_endpoint))]
+TokenUrl = Annotated[str | None, BeforeValidator(_optional(names.check_token_url))]
 Bucket = Annotated[str | None, BeforeValidator(_optional(names.check_bucket))]
 Prefix = Annotated[str | None, BeforeValidator(_optional(names.check_prefix))]
 BackupId = Annotated[str | None, BeforeValidator(_optional(names.check_backup_id))]

@@ -53,6 +53,8 @@ def load_config(
     layers.add_environment()
     layers.add_sets(sets)
     layers.add_overrides(overrides or {})
+    for side in ("source", "target"):
+        layers.add_command_config(side)
     layers.settle()
     problems = list(layers.problems)
     config, found = _validate(layers)
@@ -68,6 +70,7 @@ def load_config(
     if run_commands:
         config = _with_secrets(config, layers, mode or config.mode, environ)
     config._origins.update(layers.origins)
+    config._notes.extend(layers.notes)
     return config
 
 
