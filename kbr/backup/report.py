@@ -131,7 +131,7 @@ def manifest_warnings(manifest: Manifest) -> list[str]:
         found.append(f"no record lies in the time window ({window}), and the backup holds none")
     for topic in manifest.topics:
         if topic.configs is None:
-            found.append(f"{topic.name}: the cluster does not tell topic configs; a restore can't put them back")
+            found.append(f"{topic.name}: its configs can't be read (the user may lack DescribeConfigs on the topic); a restore can't put them back")
         failed = sum(1 for partition in topic.partitions if partition.status is PartitionStatus.FAILED)
         if failed:
             found.append(f"{topic.name}: {failed} of {_partitions(topic.partition_count)} failed")

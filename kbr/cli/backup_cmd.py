@@ -65,6 +65,7 @@ def command(
     all_groups: bool,
     groups: tuple[str, ...],
     properties: tuple[str, ...],
+    command_config: Path | None,
     dry_run: bool,
     stats: float,
 ) -> int:
@@ -89,6 +90,7 @@ def command(
         overrides={
             "backup_id": backup_id,
             "source.bootstrap_servers": bootstrap_servers,
+            "source.command_config": None if command_config is None else str(command_config),
             "source.topics.include": split_commas(topics),
             "source.topics.exclude": split_commas(excluded),
             "storage.url": storage,

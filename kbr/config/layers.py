@@ -1,6 +1,6 @@
 """File, environment and flags become one tree of plain data, with the origin of every value.
 
-Owns the precedence: flag > environment > file > default. Mappings merge entry by entry, anything else is replaced
+Owns the precedence: flag > environment > file > a Java client's file (command_config) > default. Mappings merge entry by entry, anything else is replaced
 as a whole. Knows the names of keys, not what is valid for them.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path as FilePath
 from typing import Any
 
 from kbr.config.document import DocumentError, Node, Scalar, parse_document
@@ -37,6 +38,7 @@ class Layers:
         data: nested plain data.
         origins: of every step that some layer gave.
         problems: mistakes found on the way.
+        notes: what was left out, in sentences.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -44,6 +46,7 @@ class Layers:
         self.data: dict[str, Any] = {}
         self.origins: dict[Path, Origin] = {}
         self.problems: list[Problem] = []
+        self.notes: list[str] = []
 
     # -- the layers ---------------------------------------------------------------------------
 
@@ -118,6 +121,43 @@ class Layers:
                 self._unknown(error, _COMMAND_LINE)
                 continue
             self._put(path, value, _COMMAND_LINE, merge=key.is_map)
+
+    def add_command_config(self, side: str) -> None:
+        """What ``{side}.command_config`` names, below all other layers, which say whether there is one: so after them."""
+        section = self._section((side,)) or {}
+        name = section.get("command_config")
+        if not isinstance(name, str) or not name:
+            return
+        # librdkafka is only loaded where such a file is read: it costs a twentieth of a second
+        from kbr.config.java_client import read_client_properties
+        from kbr.kafka.properties import is_known_property, settable_names
+
+        client = read_client_properties(FilePath(name), is_librdkafkas=is_known_property, known=settable_names)
+        for steps, (value, line) in client.values.items():
+            path = (side, *steps)
+            if not self._is_given(path):
+                self._put(path, value, _java_origin(name, line), merge=False)
+        for problem in client.problems:
+            self.problems.append(
+                Problem(
+                    path=(side, "command_config"),
+                    what=problem.what,
+                    origin=_java_origin(name, problem.line),
+                    suggestion=problem.suggestion,
+                    hint=problem.hint,
+                )
+            )
+        if client.ignored:
+            self.notes.append(f"{name}: these mean nothing to kbr and are left out: {', '.join(client.ignored)}")
+
+    def _is_given(self, path: Path) -> bool:
+        """Whether a layer has it, or something else where it would have to be."""
+        inner: Any = self.data
+        for step in path:
+            if not isinstance(inner, dict):
+                return inner is not None
+            inner = inner.get(step)
+        return inner is not None
 
     def settle(self) -> None:
         """Let the higher layer win where keys exclude each other, and drop keys that were left empty."""
@@ -246,6 +286,10 @@ class Layers:
 
 def _file_origin(name: str, line: int, column: int) -> Origin:
     return Origin(rank=Rank.FILE, where=f"{name}:{line}:{column}", order=(line, column))
+
+
+def _java_origin(name: str, line: int) -> Origin:
+    return Origin(rank=Rank.COMMAND_CONFIG, where=f"{name}:{line}" if line else name, order=(line, 0))
 
 
 def _without_marks(node: Node) -> Any:

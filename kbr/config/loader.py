@@ -55,6 +55,8 @@ def load_config(
     layers.add_environment()
     layers.add_sets(sets)
     layers.add_overrides(overrides or {})
+    for side in ("source", "target"):
+        layers.add_command_config(side)
     layers.settle()
     problems = list(layers.problems)
     config, found = _validate(layers)
@@ -71,6 +73,7 @@ def load_config(
         needed = {"storage", "encryption", "signing", {"backup": "source", "restore": "target"}.get(mode or config.mode or "", "storage")}
         config = _with_secrets(config, layers, {*needed, "source", "target"} if all_clusters else needed, environ)
     config._origins.update(layers.origins)
+    config._notes.extend(layers.notes)
     return config
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "check_storage_class",
     "check_tag",
     "check_tag_value",
+    "check_token_url",
     "check_topic",
     "check_topic_pattern",
     "check_url",
@@ -204,6 +205,17 @@ def check_endpoint(value: object) -> str:
     if parts.query or parts.fragment:
         raise ValueError("has a query or a fragment")
     return text.rstrip("/")
+
+
+def check_token_url(value: object) -> str:
+    """The http(s) address of an OpenID Connect server's token endpoint."""
+    text = parse_text(value)
+    parts = _split(text)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds credentials: use oauth_client_id and oauth_client_secret")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        raise ValueError(f"{shown(text)} is no token endpoint: write https://host/path")
+    return text
 
 
 def check_prefix(value: object) -> str:

@@ -21,9 +21,10 @@ class Rank(IntEnum):
     """Which layer wins: the higher one."""
 
     DEFAULT = 0
-    FILE = 1
-    ENVIRONMENT = 2
-    FLAG = 3
+    COMMAND_CONFIG = 1
+    FILE = 2
+    ENVIRONMENT = 3
+    FLAG = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

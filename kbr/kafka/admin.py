@@ -20,7 +20,9 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from kbr.errors import AuthenticationFailed, ClusterUnavailable, ConfigError, KbrError
+from kbr.kafka.properties import check_client
 from kbr.kafka.settings import ClientSettings, admin_properties
+from kbr.kafka.tokens import TokenSource, token_source
 from kbr.kafka.translate import Cause, translate
 from kbr.telemetry.logs import explain
 from kbr.timing import Backoff, Clock, Deadline
@@ -68,6 +70,13 @@ class _ClientLog(logging.Handler):
         """From the client's error callback: the same lines, with a code."""
         self._note(error.code(), error.str())
 
+    def note_token_error(self, why: str) -> None:
+        """From a source of tokens."""
+        self._cause = Cause(
+            code=KafkaError._AUTHENTICATION, broker="", reason=why, check="check the token's source and its settings"
+        )
+        self._said_at = self._clock.monotonic()
+
     def _note(self, code: int, text: str) -> None:
         broker, reason, check = explain(text)
         if not reason:
@@ -85,6 +94,22 @@ class _ClientLog(logging.Handler):
         if self._cause is None or self._clock.monotonic() - self._said_at > CAUSE_LIFETIME_S:
             return None
         return self._cause
+
+
+class _TokenCallback:
+    """A source of tokens as confluent_kafka wants it: it would only tell that something was raised, not what."""
+
+    def __init__(self, tokens: TokenSource, log: _ClientLog) -> None:
+        self._tokens = tokens
+        self._log = log
+
+    def __call__(self, _config: str) -> tuple[str, float, str, dict[str, str]]:
+        try:
+            token, expires_at_ms, principal = self._tokens()
+        except Exception as error:
+            self._log.note_token_error(str(error))
+            raise
+        return token, expires_at_ms / 1000, principal, {}
 
 
 class CallDeadline(Deadline):
@@ -145,11 +170,17 @@ class AdminSession:
         """Make the client; it connects when it is first used.
 
         Raises:
-            ConfigError: librdkafka refused a property.
+            ConfigError: librdkafka refused a property, or can't log in that way.
+            AuthenticationFailed: no token could be had.
         """
+        check_client(self._settings)
         logger = logging.Logger("kbr.kafka.client")  # noqa: LOG001  (private to this client, never shown)
         logger.addHandler(self._log)
         properties: dict[str, Any] = {**self._properties, "error_cb": self._log.note_error}
+        tokens = token_source(self._settings)
+        if tokens is not None:
+            tokens()  # what stands against it is told in the signer's words now, and not as a broker's silence later
+            properties["oauth_cb"] = _TokenCallback(tokens, self._log)
         try:
             self._client = AdminClient(properties, logger=logger)
         except KafkaException as error:
@@ -313,6 +344,7 @@ class AdminSession:
             servers=self.servers,
             cause=self._log.cause(),
             right=right,
+            principal=self._settings.principal,
             waited_s=self._clock.monotonic() - since,
         )
         translated.context.setdefault("kafka_code", error.code())

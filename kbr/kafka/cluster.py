@@ -22,6 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its __init_
 )
 
 from kbr.errors import (
+    AuthorizationFailed,
     ClusterError,
     ClusterUnavailable,
     KbrError,
@@ -225,7 +226,11 @@ class Cluster:
         return specs
 
     def topic_configs(self, names: Sequence[str], *, include_defaults: bool) -> dict[str, dict[str, str]]:
-        """Configs by topic; sensitive ones are left out. A topic is absent where the cluster can't tell."""
+        """Configs by topic; sensitive ones are left out.
+
+        A topic is absent where the cluster can't tell, or its configs are not for this user (DescribeConfigs on the topic):
+        no record depends on that right.
+        """
         session = self._session
         found: dict[str, dict[str, str]] = {}
         if session.is_mock():
@@ -238,6 +243,8 @@ class Cluster:
                     raise
                 return {}
             for name, entries in answers.items():
+                if entries is None:
+                    continue
                 found[name] = {
                     entry.name: entry.value
                     for entry in entries.values()
@@ -254,12 +261,16 @@ class Cluster:
             partial(session.client.describe_configs, resources, request_timeout=session.request_timeout_s),
             "reading topic configs",
         )
-        return {
-            resource.name: session.result(
-                future, f"reading configs of topic {resource.name}", right=f"DescribeConfigs on topic {resource.name}"
-            )
-            for resource, future in futures.items()
-        }
+        found: dict[str, Any] = {}
+        for resource, future in futures.items():
+            name = resource.name
+            try:
+                found[name] = session.result(
+                    future, f"reading configs of topic {name}", right=f"DescribeConfigs on topic {name}"
+                )
+            except AuthorizationFailed:
+                found[name] = None
+        return found
 
     def new_topic_configs(self) -> dict[str, str]:
         """What a topic that is made without configs gets, as far as the brokers say; empty where they don't."""
