@@ -74,6 +74,11 @@ class Invocation:
             run_commands=run_commands,
         )
         self._configure_logging(config.logging.format, config.logging.level)
+        if config.warnings:
+            from kbr.telemetry.logs import get_logger
+
+            for warning in config.warnings:
+                get_logger("kbr.config").warning("%s", warning)
         return config
 
     def start_logging(self) -> None:
@@ -258,7 +263,9 @@ def client_sets(properties: Sequence[str], side: Literal["source", "target"]) ->
     """-X values as --set values."""
     for one in properties:
         if "=" not in one:
-            raise click.UsageError(f"-X takes PROPERTY=VALUE, not {one!r}")
+            # only what looks like a name is said again: the rest may be a secret
+            name = re.sub(r"[^A-Za-z0-9._-].*", "...", one, flags=re.DOTALL)
+            raise click.UsageError(f"-X takes PROPERTY=VALUE, not {name!r}")
     return [f"{side}.client.{one}" for one in properties]
 
 

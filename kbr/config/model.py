@@ -278,6 +278,12 @@ class Config(Section):
     limits: LimitsConfig = section(LimitsConfig, "What is believed of a backup: it is untrusted input.")
 
     _origins: dict[Path, Origin] = PrivateAttr(default_factory=dict)
+    _warnings: list[str] = PrivateAttr(default_factory=list)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is no mistake, and should be looked at: a sentence each."""
+        return tuple(self._warnings)
 
     def origin_of(self, path: Path) -> Origin:
         """Where the value of a key came from."""

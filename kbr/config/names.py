@@ -9,6 +9,7 @@ import re
 from urllib.parse import SplitResult, urlsplit
 
 from kbr.config.values import parse_text, shown
+from kbr.secrecy import is_secret_property
 
 __all__ = [
     "check_backup_id",
@@ -38,8 +39,6 @@ _BROKER = re.compile(
     r"(?:(?:PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?\])(?::([0-9]{1,5}))?",
     re.IGNORECASE,
 )
-#: Parts of librdkafka property names whose values are secrets (its CONFIGURATION.md marks them sensitive).
-_SECRET_PARTS = ("password", "secret", "passphrase", "key.pem", "ssl_key", "private.key", "oauthbearer.config", "jaas")
 
 
 def check_topic(value: object) -> str:
@@ -98,6 +97,8 @@ def check_backup_id(value: object) -> str:
 def check_broker(value: object) -> str:
     """host:port, with an optional protocol in front."""
     broker = parse_text(value).strip()
+    if "@" in broker:
+        raise ValueError("a broker address holds credentials: use username and password of security, and write host:port")
     match = _BROKER.fullmatch(broker)
     if match is None:
         raise ValueError(f"{shown(broker)} is no broker address: write host:port")
@@ -114,12 +115,6 @@ def check_property_name(value: object) -> str:
     if not _PROPERTY.fullmatch(name):
         raise ValueError(f"{shown(name)} is no librdkafka property: lower-case letters, digits, '.' and '_'")
     return name
-
-
-def is_secret_property(name: str) -> bool:
-    """Whether a librdkafka property's value has to stay hidden."""
-    lowered = name.lower()
-    return any(part in lowered for part in _SECRET_PARTS)
 
 
 def check_path(value: object) -> str:
@@ -168,6 +163,8 @@ def check_url(value: object) -> str:
         return check_path(text)
     parts = _split(text)
     if parts.scheme == "file":
+        if "@" in parts.netloc:
+            raise ValueError("holds credentials, which a folder has none of: write file:///absolute/path")
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise ValueError(f"{shown(text)}: write file:///absolute/path, or the path alone")
         return text.split("://", 1)[1].removeprefix("localhost")

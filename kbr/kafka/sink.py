@@ -106,9 +106,12 @@ class BlockSink:
         try:
             self._sink = Sink(properties.items(), zero_timestamp_as=options.zero_timestamp_as)
         except ClientConfigError as error:
+            # no "from": the original's text is the one that may show a secret
             raise ConfigError(
-                f"librdkafka refused {error}", hint="check target.security and target.client", property=error.name
-            ) from error
+                f"librdkafka refused {settings.redact(str(error))}",
+                hint="check target.security and target.client",
+                property=error.name,
+            ) from None
         self._topics: dict[str, int] = {}
         self._open: dict[int, TopicPartition] = {}
 

@@ -174,9 +174,12 @@ class PartitionSource:
                 properties.items(), block_bytes=self._options.block_bytes, open_bytes=self._options.open_bytes
             )
         except ClientConfigError as error:
+            # no "from": the original's text is the one that may show a secret
             raise ConfigError(
-                f"librdkafka refused {error}", hint="check source.security and source.client", property=error.name
-            ) from error
+                f"librdkafka refused {self._settings.redact(str(error))}",
+                hint="check source.security and source.client",
+                property=error.name,
+            ) from None
         self._source.start(
             (
                 (partition.topic, partition.partition, offsets.start_offset, offsets.end_offset_exclusive)
