@@ -392,7 +392,7 @@ def test_what_a_bug_says_is_masked(place: Place, tmp_path: Path, where: str) -> 
     for words in said:
         assert words in done.stdout + done.stderr, f"{words}\n{done.stdout}\n{done.stderr}"
     place.assert_clean(where, done.stdout, done.stderr)
-    place.assert_files_clean()
+    assert leaks_in_files([place.work, place.state, place.s3.folder / "buckets"], MARKERS) == []
 
 
 def test_secrets_on_the_command_line_are_refused_for_every_key(place: Place) -> None:
