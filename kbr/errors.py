@@ -1,12 +1,14 @@
 """Every error that kbr raises on purpose: one hierarchy, its exit codes and its facts.
 
-Imports nothing from kbr. Errors cross process boundaries, so each one pickles with its
-message, hint and context. A message says what happened and where; ``hint`` says what to do.
+Imports nothing from kbr but kbr.secrecy, by which no message and no hint shows a secret. Errors cross process boundaries,
+so each one pickles with its message, hint and context. A message says what happened and where; ``hint`` says what to do.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+from kbr.secrecy import redact
 
 __all__ = [
     "AccessDenied",
@@ -74,9 +76,10 @@ class KbrError(Exception):
     retriable: ClassVar[bool] = False
 
     def __init__(self, message: str, /, *, hint: str = "", **context: Any) -> None:
+        message = redact(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = redact(hint)
         self.context = context
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import kbr_codec
+from kbr import secrecy
 from kbr_codec import _block
 from tests.support.kafka import KafkaHarness
 from tests.support.proxy import FaultProxy
@@ -85,6 +86,13 @@ def _without_skip(report: _Report) -> _Report:
         report.longrepr = f"{report.nodeid} was skipped, which fails the run: {reason}"
         report.__dict__.pop("wasxfail", None)
     return report
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests() -> Iterator[None]:
+    """What one test calls a secret is another one's word."""
+    yield
+    secrecy.forget()
 
 
 class S3Place:

@@ -49,7 +49,9 @@ def write_new_file(file: Path, data: bytes) -> None:
         PreflightRefused: it exists, or can't be written.
     """
     try:
-        with file.open("xb") as stream:
+        # like everything that kbr writes: for its user alone
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

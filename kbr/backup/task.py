@@ -24,6 +24,7 @@ from kbr.repository.adopt import unlisted_segments
 from kbr.repository.segment_writer import SegmentWriter
 from kbr.runtime.lease import Lease, shared_lease
 from kbr.runtime.pacing import CHECK_S, Allowance, Pacer, shared_pacer
+from kbr.secrecy import hide, secrets_of
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.telemetry.events import (
     ClientMessage,
@@ -78,6 +79,7 @@ def _store(options: StorageOptions) -> ObjectStore:
 
 def run(task: BackupTask, context: TaskContext) -> tuple[PartitionOutcome, ...]:
     """Fetch, encode and store a task's partitions; see the module."""
+    hide(secrets_of(task))
     pacer, lease = shared_pacer(task.pace_path), shared_lease(task.lease_path)
     return _BackupWorker(task, context, _store(task.storage), pacer, lease, SYSTEM_CLOCK).run()
 

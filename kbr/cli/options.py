@@ -77,11 +77,11 @@ class Invocation:
             all_clusters=all_clusters,
         )
         self._configure_logging(config.logging.format, config.logging.level)
-        if config.notes:
+        if config.warnings:
             from kbr.telemetry.logs import get_logger
 
-            for note in config.notes:
-                get_logger("kbr.cli").warning("%s", note)
+            for warning in config.warnings:
+                get_logger("kbr.config").warning("%s", warning)
         return config
 
     def start_logging(self) -> None:
@@ -278,7 +278,9 @@ def client_sets(properties: Sequence[str], side: Literal["source", "target"]) ->
     """-X values as --set values."""
     for one in properties:
         if "=" not in one:
-            raise click.UsageError(f"-X takes PROPERTY=VALUE, not {one!r}")
+            # only what looks like a name is said again: the rest may be a secret
+            name = re.sub(r"[^A-Za-z0-9._-].*", "...", one, flags=re.DOTALL)
+            raise click.UsageError(f"-X takes PROPERTY=VALUE, not {name!r}")
     return [f"{side}.client.{one}" for one in properties]
 
 

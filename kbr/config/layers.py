@@ -18,6 +18,7 @@ from kbr.config.expand import expand
 from kbr.config.keys import Key, UnknownKey, all_keys, find_key, hint_of_later, is_secret_path, section_at, suggest
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, Rank
 from kbr.config.storage import S3_KEYS
+from kbr.secrecy import is_secret_variable
 
 __all__ = ["Layers"]
 
@@ -39,6 +40,9 @@ class Layers:
         origins: of every step that some layer gave.
         problems: mistakes found on the way.
         notes: what was left out, in sentences.
+        secrets: what ``${file:...}`` and variables that are named like secrets stand for, wherever they are used.
+        secret_files: where the texts of secrets come from: files of ``${file:...}``, and the configuration file itself if
+            it holds one as it is.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -47,6 +51,8 @@ class Layers:
         self.origins: dict[Path, Origin] = {}
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.secrets: list[str] = []
+        self.secret_files: list[str] = []
 
     # -- the layers ---------------------------------------------------------------------------
 
@@ -96,7 +102,7 @@ class Layers:
         """``a.b.c=value`` texts from the command line; a secret among them is refused."""
         for one in sets:
             name, separator, value = one.partition("=")
-            origin = Origin(rank=Rank.FLAG, where=f"--set {name}" if separator and name else "--set")
+            origin = Origin(rank=Rank.FLAG, where=f"--set {name.partition(':')[0]}" if separator and name else "--set")
             if not separator or not name:
                 self.problems.append(Problem(path=(), what="must be key=value", origin=origin))
                 continue
@@ -176,7 +182,9 @@ class Layers:
             if node.text is None:
                 return None
             try:
-                return expand(node.text, self._environ)
+                if is_secret_path(path) and node.text and "${" not in node.text and name not in self.secret_files:
+                    self.secret_files.append(name)
+                return expand(node.text, self._environ, note=self._note)
             except ValueError as error:
                 self.problems.append(Problem(path=path, what=str(error), origin=self.origins[path]))
                 return node.text
@@ -191,6 +199,13 @@ class Layers:
             self.origins[place] = _file_origin(name, mark.line, mark.column)
             plain[step] = self._plain(child, (*path, step), name)
         return plain
+
+    def _note(self, reference: str, value: str) -> None:
+        if reference.startswith("file:"):
+            self.secret_files.append(reference.removeprefix("file:"))
+            self.secrets.append(value)
+        elif is_secret_variable(reference):
+            self.secrets.append(value)
 
     def _add_text(self, key: Key, path: Path, text: str, origin: Origin) -> None:
         value: Any = text

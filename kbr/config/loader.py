@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -11,13 +11,15 @@ from pydantic import ValidationError
 
 from kbr.config.commands import run_secret_command
 from kbr.config.document import MAX_BYTES
+from kbr.config.exposure import exposure_warnings
 from kbr.config.fields import ChoiceError, EntryError
-from kbr.config.keys import all_keys, hint_of_later, section_at, suggest
+from kbr.config.keys import all_keys, hint_of_later, is_secret_path, section_at, suggest
 from kbr.config.layers import Layers
 from kbr.config.model import Config
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, raise_problems
 from kbr.config.rules import findings
 from kbr.errors import ConfigError
+from kbr.secrecy import hide
 
 __all__ = ["load_config"]
 
@@ -51,12 +53,15 @@ def load_config(
     layers = Layers(environ)
     if path is not None:
         layers.add_file(str(path), _read(path))
+        hide(layers.secrets)
         raise_problems(problem for problem in layers.problems if not problem.path)
     layers.add_environment()
     layers.add_sets(sets)
     layers.add_overrides(overrides or {})
     for side in ("source", "target"):
         layers.add_command_config(side)
+    # before anything is said about any of it
+    hide(_secrets(layers.data, ()))
     layers.settle()
     problems = list(layers.problems)
     config, found = _validate(layers)
@@ -73,8 +78,21 @@ def load_config(
         needed = {"storage", "encryption", "signing", {"backup": "source", "restore": "target"}.get(mode or config.mode or "", "storage")}
         config = _with_secrets(config, layers, {*needed, "source", "target"} if all_clusters else needed, environ)
     config._origins.update(layers.origins)
-    config._notes.extend(layers.notes)
+    config._warnings.extend([*layers.notes, *exposure_warnings(config, path, layers.secret_files)])
     return config
+
+
+def _secrets(data: object, path: Path) -> Iterator[str]:
+    """The texts at the places of secrets, right or wrong."""
+    if isinstance(data, Mapping):
+        for name, entry in data.items():
+            yield from _secrets(entry, (*path, str(name)))
+    elif isinstance(data, (list, tuple)):
+        for entry in data:
+            yield from _secrets(entry, path)
+    elif data is not None and is_secret_path(path):
+        reveal = getattr(data, "get_secret_value", None)
+        yield str(data if reveal is None else reveal())
 
 
 def _read(path: FilePath) -> bytes:
@@ -182,7 +200,9 @@ def _with_secrets(config: Config, layers: Layers, needed: Collection[str], envir
             continue
         origin = _nearest_origin(key.path, layers.origins)
         try:
-            inner[name.removesuffix("_command")] = run_secret_command(argv, environ)
+            secret = run_secret_command(argv, environ)
+            hide([secret])
+            inner[name.removesuffix("_command")] = secret
         except ValueError as error:
             problems.append(Problem(path=key.path, what=str(error), origin=origin))
             continue

@@ -252,12 +252,12 @@ class Config(Section):
     limits: LimitsConfig = section(LimitsConfig, "What is believed of a backup: it is untrusted input.")
 
     _origins: dict[Path, Origin] = PrivateAttr(default_factory=dict)
-    _notes: list[str] = PrivateAttr(default_factory=list)
+    _warnings: list[str] = PrivateAttr(default_factory=list)
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What was left out when it was read, in sentences that somebody should hear."""
-        return tuple(self._notes)
+    def warnings(self) -> tuple[str, ...]:
+        """What is no mistake, and should be looked at: a sentence each."""
+        return tuple(self._warnings)
 
     def origin_of(self, path: Path) -> Origin:
         """Where the value of a key came from."""

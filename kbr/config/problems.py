@@ -5,13 +5,18 @@ Knows no YAML and no model: a place is a text and an order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from kbr.errors import ConfigError
+from kbr.secrecy import redact
 
 __all__ = ["DEFAULT_ORIGIN", "Origin", "Path", "Problem", "Rank", "raise_problems"]
+
+#: What comes behind a name in a step that somebody took for a name and a value.
+_VALUE = re.compile(r"[:=].*", re.DOTALL)
 
 #: A key as its steps: ("source", "client", "fetch.min.bytes").
 Path = tuple[str, ...]
@@ -57,7 +62,7 @@ class Problem:
 
     @property
     def key(self) -> str:
-        return ".".join(self.path)
+        return ".".join(map(_as_name, self.path))
 
     def __str__(self) -> str:
         key = f"key {self.key}: " if self.path else ""
@@ -65,12 +70,17 @@ class Problem:
         return f"{self.origin.where}: {key}{self.what}{asked}"
 
 
+def _as_name(step: str) -> str:
+    """A step as far as it looks like a name: ``{password:secret}`` is a key with all of that, as YAML goes."""
+    return _VALUE.sub("...", step)
+
+
 def raise_problems(problems: Iterable[Problem]) -> None:
     """Raise one ConfigError that lists all problems, in the order of the file; nothing if there are none."""
     ordered = sorted(set(problems), key=lambda one: (one.origin.rank, one.origin.order, one.path, one.what))
     if not ordered:
         return
-    lines = [str(problem) for problem in ordered]
+    lines = [redact(str(problem)) for problem in ordered]
     message = lines[0] if len(lines) == 1 else f"{len(lines)} mistakes in the configuration:\n  " + "\n  ".join(lines)
     hints = [problem.hint for problem in ordered if problem.hint]
     raise ConfigError(message, hint=hints[0] if hints else "", problems=lines)

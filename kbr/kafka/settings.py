@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kbr.errors import ConfigError
+from kbr.secrecy import is_secret_property
 
 __all__ = [
     "MSK_IAM",
@@ -52,20 +53,6 @@ _ALIASES = {
     "auto.commit.enable": "enable.auto.commit",
     "enable.auto.offset.store": "enable.auto.commit",
 }
-#: Properties whose values are secrets, as librdkafka marks them (_RK_SENSITIVE in rdkafka_conf.c), but for names
-#: and paths.
-_SECRET_PROPERTIES = frozenset(
-    {
-        "sasl.oauthbearer.assertion.private.key.passphrase",
-        "sasl.oauthbearer.assertion.private.key.pem",
-        "sasl.oauthbearer.client.secret",
-        "sasl.oauthbearer.config",
-        "sasl.password",
-        "ssl.key.password",
-        "ssl.key.pem",
-        "ssl.keystore.password",
-    }
-)
 #: librdkafka quotes what it can't read of this one (rdkafka_sasl_oauthbearer.c: "beginning at: ...").
 _QUOTED_PROPERTY = "sasl.oauthbearer.config"
 
@@ -133,7 +120,7 @@ class ClientSettings:
         if _QUOTED_PROPERTY in text:
             text = f"{text.partition(_QUOTED_PROPERTY)[0]}{_QUOTED_PROPERTY} (not shown: it holds secrets)"
         secrets = {self.password, self.ssl_key_password, None if self.oidc is None else self.oidc.client_secret}
-        secrets.update(str(value) for name, value in self.client.items() if name in _SECRET_PROPERTIES)
+        secrets.update(str(value) for name, value in self.client.items() if is_secret_property(name))
         for secret in sorted((one for one in secrets if one), key=len, reverse=True):
             text = text.replace(secret, "***")
         return text

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
+from kbr.secrecy import redact
 from kbr.telemetry.client_messages import FoldedLine, RepeatFolder, explain
 from kbr.telemetry.events import LogLine
 from kbr.wire import dump_json
@@ -140,6 +141,10 @@ def _json_value(value: Field) -> Field:
     return _utf8(str(value))
 
 
+def _masked(value: Field) -> Field:
+    return redact(value) if isinstance(value, str) else value
+
+
 def _utf8(text: str) -> str:
     """``text`` without the lone surrogates that stand for bytes of other encodings."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -208,11 +213,11 @@ class _ForwardHandler(logging.Handler):
         return LogLine(
             level=record.levelno,
             logger=record.name,
-            text=record.getMessage(),
+            text=redact(record.getMessage()),
             created_s=record.created,
             pid=record.process or 0,
-            fields={name: _json_value(value) for name, value in _fields_of(record).items()},
-            traceback=traceback,
+            fields={name: _masked(_json_value(value)) for name, value in _fields_of(record).items()},
+            traceback=redact(traceback),
         )
 
 
