@@ -33,6 +33,7 @@ __all__ = [
     "Locked",
     "LogReplaced",
     "ManifestUnreadable",
+    "NotAnObject",
     "NotEncrypted",
     "ObjectMissing",
     "OffsetMapMissing",
@@ -320,6 +321,12 @@ class AccessDenied(StorageError):
 
 class ObjectMissing(StorageError):
     """An object that has to be there is not."""
+
+
+class NotAnObject(StorageError):
+    """Something else stands where an object has to be: a symbolic link, a pipe, a device. Never followed, nor read."""
+
+    exit_code = 4
 
 
 class PreconditionFailed(StorageError):

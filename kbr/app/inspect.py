@@ -24,7 +24,7 @@ from kbr.repository.sealed_store import SealedStore
 from kbr.repository.sealing import is_encrypted
 from kbr.storage import ObjectStore, open_store
 
-__all__ = ["BackupList", "describe_backup", "list_backups", "looked_at_restores", "opened_store", "verify_backup"]
+__all__ = ["BackupList", "catalog_of", "describe_backup", "list_backups", "looked_at_restores", "opened_store", "verify_backup"]
 
 
 @contextmanager
@@ -40,6 +40,11 @@ def opened_store(config: Config, *, lenient: bool = False) -> Iterator[ObjectSto
         yield store
     finally:
         store.close()
+
+
+def catalog_of(store: ObjectStore, config: Config) -> Catalog:
+    """The backups of a store, within what the configuration believes of one."""
+    return Catalog(store, max_manifest_bytes=config.limits.max_manifest_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +66,7 @@ class BackupList:
 def list_backups(config: Config) -> BackupList:
     """All backups at the configured place; unreadable ones are among them, marked so."""
     with opened_store(config, lenient=True) as store:
-        return BackupList(summaries=tuple(_with_lock(store, one) for one in Catalog(store).summaries()))
+        return BackupList(summaries=tuple(_with_lock(store, config, one) for one in catalog_of(store, config).summaries()))
 
 
 def describe_backup(config: Config, backup_id: str) -> BackupDescription:
@@ -72,7 +77,7 @@ def describe_backup(config: Config, backup_id: str) -> BackupDescription:
         ManifestUnreadable: its manifest is damaged.
     """
     with opened_store(config, lenient=True) as store:
-        manifest, held = _looked_at(store, backup_id)
+        manifest, held = _looked_at(store, config, backup_id)
         try:
             restores = looked_at_restores(store, backup_id)
         except AccessDenied:  # who may read a backup may lack the right to list
@@ -98,23 +103,23 @@ def looked_at_restores(store: ObjectStore, backup_id: str) -> list[RestoreSummar
     return [replace(one, lock_held=held.get(one.restore_id)) if one.status == running else one for one in restores]
 
 
-def _with_lock(store: ObjectStore, summary: BackupSummary) -> BackupSummary:
+def _with_lock(store: ObjectStore, config: Config, summary: BackupSummary) -> BackupSummary:
     """With a look at the lock of one that says it is running: only of those, as each look is some requests."""
     if summary.status != RunStatus.RUNNING.value:
         return summary
-    manifest, held = _looked_at(store, summary.backup_id)
+    manifest, held = _looked_at(store, config, summary.backup_id)
     return replace(summarise(manifest), lock_held=held, encrypted=summary.encrypted)
 
 
-def _looked_at(store: ObjectStore, backup_id: str) -> tuple[Manifest, bool | None]:
+def _looked_at(store: ObjectStore, config: Config, backup_id: str) -> tuple[Manifest, bool | None]:
     """A manifest, and of one that says it is running whether a run holds the lock."""
-    manifest = Catalog(store).load(backup_id)
+    manifest = catalog_of(store, config).load(backup_id)
     if manifest.status is not RunStatus.RUNNING:
         return manifest, None
     held = is_lock_held(store, backup_id)
     if held is False:
         # the run may have ended between the two looks: then it has said so before it gave its lock up
-        manifest = Catalog(store).load(backup_id)
+        manifest = catalog_of(store, config).load(backup_id)
     return manifest, held if manifest.status is RunStatus.RUNNING else None
 
 
@@ -133,7 +138,7 @@ def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport
     """
     with opened_store(config) as store:
         try:
-            manifest = Catalog(store).load(backup_id)
+            manifest = catalog_of(store, config).load(backup_id)
         except WrongKey:
             # who gives a key wants it to open the backup
             if deep or not isinstance(store, SealedStore) or store.trust.secrets.can_open:

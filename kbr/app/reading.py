@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
-from kbr.app.inspect import opened_store
+from kbr.app.inspect import catalog_of, opened_store
 from kbr.app.wiring import storage_options
 from kbr.config import Config, load_config
 from kbr.config.values import parse_instant
@@ -19,7 +19,6 @@ from kbr.reading.archive import Archive
 from kbr.reading.native import NativeArchive
 from kbr.reading.records import read_window
 from kbr.reading.selecting import gap_notes, select_partitions
-from kbr.repository.catalog import Catalog
 from kbr.repository.window import MAX_OFFSET, TimeWindow, Window
 from kbr.storage import ObjectStore, open_store
 from kbr.telemetry.logs import get_logger
@@ -308,7 +307,7 @@ def open_backup(
 
 
 def _archive(store: ObjectStore, config: Config, backup_id: str) -> Archive:
-    return NativeArchive(store, Catalog(store).load(backup_id), max_block_bytes=config.limits.max_block_bytes)
+    return NativeArchive(store, catalog_of(store, config).load(backup_id), max_block_bytes=config.limits.max_block_bytes)
 
 
 def _split(url: str) -> tuple[str, str]:

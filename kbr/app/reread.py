@@ -47,6 +47,7 @@ FIXED_OPTIONS = (
     "continuous",
     "consumer_groups",
     "index",
+    "max_manifest_bytes",
     "time_window_start_ms",
     "time_window_end_ms",
 )

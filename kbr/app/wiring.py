@@ -121,6 +121,7 @@ def backup_options(config: Config) -> BackupOptions:
         time_window_start_ms=backup.time_window_start,
         time_window_end_ms=backup.time_window_end,
         index=backup.index,
+        max_manifest_bytes=config.limits.max_manifest_bytes,
     )
 
 
@@ -161,6 +162,7 @@ def restore_options(config: Config) -> RestoreOptions:
         workers=restore.workers,
         memory_limit=restore.memory_limit,
         max_block_bytes=config.limits.max_block_bytes,
+        max_manifest_bytes=config.limits.max_manifest_bytes,
     )
 
 

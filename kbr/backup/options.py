@@ -33,6 +33,7 @@ class BackupOptions:
         time_window_start_ms, time_window_end_ms: records with timestamps in it, both ends included; None is open.
         index: keep the block index up.
         on_missing_topic: what a topic that is named and not there, or gone, means: ``fail`` or ``continue``.
+        max_manifest_bytes: the largest manifest of an earlier run that is believed.
     """
 
     backup_id: str
@@ -55,6 +56,7 @@ class BackupOptions:
     on_missing_topic: str = "fail"
     consumer_groups: tuple[str, ...] = ()
     index: bool = False
+    max_manifest_bytes: int = 1024 * 1024 * 1024
     time_window_start_ms: int | None = None
     time_window_end_ms: int | None = None
 

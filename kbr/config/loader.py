@@ -24,6 +24,8 @@ from kbr.secrecy import hide
 __all__ = ["load_config"]
 
 Mode = Literal["backup", "restore"]
+#: Unknown keys whose nearest valid one is looked for.
+_SUGGESTIONS = 100
 
 
 def load_config(
@@ -111,17 +113,19 @@ def _validate(layers: Layers) -> tuple[Config | None, list[Problem]]:
     try:
         return Config.model_validate(layers.data), []
     except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        # the nearest key of each takes a millisecond to find, and a file may have 100,000 wrong ones
         return None, [
-            _problem(detail, layers.origins) for detail in error.errors(include_url=False, include_input=False)
+            _problem(detail, layers.origins, with_suggestion=number < _SUGGESTIONS) for number, detail in enumerate(details)
         ]
 
 
-def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin]) -> Problem:
+def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin], *, with_suggestion: bool) -> Problem:
     path: Path = tuple(str(step) for step in detail["loc"])
     cause = detail.get("ctx", {}).get("error")
     what, suggestion = str(cause or detail["msg"]), ""
     if detail["type"] == "extra_forbidden":
-        what, suggestion = "unknown key" + hint_of_later(path), suggest(path)
+        what, suggestion = "unknown key" + hint_of_later(path), suggest(path) if with_suggestion else ""
     elif detail["type"] in ("model_type", "model_attributes_type"):
         what = "is a section: it takes keys of its own, not a value" if path else "must be a mapping of keys"
     elif detail["type"] == "greater_than_equal":

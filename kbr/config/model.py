@@ -221,6 +221,14 @@ class LimitsConfig(Section):
         minimum=_MIB,
         maximum=2**31 - 1,
     )
+    max_manifest_bytes: fields.Size = key(
+        1024 * _MIB,
+        "The largest manifest that is read: 1 GiB is 1.8 million segments, and takes 4.5 GB of memory.",
+        kind="size",
+        unit="bytes",
+        minimum=_MIB,
+        maximum=1024 * _MIB,
+    )
 
 
 class Config(Section):

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from kbr.format.manifest_parser import BadDocument, parse_document, parse_topic
+from kbr.format.manifest_parser import BadDocument, load_manifest_json, parse_document, parse_topic
 from kbr.format.manifest_signature import SUFFIX_BYTES, Signature, find_signature
 from kbr.format.manifest_values import FORMAT_VERSION, Manifest, TopicEntry
 from kbr.format.names import is_topic_name
-from kbr.wire import load_json
 
 __all__ = ["load_chosen_topics"]
 
@@ -67,7 +66,7 @@ def load_chosen_topics(
 
     scanner = _Scanner(pieces())
     try:
-        head = load_json(scanner.until(_TOPICS) + b"}")
+        head = load_manifest_json(scanner.until(_TOPICS) + b"}")
         if type(head) is not dict or head.get("format_version") != FORMAT_VERSION:
             return None
         manifest = parse_document({**head, "topics": []})
@@ -93,16 +92,16 @@ def _topics(scanner: _Scanner, wants: Callable[[str], bool]) -> Iterator[TopicEn
     while True:
         # the name stands before anything that could be large
         about = _TOPIC + scanner.until(_PARTITIONS)
-        name = load_json(about + b"}").get("name")
+        name = load_manifest_json(about + b"}").get("name")
         if type(name) is not str or not is_topic_name(name):
             raise _OtherLayout
         if wants(name):
             partitions, is_last = scanner.until_or_end(_NEXT)
-            yield parse_topic(load_json(about + _PARTITIONS + _without_end(partitions, is_last)))
+            yield parse_topic(load_manifest_json(about + _PARTITIONS + _without_end(partitions, is_last)))
         else:
             end, is_last = scanner.skip_to_or_end(_NEXT)
             _without_end(end, is_last)
-            facts = load_json(about + _PARTITIONS + b"]}")
+            facts = load_manifest_json(about + _PARTITIONS + b"]}")
             count = facts.get("partition_count")
             if type(count) is not int or count < 0:
                 raise _OtherLayout

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from kbr.errors import IntegrityError, KbrError, ObjectMissing, RepositoryError
+from kbr.errors import IntegrityError, KbrError, NotAnObject, ObjectMissing, RepositoryError
 from kbr.format.compression import MAX_BLOCK_BYTES
 from kbr.format.documents import Manifest
 from kbr.format.oso_names import GROUPS_NAME, is_segment_name
@@ -242,7 +242,11 @@ class _Verification:
         for key, reference in segments.items():
             size = sizes.get(key)
             if size != reference.stored_bytes:
-                size = self._size_in_doubt(key)
+                try:
+                    size = self._size_in_doubt(key)
+                except NotAnObject as error:
+                    self._errors.append(damage_of(error, key))
+                    continue
             if size is None:
                 self._damage(key, None, "it is missing")
             elif size != reference.stored_bytes:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from kbr.errors import (
+    AccessDenied,
     BackupMissing,
     ManifestUnreadable,
+    NotAnObject,
     ObjectMissing,
     RepositoryError,
     SealBroken,
@@ -30,6 +32,8 @@ __all__ = ["UNREADABLE", "BackupSummary", "Catalog", "known_time_range", "summar
 
 #: A manifest up to this size is read as a whole, bytes: 28,000 segments, 80 MB of memory.
 SMALL_MANIFEST_BYTES = 16 * 1024 * 1024
+#: Of a large one so much of its end is looked at, bytes: another tool's may end with a line break.
+_END_BYTES = 8
 #: Status of a backup whose manifest can't be read.
 UNREADABLE = "unreadable"
 
@@ -65,10 +69,16 @@ class BackupSummary:
 
 
 class Catalog:
-    """The backups below a store's root."""
+    """The backups below a store's root.
 
-    def __init__(self, store: ObjectStore) -> None:
+    Args:
+        store: where they lie; stays open.
+        max_manifest_bytes: the largest manifest that is read.
+    """
+
+    def __init__(self, store: ObjectStore, *, max_manifest_bytes: int = MAX_MANIFEST_BYTES) -> None:
         self._store = store
+        self._max_manifest_bytes = max_manifest_bytes
 
     def backup_ids(self) -> list[str]:
         """Everything that has a manifest or a segment, in order of the names."""
@@ -90,7 +100,7 @@ class Catalog:
         """
         key = manifest_key(backup_id)
         try:
-            data = self._store.get(key, max_bytes=MAX_MANIFEST_BYTES)
+            data = self._read(key)
         except ObjectMissing as error:
             if self.has_objects(backup_id):
                 raise ManifestUnreadable(
@@ -114,6 +124,39 @@ class Catalog:
             )
         return manifest
 
+    def _read(self, key: str) -> bytes:
+        """A manifest's bytes; of a large one its beginning and its end are looked at before it is read.
+
+        Raises:
+            ManifestUnreadable: it is too large, or no manifest.
+            ObjectMissing: it is not there.
+            StorageError: it can't be read.
+        """
+        small = min(SMALL_MANIFEST_BYTES, self._max_manifest_bytes)
+        try:
+            return self._store.get(key, max_bytes=small)
+        except StorageError as error:
+            if error.retriable or isinstance(error, (AccessDenied, NotAnObject, ObjectMissing)):
+                raise
+            size_bytes = self._store.head(key).size_bytes
+            if size_bytes <= small:
+                raise
+        if size_bytes > self._max_manifest_bytes:
+            raise ManifestUnreadable(
+                f"{key}: the manifest has {size_bytes} bytes; {self._max_manifest_bytes} are read",
+                hint="raise limits.max_manifest_bytes if the backup may be that large; else the object is damaged",
+                object=key,
+            )
+        looked_at = min(_END_BYTES, size_bytes)
+        begin, end = (self._store.read_range(key, at, looked_at) for at in (0, size_bytes - looked_at))
+        if begin[:1] != b"{" or end.rstrip()[-1:] != b"}":
+            raise ManifestUnreadable(
+                f"{key}: this is no manifest, or it is cut off: {size_bytes} bytes that don't begin and end as one",
+                hint="put back an intact copy of it; the segments are not affected, each carries its own index",
+                object=key,
+            )
+        return self._store.get(key, max_bytes=self._max_manifest_bytes)
+
     def load_chosen(self, backup_id: str, wants: Callable[[str], bool]) -> Manifest:
         """Read a backup's manifest for the sake of some topics: of a large one, the others have no partitions.
 
@@ -130,7 +173,7 @@ class Catalog:
             size_bytes = self._store.head(key).size_bytes
         except ObjectMissing:
             return self.load(backup_id)
-        if SMALL_MANIFEST_BYTES < size_bytes <= MAX_MANIFEST_BYTES:
+        if SMALL_MANIFEST_BYTES < size_bytes <= self._max_manifest_bytes:
             try:
                 found = load_chosen_topics(
                     lambda start, length: self._store.read_range(key, start, length),

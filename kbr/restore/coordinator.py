@@ -145,7 +145,7 @@ class RestoreCoordinator:
         """
         begun = self._clock.monotonic()
         options = self._options
-        chosen = Catalog(self._store).load_chosen(
+        chosen = Catalog(self._store, max_manifest_bytes=options.max_manifest_bytes).load_chosen(
             options.backup_id, lambda name: may_choose(name, options.include, options.exclude)
         )
         manifest, notes = with_unlisted(self._store, chosen)
