@@ -15,6 +15,7 @@ from kbr.app.rollback_file import read_rollback, write_new_file
 from kbr.app.wiring import client_settings, required_backup_id
 from kbr.config import Config
 from kbr.errors import (
+    AuthorizationFailed,
     GroupsMissing,
     GroupsUnreadable,
     Incomplete,
@@ -151,8 +152,13 @@ class GroupReport:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 3 not all of it."""
-        return Incomplete.exit_code if self.executed and (self.failures or self._unplaced) else 0
+        """0 done, 3 not all of it; 1 where rights are missing for all of it."""
+        if not self.executed or not (self.failures or self._unplaced):
+            return 0
+        refused = [group for group, why in self.failures.items() if isinstance(why, AuthorizationFailed)]
+        if refused and set(refused) == {*self.failures, *(change.group for change in self.plan.rows)}:
+            return AuthorizationFailed.exit_code
+        return Incomplete.exit_code
 
     @property
     def status(self) -> str:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,9 +23,10 @@ from confluent_kafka.admin import AdminClient
 from kbr.errors import AuthenticationFailed, ClusterUnavailable, ConfigError, KbrError
 from kbr.kafka.properties import check_client
 from kbr.kafka.settings import ClientSettings, admin_properties
+from kbr.kafka.tls_look import why_refused
 from kbr.kafka.tokens import TokenSource, token_source
 from kbr.kafka.translate import Cause, translate
-from kbr.telemetry.logs import explain
+from kbr.telemetry.logs import CERTIFICATE_REFUSED, explain
 from kbr.timing import Backoff, Clock, Deadline
 
 __all__ = ["AdminSession", "CallDeadline"]
@@ -57,9 +59,10 @@ _SILENT = frozenset({KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT})
 class _ClientLog(logging.Handler):
     """Keeps the newest thing that the client said about a broker."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, settings: ClientSettings) -> None:
         super().__init__()
         self._clock = clock
+        self._settings = settings
         self._cause: Cause | None = None
         self._said_at = 0.0
 
@@ -78,12 +81,14 @@ class _ClientLog(logging.Handler):
         self._said_at = self._clock.monotonic()
 
     def _note(self, code: int, text: str) -> None:
-        broker, reason, check = explain(text)
+        broker, reason, check = explain(self._settings.redact(text))
         if not reason:
             return
-        if "SSL handshake failed" in text:
-            code = KafkaError._SSL  # also said of a listener without TLS, as a mere disconnect
+        if "SSL handshake failed" in text or "tls alert" in text:
+            code = KafkaError._SSL  # also said of a listener without TLS, and of a client's certificate, as a mere disconnect
         last = self.cause()
+        if last is not None and last.code in _REFUSED and code not in _REFUSED and last.broker in {"", broker}:
+            return  # that a connection was closed follows from why it was
         if last is not None and last.broker == broker and last.reason == reason and code not in _REFUSED:
             code = last.code  # the log's line beside the callback's, which alone has the code
         self._cause = Cause(code=code, broker=broker, reason=reason, check=check)
@@ -162,9 +167,11 @@ class AdminSession:
         self._clock = clock
         self._is_stopped = is_stopped
         self._properties = admin_properties(settings)
-        self._log = _ClientLog(clock)
+        self._log = _ClientLog(clock, settings)
         self._client: AdminClient | None = None
         self._mock: bool | None = None
+        #: Causes about certificates, and what was seen when somebody looked.
+        self._looked_at: dict[Cause, Cause] = {}
 
     def open(self) -> None:
         """Make the client; it connects when it is first used.
@@ -193,6 +200,11 @@ class AdminSession:
     def close(self) -> None:
         """Leave the brokers; again is fine."""
         self._client = None
+
+    @property
+    def principal(self) -> str:
+        """As ClientSettings'."""
+        return self._settings.principal
 
     @property
     def client(self) -> AdminClient:
@@ -336,13 +348,23 @@ class AdminSession:
                     raise
         raise FutureTimeoutError
 
+    def _cause(self) -> Cause | None:
+        """Why a broker could not be reached; of a certificate, what is wrong with it."""
+        cause = self._log.cause()
+        if cause is None or cause.reason != CERTIFICATE_REFUSED or not cause.broker:
+            return cause
+        if cause not in self._looked_at:
+            _, reason, check = explain(why_refused(cause.broker, self._settings))
+            self._looked_at[cause] = replace(cause, reason=reason, check=check) if reason else cause
+        return self._looked_at[cause]
+
     def _translated(self, error: KafkaError, doing: str, right: str, since: float) -> KbrError:
         self.client.poll(0)  # without waiting: a request for 1,000 partitions may bring 1,000 errors
         translated = translate(
             error,
             doing,
             servers=self.servers,
-            cause=self._log.cause(),
+            cause=self._cause(),
             right=right,
             principal=self._settings.principal,
             waited_s=self._clock.monotonic() - since,

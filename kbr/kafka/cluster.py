@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, TopicCollection
+from confluent_kafka import TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its __init__ re-exports without __all__
     AlterConfigOpType,
     ConfigEntry,
@@ -32,16 +32,15 @@ from kbr.kafka.admin import AdminSession
 from kbr.kafka.groups import ConsumerGroups
 from kbr.kafka.new_topics import TOPICS_PER_REQUEST, create_topics, read_topic_defaults
 from kbr.kafka.offsets import OffsetReader, PartitionOffsets
-from kbr.kafka.rights import cluster_operations, topic_operations
+from kbr.kafka.rights import cluster_operations, topic_operations, topics_without, topics_without_error
 from kbr.kafka.settings import ClientSettings
+from kbr.kafka.translate import UNSUPPORTED
 from kbr.model import TopicPartition, TopicSpec
 from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
 __all__ = ["Cluster", "ClusterInfo", "PartitionOffsets"]
 
 _T = TypeVar("_T")
-
-_UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION, KafkaError._NOT_IMPLEMENTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +113,14 @@ class Cluster:
         found = self._session.metadata().topics
         return sorted((name, name.startswith("__"), len(topic.partitions)) for name, topic in found.items())
 
+    def topics_without(self, names: Sequence[str], operation: str) -> list[str]:
+        """Topics that the user may not do something with: see kbr.kafka.rights."""
+        return topics_without(self._session, names, operation)
+
+    def right_error(self, names: Sequence[str], operation: str, doing: str) -> AuthorizationFailed:
+        """The error about topics that topics_without() found."""
+        return topics_without_error(self._session, names, operation, doing)
+
     def describe_topics(self, names: Sequence[str]) -> dict[str, TopicSpec]:
         """Topics with id, counts and non-default configs.
 
@@ -131,7 +138,7 @@ class Cluster:
             try:
                 described = session.steadily(partial(self._described, part))
             except ClusterError as error:
-                if error.context.get("kafka_code") not in _UNSUPPORTED:
+                if error.context.get("kafka_code") not in UNSUPPORTED:
                     raise
                 specs.update(self._specs_from_metadata(part, configs))
                 continue
@@ -183,7 +190,7 @@ class Cluster:
             try:
                 found.update(session.steadily(partial(self._ids, part, deadline), deadline))
             except ClusterError as error:
-                if error.context.get("kafka_code") not in _UNSUPPORTED:
+                if error.context.get("kafka_code") not in UNSUPPORTED:
                     raise
                 return {}
         return found
@@ -239,7 +246,7 @@ class Cluster:
             try:
                 answers = session.steadily(partial(self._configs, part))
             except ClusterError as error:
-                if error.context.get("kafka_code") not in _UNSUPPORTED:
+                if error.context.get("kafka_code") not in UNSUPPORTED:
                     raise
                 return {}
             for name, entries in answers.items():

@@ -193,6 +193,8 @@ def admin_properties(settings: ClientSettings) -> dict[str, str]:
         ConfigError: ``client`` holds a property that kbr's promises fix.
     """
     properties = _connection(settings)
+    # Its lines explain why no broker answers, and are not shown: that a listener closes each connection tells something.
+    properties["log.connection.close"] = "true"
     # The default of 30 s is longer than a wrong address is tried (kbr.kafka.admin), and its cause would not be
     # known by then: a host behind a firewall that drops packets just says nothing.
     properties["socket.connection.setup.timeout.ms"] = "10000"

@@ -19,7 +19,10 @@ from kbr.errors import (
     TopicMissing,
 )
 
-__all__ = ["Cause", "missing_right", "translate", "translate_code"]
+__all__ = ["UNSUPPORTED", "Cause", "missing_right", "translate", "translate_code"]
+
+#: How brokers, or librdkafka for them, say that they don't know a request.
+UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION, KafkaError._NOT_IMPLEMENTED})
 
 _UNREACHABLE = frozenset(
     {
@@ -37,7 +40,7 @@ _AUTHORIZATION = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "transactional id",
 }
-_ONE_RIGHT = re.compile(r"(\w+) on (?:the cluster|(topic|group) (\S+))")
+_ONE_RIGHT = re.compile(r"(\w+) on (?:the cluster|(topic|group) ([^\s,]+))")
 _MISSING = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 )

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kbr.secrecy import redact
-from kbr.telemetry.client_messages import FoldedLine, RepeatFolder, explain
+from kbr.telemetry.client_messages import CERTIFICATE_REFUSED, FoldedLine, RepeatFolder, explain
 from kbr.telemetry.events import LogLine
 from kbr.wire import dump_json
 
@@ -28,6 +28,7 @@ else:
     _StreamHandler = logging.StreamHandler  # can't be subscripted before Python 3.11
 
 __all__ = [
+    "CERTIFICATE_REFUSED",
     "FoldedLine",
     "RepeatFolder",
     "configure",
