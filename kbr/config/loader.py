@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from kbr.secrecy import hide
 __all__ = ["load_config"]
 
 Mode = Literal["backup", "restore"]
+#: Refused where it would be used, and in some client properties it is.
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
 
 
 def load_config(
@@ -85,7 +88,9 @@ def _secrets(data: object, path: Path) -> Iterator[str]:
     elif isinstance(data, (list, tuple)):
         for entry in data:
             yield from _secrets(entry, path)
-    elif data is not None and is_secret_path(path):
+    elif data is not None and not is_secret_path(path):
+        yield from _PASSWORD_IN_URL.findall(str(data))
+    elif data is not None:
         reveal = getattr(data, "get_secret_value", None)
         yield str(data if reveal is None else reveal())
 
