@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Literal
@@ -26,6 +27,8 @@ __all__ = ["load_config"]
 Mode = Literal["backup", "restore"]
 #: Unknown keys whose nearest valid one is looked for.
 _SUGGESTIONS = 100
+#: Refused where it would be used, and in some client properties it is.
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
 
 
 def load_config(
@@ -92,7 +95,9 @@ def _secrets(data: object, path: Path) -> Iterator[str]:
     elif isinstance(data, (list, tuple)):
         for entry in data:
             yield from _secrets(entry, path)
-    elif data is not None and is_secret_path(path):
+    elif data is not None and not is_secret_path(path):
+        yield from _PASSWORD_IN_URL.findall(str(data))
+    elif data is not None:
         reveal = getattr(data, "get_secret_value", None)
         yield str(data if reveal is None else reveal())
 

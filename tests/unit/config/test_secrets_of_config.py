@@ -11,6 +11,7 @@ from confluent_kafka import KafkaException, Producer
 
 from kbr import secrecy
 from kbr.config import load_config
+from kbr.config.describe import describe_origin, to_plain
 from kbr.config.keys import all_keys, is_secret_path
 from kbr.config.names import is_secret_property
 from kbr.errors import ConfigError
@@ -59,6 +60,16 @@ def test_every_secret_is_known_to_the_mask_however_the_load_ends(name: str) -> N
         load_config(None, environ={variable: SECRET, "KBR_STORAGE_URL": "/b", "KBR_BACKUP_WORKERS": "x"})
     assert secrecy.redact(f"a {SECRET}") == "a ***"
     assert is_secret_path(tuple(name.split(".", 2)) if ".client." in name else tuple(name.split(".")))
+
+
+def test_a_password_in_a_url_of_a_property_is_not_shown_either(tmp_path: Path) -> None:
+    path = tmp_path / "kbr.yaml"
+    path.write_text("storage: {url: /b}\nsource: {client: {sasl.oauthbearer.token.endpoint.url: 'https://me:m4rk+7Qx@host/x'}}\n")
+    config = load_config(path, environ={})
+    assert to_plain(config)["source"]["client"] == {"sasl.oauthbearer.token.endpoint.url": "https://me:<redacted>@host/x"}
+    assert "m4rk" not in repr(describe_origin(config))
+    assert secrecy.redact("a m4rk+7Qx") == "a ***"
+    assert config.source.client["sasl.oauthbearer.token.endpoint.url"] == "https://me:m4rk+7Qx@host/x"
 
 
 def _load(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> str:
