@@ -105,14 +105,16 @@ def parse_header(data: bytes, *, name: str) -> Header:
         raise SealBroken(
             f"{name}: it is not encrypted, and the backup is: somebody else has put it there", hint=_HINT, object=name, position=0
         )
+    if len(data) < HEADER_BYTES:
+        broken(name, len(data), f"it ends at byte {len(data)}, within its header")
+    if not data[len(_FAMILY) : len(MAGIC)].isdigit():
+        broken(name, len(_FAMILY), "its header's version is no digit")
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise UnsupportedFormat(
             f"{name}: an encrypted object of another version; this kbr reads version 1",
             hint="read it with the version of kbr that wrote it, or a newer one",
             object=name,
         )
-    if len(data) < HEADER_BYTES:
-        broken(name, len(data), f"it ends at byte {len(data)}, within its header")
     _magic, key_id, open_bytes, chunk_bytes, salt = _HEADER.unpack_from(data)
     if chunk_bytes != CHUNK_BYTES:
         broken(name, 28, f"its header says chunks of {chunk_bytes} bytes, not {CHUNK_BYTES}")

@@ -10,7 +10,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kbr.errors import BackupExists, NotEncrypted, ObjectMissing, PreconditionFailed, SealBroken, WrongKey
+from kbr.errors import (
+    BackupExists,
+    NotEncrypted,
+    ObjectMissing,
+    PreconditionFailed,
+    SealBroken,
+    UnsupportedFormat,
+    WrongKey,
+)
 from kbr.format.data_keys import (
     MAX_KEYS_BYTES,
     DataKey,
@@ -138,7 +146,7 @@ class BackupKeys:
             copy = self._copy(backup_id)
             if copy is None:
                 return None, False
-        except SealBroken as error:
+        except (SealBroken, UnsupportedFormat) as error:
             copy = self._copy(backup_id)
             if copy is None:
                 raise
@@ -164,7 +172,7 @@ class BackupKeys:
         try:
             data = self._store.get(key, max_bytes=MAX_KEYS_BYTES)
             load_keys(data, name=key, backup_id=backup_id)
-        except (ObjectMissing, SealBroken):
+        except (ObjectMissing, SealBroken, UnsupportedFormat):
             copy = self._copy(backup_id)
             if copy is None:
                 raise
