@@ -95,6 +95,8 @@ def _load(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> s
         "backup_id: ${KAFKA_PASSWORD}\n",
         f"source: {{security: {{password:{SECRET}}}}}\n",
         f"source: {{security: {{'password={SECRET}'}}}}\n",
+        f"source: {{client: {{sasl.password:{SECRET}}}}}\n",
+        f"{{'source.security.password:{SECRET}'}}\n",
         "logging: {level: '${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}'}\n",
     ],
 )
