@@ -33,6 +33,8 @@ __all__ = [
     "Locked",
     "LogReplaced",
     "ManifestUnreadable",
+    "NotAnObject",
+    "NotEncrypted",
     "ObjectMissing",
     "OffsetMapMissing",
     "OffsetMapUnreadable",
@@ -43,6 +45,8 @@ __all__ = [
     "RepositoryError",
     "RestoreStateUnreadable",
     "RunMissing",
+    "SealBroken",
+    "SignatureInvalid",
     "StorageError",
     "StoreFull",
     "StoreUnavailable",
@@ -54,6 +58,7 @@ __all__ = [
     "WorkerBootFailed",
     "WorkerCrashed",
     "WorkerError",
+    "WrongKey",
 ]
 
 
@@ -225,6 +230,22 @@ class UnsupportedFormat(RepositoryError):
     """Written by a newer kbr, or by something else."""
 
 
+class WrongKey(RepositoryError):
+    """The backup is encrypted, and nothing that was given opens it; context: key_ids, of what would."""
+
+    exit_code = 12
+
+
+class NotEncrypted(RepositoryError):
+    """The backup is not encrypted, and whoever reads it wants it to be."""
+
+    exit_code = 13
+
+
+class SignatureInvalid(ManifestUnreadable):
+    """A manifest is not signed by any of the keys that are trusted, or was altered since."""
+
+
 # -- cluster ------------------------------------------------------------------------------
 
 
@@ -302,12 +323,22 @@ class ObjectMissing(StorageError):
     """An object that has to be there is not."""
 
 
+class NotAnObject(StorageError):
+    """Something else stands where an object has to be: a symbolic link, a pipe, a device. Never followed, nor read."""
+
+    exit_code = 4
+
+
 class PreconditionFailed(StorageError):
     """A conditional write found the object already there."""
 
 
 class StoreFull(StorageError):
     """No space, or a quota, on the target."""
+
+
+class SealBroken(IntegrityError, StorageError):
+    """An encrypted object is not what was written there: damaged, cut off, swapped; context: object, position (as stored)."""
 
 
 # -- workers ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ __all__ = [
     "guard_stderr",
     "hide",
     "holds_secret",
+    "is_secret_option",
     "is_secret_property",
     "is_secret_variable",
     "redact",
@@ -41,6 +42,8 @@ _QUOTED_CHARS = 57
 #: Parts of librdkafka's and Kafka's property names whose values are secrets: what librdkafka marks so (_RK_SENSITIVE in
 #: rdkafka_conf.c) but for user names and paths, and Java's sasl.jaas.config.
 _SECRET_PARTS = ("password", "secret", "passphrase", "key.pem", "ssl_key", "private.key", "oauthbearer.config", "jaas", "token.value")
+#: Parts of names of filesystems' options whose values are secrets, or may hold one.
+_SECRET_OPTIONS = ("pass", "secret", "token", "key", "cred", "sas", "connection_string", "auth", "private", "session")
 #: Names among them that only say where something is.
 _PLACES = (".location", ".url", ".file", "_file", "_location")
 _SECRET_VARIABLE = re.compile(
@@ -52,6 +55,12 @@ def is_secret_property(name: str) -> bool:
     """Whether the value of a client property of that name has to stay hidden."""
     lowered = name.lower()
     return any(part in lowered for part in _SECRET_PARTS) and not lowered.endswith(_PLACES)
+
+
+def is_secret_option(name: str) -> bool:
+    """Whether the value of a filesystem's option of that name has to stay hidden."""
+    lowered = name.lower()
+    return any(part in lowered for part in _SECRET_OPTIONS)
 
 
 def is_secret_variable(name: str) -> bool:
@@ -112,7 +121,7 @@ def forget() -> None:
 
 
 def secrets_of(value: object) -> Iterator[str]:
-    """The secrets in a value that travels to a worker: texts in those fields of its dataclasses that no repr shows.
+    """The secrets in a value that travels to a worker: texts and keys in those fields of its dataclasses that no repr shows.
 
     Of a mapping in such a field, the entries whose names are those of secrets.
     """
@@ -124,6 +133,9 @@ def secrets_of(value: object) -> Iterator[str]:
             yield from secrets_of(inner)
         elif not one.repr and isinstance(inner, str):
             yield inner
+        elif not one.repr and isinstance(inner, bytes):
+            yield inner.hex()
+            yield from _in_base64(inner)
         elif not one.repr and isinstance(inner, Mapping):
             for name, entry in inner.items():
                 if isinstance(entry, str) and _is_secret_entry(str(name)):
@@ -132,7 +144,7 @@ def secrets_of(value: object) -> Iterator[str]:
 
 def _is_secret_entry(name: str) -> bool:
     """A client property's name has dots; an argument of a filesystem is named like a variable."""
-    return is_secret_property(name) or ("." not in name and is_secret_variable(name))
+    return is_secret_property(name) or ("." not in name and (is_secret_variable(name) or is_secret_option(name)))
 
 
 def _forms(secret: str) -> Iterator[str]:

@@ -21,9 +21,10 @@ from kbr_codec import _block
 from tests.support.kafka import KafkaHarness
 from tests.support.proxy import FaultProxy
 from tests.support.s3_proxy import S3Proxy
+from tests.support.secure_kafka import SecureKafka
 from tests.support.servers import KafkaServer, S3Server, free_port
 
-pytest_plugins = ["tests.support.fault_table"]
+pytest_plugins = ["tests.support.fault_table", "tests.support.compatibility_table"]
 
 settings.register_profile(
     "kbr", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -32,7 +33,7 @@ settings.register_profile("long", max_examples=3000, deadline=None, suppress_hea
 settings.load_profile("kbr")
 
 #: The fixtures that start a real server.
-SERVERS = frozenset({"kafka", "three_kafka", "s3"})
+SERVERS = frozenset({"kafka", "three_kafka", "secure_kafka", "s3"})
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 _buckets = itertools.count(1)
@@ -164,6 +165,17 @@ def three_kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
     try:
         server.start()
         yield KafkaHarness(server)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(servers_folder: Path) -> Iterator[SecureKafka]:
+    """A real Kafka with a listener for every way to log in, and with access rights."""
+    server = SecureKafka(servers_folder / "secure-kafka")
+    try:
+        server.start()
+        yield server
     finally:
         server.stop()
 

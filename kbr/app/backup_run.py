@@ -9,7 +9,14 @@ from kbr.app.prestart import worker_modules
 from kbr.app.reread import Reread
 from kbr.app.run_control import RunControl
 from kbr.app.run_lock import RunLock
-from kbr.app.wiring import StopSource, backup_options, client_settings, storage_options, supervisor_factory
+from kbr.app.wiring import (
+    StopSource,
+    backup_options,
+    client_settings,
+    storage_options,
+    supervisor_factory,
+    warn_of_plain_http,
+)
 from kbr.app.worker_events import RunDisplay
 from kbr.backup.coordinator import BackupCoordinator, BackupPlaces
 from kbr.backup.plan import BackupPlan
@@ -53,7 +60,8 @@ def run_backup(
     """
     options = backup_options(config)
     display = RunDisplay(progress)
-    storage = storage_options(config.storage)
+    storage = storage_options(config)
+    warn_of_plain_http(storage)
     store = open_store(storage)
     deadline_s = config.source.deadline_ms / 1000
     if options.continuous:

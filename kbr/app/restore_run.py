@@ -11,7 +11,14 @@ from kbr.app.prestart import worker_modules
 from kbr.app.rollback_file import check_new_file
 from kbr.app.run_control import RunControl
 from kbr.app.run_lock import RunLock
-from kbr.app.wiring import StopSource, client_settings, restore_options, storage_options, supervisor_factory
+from kbr.app.wiring import (
+    StopSource,
+    client_settings,
+    restore_options,
+    storage_options,
+    supervisor_factory,
+    warn_of_plain_http,
+)
 from kbr.app.worker_events import RunDisplay
 from kbr.config import Config
 from kbr.errors import ClusterUnavailable, ConfigError, Incomplete, KbrError
@@ -87,7 +94,8 @@ def run_restore(
     """
     options = restore_options(config)
     client = client_settings(config.target)
-    storage = storage_options(config.storage)
+    storage = storage_options(config)
+    warn_of_plain_http(storage)
     display = RunDisplay(progress)
     flag = StopFlag()
     supervisors = supervisor_factory(stop, preload=worker_modules("restore", config))

@@ -17,7 +17,9 @@ __all__ = [
     "CheckDocument",
     "DemoDocument",
     "DescribeDocument",
+    "KeyDocument",
     "ListDocument",
+    "ProbeDocument",
     "RestoreDocument",
     "RunEntry",
     "StatusDocument",
@@ -90,6 +92,14 @@ class BackupGroups(TypedDict):
     failed: int
 
 
+class ExtraVerify(TypedDict):
+    """Blocks of one run, and how many of them were decoded again before they were stored."""
+
+    blocks: int
+    decoded: int
+    cpu_s: float
+
+
 class BackupDocument(WindowEnds):
     """``kbr backup``; status is planned, complete, incomplete or interrupted. Totals and topics are of the whole backup.
 
@@ -110,6 +120,7 @@ class BackupDocument(WindowEnds):
     waited_s: dict[str, float]
     peak_worker_rss_bytes: int
     worker_cpu_s: float
+    extra_verify: ExtraVerify
     totals: BackupTotals
     topics: list[BackupTopic]
     groups: BackupGroups | None
@@ -206,6 +217,7 @@ class ListedBackup(TypedDict):
     status: str
     lock_held: bool | None
     made_by: str | None
+    encrypted: bool
     error: str | None
     created_at_ms: int | None
     topics: int | None
@@ -393,10 +405,16 @@ class VerifyError(TypedDict):
 
 
 class VerifyDocument(TypedDict):
-    """``kbr verify``; blocks and records are None without ``--deep``; notes are no damage."""
+    """``kbr verify``; blocks and records are None without ``--deep``; notes are no damage.
+
+    ``presence_only``: without a key of an encrypted backup nothing was read, and ``bytes`` are those that lie there.
+    """
 
     backup_id: str
     deep: bool
+    presence_only: bool
+    encrypted: bool
+    signature_checked: bool
     undamaged: bool
     objects: int
     bytes: int
@@ -406,6 +424,33 @@ class VerifyDocument(TypedDict):
     notes: list[str]
 
 
+class KeyDocument(TypedDict):
+    """``kbr config key``; ``key`` is the new symmetric one, else the files are given."""
+
+    kind: str
+    key_id: str
+    key: str | None
+    private_file: str | None
+    public_file: str | None
+
+
+class ProbeEntry(TypedDict):
+    """One thing that ``kbr config check --probe`` tried.
+
+    ``place`` is storage, source or target; ``outcome`` is ok, denied, failed, note or skipped; ``needed_for`` has verbs;
+    ``missed`` says whether one of ``probed_for`` needs it and does not have it.
+    """
+
+    place: str
+    check: str
+    outcome: str
+    needed_for: list[str]
+    right: str
+    detail: str
+    hint: str
+    missed: bool
+
+
 class CheckDocument(TypedDict):
     """``kbr config check``, of a configuration without mistakes; ``verbs`` are those that it is enough for."""
 
@@ -413,6 +458,14 @@ class CheckDocument(TypedDict):
     verbs: list[str]
     storage: str
     librdkafka: str
+
+
+class ProbeDocument(CheckDocument):
+    """The same with ``--probe``: ``ok`` is whether the verbs in ``probed_for`` miss nothing."""
+
+    probed_for: list[str]
+    probe: list[ProbeEntry]
+    exit_code: int
 
 
 class RateLimitEntry(TypedDict):

@@ -21,6 +21,7 @@ __all__ = [
     "Invocation",
     "chosen_backup",
     "client_sets",
+    "command_config_option",
     "config_options",
     "exporting_verb",
     "filter_options",
@@ -61,6 +62,7 @@ class Invocation:
         overrides: dict[str, object] | None = None,
         mode: Mode | None = None,
         run_commands: bool = True,
+        all_clusters: bool = False,
     ) -> Config:
         """Build the configuration from the file, the environment and the flags, and set up logging with it."""
         from kbr.config import load_config
@@ -72,6 +74,7 @@ class Invocation:
             environ=os.environ,
             mode=mode,
             run_commands=run_commands,
+            all_clusters=all_clusters,
         )
         self._configure_logging(config.logging.format, config.logging.level)
         if config.warnings:
@@ -184,6 +187,17 @@ def storage_option(function: _Function) -> _Function:
     return click.option("--storage", metavar="URL", help="Where backups lie: a folder or s3://bucket/prefix.")(function)
 
 
+def command_config_option(function: _Function) -> _Function:
+    """Add --command-config."""
+    return click.option(
+        "--command-config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="A client.properties file of Kafka's own tools: how to reach the cluster and to log in. Everything else wins "
+        "over it.",
+    )(function)
+
+
 def filter_options(function: _Function) -> _Function:
     """Add the flags that backup and restore share."""
     decorators = (
@@ -219,6 +233,7 @@ def filter_options(function: _Function) -> _Function:
             metavar="PROPERTY=VALUE",
             help="Any librdkafka property but the secret ones; repeatable.",
         ),
+        command_config_option,
         click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
         click.option(
             "--stats",

@@ -21,6 +21,8 @@ __all__ = [
     "Endpoint",
     "EntryError",
     "FilePath",
+    "FilePaths",
+    "FilesystemOptions",
     "Globs",
     "GroupMapping",
     "Groups",
@@ -39,8 +41,11 @@ __all__ = [
     "Secret",
     "Section",
     "Size",
+    "StorageClass",
     "Switch",
+    "Tags",
     "Text",
+    "TokenUrl",
     "TopicConfigs",
     "TopicMapping",
     "Url",
@@ -49,6 +54,9 @@ __all__ = [
     "key",
     "section",
 ]
+
+#: S3 takes so many of an object.
+MAX_TAGS = 10
 
 
 class Section(BaseModel):
@@ -97,7 +105,7 @@ def key(
         return Field(
             default_factory=lambda: MappingProxyType(dict(default)),
             description=description,
-            repr=not secret and kind != "properties",
+            repr=not secret and kind not in ("properties", "mapping of options"),
             json_schema_extra=extra,
         )
     return Field(
@@ -233,6 +241,13 @@ def _property_value(value: object) -> str:
     return value
 
 
+def _tags(value: object) -> Mapping[str, str]:
+    tags = _pairs(names.check_tag, names.check_tag_value, "tag: value")(value)
+    if len(tags) > MAX_TAGS:
+        raise ValueError(f"are more than the {MAX_TAGS} that an object can have")
+    return tags
+
+
 def _partition(value: object) -> int:
     number = values.parse_int(value)
     if not 0 <= number <= 2**31 - 1:
@@ -284,8 +299,10 @@ class ChoiceError(ValueError):
 
 Text = Annotated[str | None, BeforeValidator(_optional(values.parse_text))]
 FilePath = Annotated[str | None, BeforeValidator(_optional(names.check_path))]
+FilePaths = Annotated[tuple[str, ...], BeforeValidator(_each(names.check_path))]
 Url = Annotated[str | None, BeforeValidator(_optional(names.check_url))]
 Endpoint = Annotated[str | None, BeforeValidator(_optional(names.check_endpoint))]
+TokenUrl = Annotated[str | None, BeforeValidator(_optional(names.check_token_url))]
 Bucket = Annotated[str | None, BeforeValidator(_optional(names.check_bucket))]
 Prefix = Annotated[str | None, BeforeValidator(_optional(names.check_prefix))]
 BackupId = Annotated[str | None, BeforeValidator(_optional(names.check_backup_id))]
@@ -315,6 +332,13 @@ TopicConfigs = Annotated[
     BeforeValidator(_pairs(values.parse_text, _property_value, "config: value")),
     AfterValidator(_freeze),
 ]
+FilesystemOptions = Annotated[
+    Mapping[str, str],
+    BeforeValidator(_pairs(names.check_option_name, _property_value, "option: value")),
+    AfterValidator(_freeze),
+]
+Tags = Annotated[Mapping[str, str], BeforeValidator(_tags), AfterValidator(_freeze)]
+StorageClass = Annotated[str | None, BeforeValidator(_optional(names.check_storage_class))]
 TopicMapping = Annotated[
     Mapping[str, str],
     BeforeValidator(_pairs(names.check_topic_pattern, names.check_topic_pattern, "source topic: target topic")),

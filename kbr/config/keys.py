@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from kbr.config.fields import Section, fact
 from kbr.config.model import Config
-from kbr.config.names import is_secret_property
+from kbr.config.names import is_secret_option, is_secret_property
 from kbr.config.problems import Path
 
 __all__ = [
@@ -33,11 +33,14 @@ _LATER = frozenset({"index"})
 _MAP_KINDS = frozenset(
     {
         "properties", "topic configs", "mapping of topics", "mapping of partitions", "mapping of offset windows",
-        "mapping of groups",
+        "mapping of groups", "mapping of tags", "mapping of options",
     }
 )  # fmt: skip
 #: Maps whose entries are maps by partition.
 _NESTED_KINDS = frozenset({"mapping of partitions", "mapping of offset windows"})
+
+#: Maps with secrets among their entries, and what tells them.
+_SECRET_NAMES = {"properties": is_secret_property, "mapping of options": is_secret_option}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,10 +224,11 @@ def hint_of_later(path: Path) -> str:
 
 
 def is_secret_path(path: Path) -> bool:
-    """Whether the value at ``path`` has to stay hidden, entries of ``client`` included."""
+    """Whether the value at ``path`` has to stay hidden, entries of ``client`` and ``options`` included."""
     for one in all_keys():
         if one.path == path[: len(one.path)]:
+            names_secret = _SECRET_NAMES.get(one.kind)
             return one.secret or (
-                one.kind == "properties" and len(path) > len(one.path) and is_secret_property(path[-1])
+                names_secret is not None and len(path) > len(one.path) and names_secret(path[-1])
             )
     return False

@@ -1,6 +1,6 @@
 """File, environment and flags become one tree of plain data, with the origin of every value.
 
-Owns the precedence: flag > environment > file > default. Mappings merge entry by entry, anything else is replaced
+Owns the precedence: flag > environment > file > a Java client's file (command_config) > default. Mappings merge entry by entry, anything else is replaced
 as a whole. Knows the names of keys, not what is valid for them.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path as FilePath
 from typing import Any
 
 from kbr.config.document import DocumentError, Node, Scalar, parse_document
@@ -16,25 +17,19 @@ from kbr.config.document import Mapping as MappingNode
 from kbr.config.expand import expand
 from kbr.config.keys import Key, UnknownKey, all_keys, find_key, hint_of_later, is_secret_path, section_at, suggest
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, Rank, as_name
+from kbr.config.storage import S3_KEYS
 from kbr.secrecy import is_secret_variable
 
 __all__ = ["Layers"]
 
-_SECTIONS = ("SOURCE", "TARGET", "STORAGE", "BACKUP", "RESTORE", "LOGGING", "LIMITS")
+_SECTIONS = ("SOURCE", "TARGET", "STORAGE", "ENCRYPTION", "SIGNING", "BACKUP", "RESTORE", "LOGGING", "LIMITS")
 _OURS = re.compile(rf"KBR_(?:{'|'.join(_SECTIONS)})_")
 #: What Kubernetes injects for a service that is called kbr-source: no settings.
 _SERVICE = re.compile(r"_SERVICE_(?:HOST|PORT)(?:_|$)|_PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_|$)|$)")
 _COMMAND_LINE = Origin(rank=Rank.FLAG, where="command line")
-_S3_ONLY = (
-    "endpoint",
-    "region",
-    "access_key",
-    "secret_key",
-    "secret_key_command",
-    "session_token",
-    "path_style",
-    "ca_bundle",
-)
+_WITH_SECRETS = frozenset({"properties", "mapping of options"})
+#: Maps whose entries have variables of their own, and what stands for '_' in them.
+_ENTRY_VARIABLES = {"properties": ".", "topic configs": ".", "mapping of options": "_"}
 
 
 class Layers:
@@ -44,6 +39,7 @@ class Layers:
         data: nested plain data.
         origins: of every step that some layer gave.
         problems: mistakes found on the way.
+        notes: what was left out, in sentences.
         secrets: what ``${file:...}`` and variables that are named like secrets stand for, wherever they are used.
         secret_files: where the texts of secrets come from: files of ``${file:...}``, and the configuration file itself if
             it holds one as it is.
@@ -54,6 +50,7 @@ class Layers:
         self.data: dict[str, Any] = {}
         self.origins: dict[Path, Origin] = {}
         self.problems: list[Problem] = []
+        self.notes: list[str] = []
         self.secrets: list[str] = []
         self.secret_files: list[str] = []
 
@@ -89,11 +86,11 @@ class Layers:
             left.pop(key.variable, None)
             if value:
                 self._add_text(key, key.path, value, Origin(rank=Rank.ENVIRONMENT, where=key.variable))
-            if key.kind in ("properties", "topic configs"):
+            if key.kind in _ENTRY_VARIABLES:
                 # two underscores, then the property with '_' for '.': KBR_SOURCE_CLIENT__FETCH_MIN_BYTES
                 start = key.variable + "__"
                 for name in [name for name in left if name.startswith(start)]:
-                    entry = name[len(start) :].lower().replace("_", ".")
+                    entry = name[len(start) :].lower().replace("_", _ENTRY_VARIABLES[key.kind])
                     self._add_text(key, (*key.path, entry), left.pop(name), Origin(rank=Rank.ENVIRONMENT, where=name))
         for name in sorted(left):
             origin = Origin(rank=Rank.ENVIRONMENT, where=name)
@@ -114,7 +111,7 @@ class Layers:
             except UnknownKey as error:
                 self._unknown(error, origin)
                 continue
-            if is_secret_path(path) or (key.kind == "properties" and path == key.path):
+            if is_secret_path(path) or (key.kind in _WITH_SECRETS and path == key.path):
                 self.problems.append(_secret_on_command_line(path, origin, whole=path == key.path and not key.secret))
                 continue
             self._add_text(key, path, value, origin)
@@ -130,6 +127,43 @@ class Layers:
                 self._unknown(error, _COMMAND_LINE)
                 continue
             self._put(path, value, _COMMAND_LINE, merge=key.is_map)
+
+    def add_command_config(self, side: str) -> None:
+        """What ``{side}.command_config`` names, below all other layers, which say whether there is one: so after them."""
+        section = self._section((side,)) or {}
+        name = section.get("command_config")
+        if not isinstance(name, str) or not name:
+            return
+        # librdkafka is only loaded where such a file is read: it costs a twentieth of a second
+        from kbr.config.java_client import read_client_properties
+        from kbr.kafka.properties import is_known_property, settable_names
+
+        client = read_client_properties(FilePath(name), is_librdkafkas=is_known_property, known=settable_names)
+        for steps, (value, line) in client.values.items():
+            path = (side, *steps)
+            if not self._is_given(path):
+                self._put(path, value, _java_origin(name, line), merge=False)
+        for problem in client.problems:
+            self.problems.append(
+                Problem(
+                    path=(side, "command_config"),
+                    what=problem.what,
+                    origin=_java_origin(name, problem.line),
+                    suggestion=problem.suggestion,
+                    hint=problem.hint,
+                )
+            )
+        if client.ignored:
+            self.notes.append(f"{name}: these mean nothing to kbr and are left out: {', '.join(client.ignored)}")
+
+    def _is_given(self, path: Path) -> bool:
+        """Whether a layer has it, or something else where it would have to be."""
+        inner: Any = self.data
+        for step in path:
+            if not isinstance(inner, dict):
+                return inner is not None
+            inner = inner.get(step)
+        return inner is not None
 
     def settle(self) -> None:
         """Let the higher layer win where keys exclude each other, and drop keys that were left empty."""
@@ -234,7 +268,8 @@ class Layers:
         if parts and max(self._rank(("storage", name)) for name in parts) > rank:
             self._forget(storage, ("storage", "url"))
             return
-        lower = [*parts, *(() if str(url).startswith("s3://") else _S3_ONLY)]
+        is_other = "://" in str(url) and not str(url).startswith(("s3://", "file://"))
+        lower = [*parts, *(() if str(url).startswith("s3://") else S3_KEYS), *(() if is_other else ("options",))]
         for name in lower:
             if name in storage and self._rank(("storage", name)) < rank:
                 self._forget(storage, ("storage", name))
@@ -266,6 +301,10 @@ class Layers:
 
 def _file_origin(name: str, line: int, column: int) -> Origin:
     return Origin(rank=Rank.FILE, where=f"{name}:{line}:{column}", order=(line, column))
+
+
+def _java_origin(name: str, line: int) -> Origin:
+    return Origin(rank=Rank.COMMAND_CONFIG, where=f"{name}:{line}" if line else name, order=(line, 0))
 
 
 def _without_marks(node: Node) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ from kbr.secrecy import hide
 __all__ = ["load_config"]
 
 Mode = Literal["backup", "restore"]
+#: Unknown keys whose nearest valid one is looked for.
+_SUGGESTIONS = 100
 #: Refused where it would be used, and in some client properties it is.
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
 
@@ -37,6 +39,7 @@ def load_config(
     environ: Mapping[str, str],
     mode: Mode | None = None,
     run_commands: bool = True,
+    all_clusters: bool = False,
 ) -> Config:
     """Read, merge and check a configuration.
 
@@ -47,6 +50,7 @@ def load_config(
         environ: for ``${VAR}`` and the KBR_* variables.
         mode: what it has to be enough for; None asks for the storage only.
         run_commands: run ``*_command`` programs for the cluster of ``mode`` and the storage.
+        all_clusters: run those of both clusters.
 
     Raises:
         ConfigError: the file can't be read, or anything in the layers is wrong: all of it, with places.
@@ -59,6 +63,8 @@ def load_config(
     layers.add_environment()
     layers.add_sets(sets)
     layers.add_overrides(overrides or {})
+    for side in ("source", "target"):
+        layers.add_command_config(side)
     # before anything is said about any of it
     hide(_secrets(layers.data, ()))
     layers.settle()
@@ -74,9 +80,10 @@ def load_config(
     if config is None:
         raise ConfigError("the configuration is not valid")  # pragma: no cover  (no config means problems)
     if run_commands:
-        config = _with_secrets(config, layers, mode or config.mode, environ)
+        needed = {"storage", "encryption", "signing", {"backup": "source", "restore": "target"}.get(mode or config.mode or "", "storage")}
+        config = _with_secrets(config, layers, {*needed, "source", "target"} if all_clusters else needed, environ)
     config._origins.update(layers.origins)
-    config._warnings.extend(exposure_warnings(config, path, layers.secret_files))
+    config._warnings.extend([*layers.notes, *exposure_warnings(config, path, layers.secret_files)])
     return config
 
 
@@ -111,19 +118,21 @@ def _validate(layers: Layers) -> tuple[Config | None, list[Problem]]:
     try:
         return Config.model_validate(layers.data), []
     except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        # the nearest key of each takes a millisecond to find, and a file may have 100,000 wrong ones
         return None, [
-            _problem(detail, layers.origins) for detail in error.errors(include_url=False, include_input=False)
+            _problem(detail, layers.origins, with_suggestion=number < _SUGGESTIONS) for number, detail in enumerate(details)
         ]
 
 
-def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin]) -> Problem:
+def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin], *, with_suggestion: bool) -> Problem:
     path: Path = tuple(str(step) for step in detail["loc"])
     cause = detail.get("ctx", {}).get("error")
     what, suggestion = str(cause or detail["msg"]), ""
     shown: Path | None = None
     if detail["type"] == "extra_forbidden":
         shown = (*path[:-1], as_name(path[-1]))
-        what, suggestion = "unknown key" + hint_of_later(shown), suggest(shown)
+        what, suggestion = "unknown key" + hint_of_later(shown), suggest(shown) if with_suggestion else ""
     elif detail["type"] in ("model_type", "model_attributes_type"):
         what = "is a section: it takes keys of its own, not a value" if path else "must be a mapping of keys"
     elif detail["type"] == "greater_than_equal":
@@ -187,9 +196,8 @@ def _rule_problems(config: Config, mode: Mode | None, layers: Layers, broken: Se
     return problems
 
 
-def _with_secrets(config: Config, layers: Layers, mode: str | None, environ: Mapping[str, str]) -> Config:
+def _with_secrets(config: Config, layers: Layers, needed: Collection[str], environ: Mapping[str, str]) -> Config:
     """Run the programs of the parts that are needed, and check again with what they printed."""
-    needed = {"storage", {"backup": "source", "restore": "target"}.get(mode or "", "storage")}
     problems = []
     data = copy.deepcopy(layers.data)
     for key in all_keys():

@@ -14,25 +14,29 @@ from kbr.config import fields
 from kbr.config.fields import Section, choice, key, section
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path
 from kbr.config.runs import BackupConfig, RestoreConfig
+from kbr.config.storage import StorageConfig
+from kbr.config.trust import EncryptionConfig, SigningConfig
 
 __all__ = [
     "BackupConfig",
     "ClusterConfig",
     "Config",
+    "EncryptionConfig",
     "LimitsConfig",
     "LoggingConfig",
     "RestoreConfig",
     "SecurityConfig",
+    "SigningConfig",
     "StorageConfig",
     "TopicSelection",
 ]
 
 Mode = Literal["backup", "restore"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM", "GSSAPI"]
+HostCheck = Literal["https", "none"]
 LogFormat = Literal["plain", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-Backend = Literal["s3", "ceph", "filesystem"]
 
 _MIB = 2**20
 
@@ -65,8 +69,9 @@ class SecurityConfig(Section):
     )
     sasl_mechanism: Annotated[SaslMechanism | None, choice(*get_args(SaslMechanism), optional=True)] = key(
         None,
-        "How to log in with a SASL protocol: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, or `OAUTHBEARER` (its "
-        "settings go to `client`).",
+        "How to log in with a SASL protocol: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, `OAUTHBEARER` (the `oauth_` keys), "
+        "`AWS_MSK_IAM` (the `aws_` keys; needs `kbr[msk]`), or `GSSAPI` (Kerberos, where librdkafka was built with it; "
+        "`sasl.kerberos.` properties go to `client`).",
         kind="word",
         example="SCRAM-SHA-512",
     )
@@ -79,6 +84,52 @@ class SecurityConfig(Section):
         "A program and its arguments that prints the password; instead of `password`.",
         kind="list of texts",
         example='["pass", "show", "kafka/kbr"]',
+    )
+    oauth_token_endpoint_url: fields.TokenUrl = key(
+        None,
+        "Where OAUTHBEARER tokens are asked for, by client credentials: an OpenID Connect server's token endpoint.",
+        kind="URL",
+        example="https://login.example.org/oauth2/token",
+    )
+    oauth_client_id: fields.Text = key(None, "Client id at that server.", kind="text", example="kbr")
+    oauth_client_secret: fields.Secret = key(
+        None, "Client secret at that server.", kind="text", secret=True, example="${KAFKA_CLIENT_SECRET}"
+    )
+    oauth_client_secret_command: fields.Argv = key(
+        None,
+        "A program and its arguments that prints the client secret; instead of `oauth_client_secret`.",
+        kind="list of texts",
+        example='["pass", "show", "kafka/client"]',
+    )
+    oauth_scope: fields.Text = key(None, "Scope of the tokens that are asked for.", kind="text", example="kafka")
+    oauth_extensions: fields.Text = key(
+        None,
+        "SASL extensions, `name=value` with commas between: Confluent Cloud wants `logicalCluster` and `identityPoolId`.",
+        kind="text",
+        example="logicalCluster=lkc-1,identityPoolId=pool-1",
+    )
+    aws_region: fields.Text = key(
+        None,
+        "The Amazon MSK cluster's region, for AWS_MSK_IAM.",
+        kind="text",
+        shown_default="by the brokers' names, else `AWS_REGION`",
+        example="eu-central-1",
+    )
+    aws_profile: fields.Text = key(
+        None,
+        "Profile of the AWS configuration files, for AWS_MSK_IAM.",
+        kind="text",
+        shown_default="boto's chain: environment, profile, instance role",
+        example="backup",
+    )
+    aws_role_arn: fields.Text = key(
+        None,
+        "A role to take on first, for AWS_MSK_IAM.",
+        kind="text",
+        example="arn:aws:iam::123456789012:role/kbr",
+    )
+    aws_role_session: fields.Text = key(
+        None, "What that role's session is called in AWS's logs.", kind="text", example="kbr-nightly"
     )
     ssl_ca_location: fields.FilePath = key(
         None,
@@ -104,6 +155,16 @@ class SecurityConfig(Section):
     )
 
 
+    ssl_endpoint_identification_algorithm: Annotated[HostCheck | None, choice(*get_args(HostCheck), optional=True)] = key(
+        None,
+        "`https`: a broker's certificate has to be for the name that it is called by. `none` leaves that out, and anybody "
+        "with a certificate of the same CA can be the broker.",
+        kind="word",
+        shown_default="`https`",
+        example="https",
+    )
+
+
 class ClusterConfig(Section):
     """A Kafka cluster."""
 
@@ -113,6 +174,12 @@ class ClusterConfig(Section):
         kind="list of host:port",
         shown_default="required",
         example='["localhost:9092"]',
+    )
+    command_config: fields.FilePath = key(
+        None,
+        "A `client.properties` file of Kafka's own tools, whose names are translated; keys given here win over it.",
+        kind="path",
+        example="/etc/kafka/client.properties",
     )
     deadline_ms: fields.Number = key(
         60_000,
@@ -130,101 +197,6 @@ class ClusterConfig(Section):
     )
     topics: TopicSelection = section(TopicSelection, "Which topics.")
     security: SecurityConfig = section(SecurityConfig, "How to log in.")
-
-
-class StorageConfig(Section):
-    """Where backups lie: `url`, or `backend` with its keys."""
-
-    url: fields.Url = key(
-        None,
-        "A folder, `file:///folder` or `s3://bucket/prefix`; instead of `backend`, `bucket`, `prefix` and `path`.",
-        kind="URL",
-        example="s3://kafka-backups/production",
-    )
-    backend: Annotated[Backend | None, choice(*get_args(Backend), optional=True)] = key(
-        None, "`s3` (any S3 server), `ceph` (Ceph RGW), or `filesystem`.", kind="word", example="s3"
-    )
-    path: fields.FilePath = key(None, "The folder, for `filesystem`.", kind="path", example="/var/backups/kafka")
-    bucket: fields.Bucket = key(None, "The bucket, for `s3` and `ceph`.", kind="text", example="kafka-backups")
-    prefix: fields.Prefix = key(
-        None, "A folder in the bucket.", kind="text", shown_default="the bucket itself", example="production"
-    )
-    endpoint: fields.Endpoint = key(
-        None,
-        "Address of the S3 server.",
-        kind="URL",
-        shown_default="AWS; required for `ceph`",
-        example="https://s3.example.org",
-    )
-    region: fields.Text = key(
-        None, "The bucket's region.", kind="text", shown_default="what boto finds", example="eu-central-1"
-    )
-    access_key: fields.Secret = key(
-        None,
-        "Access key id.",
-        kind="text",
-        secret=True,
-        shown_default="boto's chain: environment, profile, instance role",
-        example="${S3_ACCESS_KEY}",
-    )
-    secret_key: fields.Secret = key(
-        None,
-        "Secret access key.",
-        kind="text",
-        secret=True,
-        shown_default="as `access_key`",
-        example="${S3_SECRET_KEY}",
-    )
-    secret_key_command: fields.Argv = key(
-        None,
-        "A program and its arguments that prints the secret key; instead of `secret_key`.",
-        kind="list of texts",
-        example='["pass", "show", "s3/kbr"]',
-    )
-    session_token: fields.Secret = key(
-        None, "Session token of temporary credentials.", kind="text", secret=True, example="${S3_SESSION_TOKEN:-}"
-    )
-    path_style: fields.OptionalSwitch = key(
-        None,
-        "Put the bucket into the path of requests and not into the host name.",
-        kind="true or false",
-        shown_default="true if `endpoint` is given",
-        example="true",
-    )
-    ca_bundle: fields.FilePath = key(
-        None,
-        "CA certificates (PEM) that the S3 server's certificate is checked with.",
-        kind="path",
-        shown_default="those that come with botocore",
-        example="/etc/kbr/s3-ca.pem",
-    )
-    deadline_ms: fields.Number = key(
-        900_000,
-        "How long one operation is tried again after temporary errors before kbr gives up with exit code 5.",
-        kind="number",
-        unit="milliseconds",
-        minimum=100,
-        maximum=86_400_000,
-    )
-
-    @property
-    def location(self) -> str:
-        """A folder's path, or s3://bucket/prefix: whichever way it was given."""
-        if self.url is not None:
-            return self.url
-        if self.path is not None:
-            return self.path
-        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
-
-    @property
-    def is_s3(self) -> bool:
-        """Whether it is an object store and not a folder."""
-        return self.location.startswith("s3://")
-
-    @property
-    def uses_path_style(self) -> bool:
-        """``path_style``, or what fits the endpoint: servers other than AWS seldom have bucket host names."""
-        return self.endpoint is not None if self.path_style is None else self.path_style
 
 
 class LoggingConfig(Section):
@@ -249,6 +221,14 @@ class LimitsConfig(Section):
         minimum=_MIB,
         maximum=2**31 - 1,
     )
+    max_manifest_bytes: fields.Size = key(
+        1024 * _MIB,
+        "The largest manifest that is read: 1 GiB is 1.8 million segments, and takes 4.5 GB of memory.",
+        kind="size",
+        unit="bytes",
+        minimum=_MIB,
+        maximum=1024 * _MIB,
+    )
 
 
 class Config(Section):
@@ -272,6 +252,8 @@ class Config(Section):
         ClusterConfig, "The cluster that a restore writes; `topics` selects topics of the backup, by their names in it."
     )
     storage: StorageConfig = section(StorageConfig, "Where backups lie: `url`, or `backend` with its keys.")
+    encryption: EncryptionConfig = section(EncryptionConfig, "Encryption of backups by kbr itself: whatever opens them is here.")
+    signing: SigningConfig = section(SigningConfig, "Signatures of manifests: who signs, and whose are wanted.")
     backup: BackupConfig = section(BackupConfig, "How a backup is taken and stored.")
     restore: RestoreConfig = section(RestoreConfig, "What is restored, and how.")
     logging: LoggingConfig = section(LoggingConfig, "Log lines, on standard error.")

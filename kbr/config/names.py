@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from kbr.config.problems import as_name
 from kbr.config.values import parse_text, shown
-from kbr.secrecy import is_secret_property
+from kbr.secrecy import is_secret_option, is_secret_property
 
 __all__ = [
     "check_backup_id",
@@ -20,12 +20,18 @@ __all__ = [
     "check_glob",
     "check_group",
     "check_name_piece",
+    "check_option_name",
     "check_path",
     "check_prefix",
     "check_property_name",
+    "check_storage_class",
+    "check_tag",
+    "check_tag_value",
+    "check_token_url",
     "check_topic",
     "check_topic_pattern",
     "check_url",
+    "is_secret_option",
     "is_secret_property",
     "split_s3_url",
 ]
@@ -36,6 +42,19 @@ _GLOB = re.compile(r"(?:[A-Za-z0-9._*?-]|\[!?[A-Za-z0-9._-]+\]){1,249}")
 _BACKUP_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _PROPERTY = re.compile(r"[a-z][a-z0-9._]*")
+_OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_STORAGE_CLASS = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: S3 User Guide, "Categorizing your storage using tags".
+_TAG = re.compile(r"[^\W]|[ +\-=._:/@]")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+#: URLs that fsspec knows and where no backup can lie.
+_UNFIT = {
+    "http": "it can only be read",
+    "https": "it can only be read",
+    "memory": "it is gone with the process, and each worker has its own",
+    "local": "write the folder alone",
+    "s3a": "write s3://",
+}
 _BROKER = re.compile(
     r"(?:(?:PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?\])(?::([0-9]{1,5}))?",
     re.IGNORECASE,
@@ -118,6 +137,43 @@ def check_property_name(value: object) -> str:
     return name
 
 
+def check_option_name(value: object) -> str:
+    """The name of an argument of a filesystem's constructor."""
+    name = parse_text(value)
+    if not _OPTION.fullmatch(name):
+        raise ValueError(f"{shown(name)} is no option's name: letters, digits and '_'")
+    return name
+
+
+def check_storage_class(value: object) -> str:
+    """An S3 storage class whose objects can be read at once."""
+    name = parse_text(value)
+    if not _STORAGE_CLASS.fullmatch(name):
+        raise ValueError(f"{shown(name)} is no storage class: write one such as STANDARD_IA")
+    if name.upper() in ("GLACIER", "DEEP_ARCHIVE"):
+        raise ValueError(
+            f"{name} can't be read at once, and a backup that goes on reads its own segments: write GLACIER_IR, or let a "
+            "lifecycle rule of the bucket move old segments"
+        )
+    return name
+
+
+def check_tag(value: object) -> str:
+    """A tag's name."""
+    name = parse_text(value)
+    if not name or len(name) > 128 or name.lower().startswith("aws:") or _TAG.sub("", name):
+        raise ValueError(f"{shown(name)} is no tag: 1 to 128 letters, digits, spaces and + - = . _ : / @, not aws:")
+    return name
+
+
+def check_tag_value(value: object) -> str:
+    """A tag's value; may be empty."""
+    text = parse_text(str(value) if isinstance(value, (int, bool)) else value)
+    if len(text) > 256 or _TAG.sub("", text):
+        raise ValueError(f"{shown(text)} can't be a tag's value: at most 256 letters, digits, spaces and + - = . _ : / @")
+    return text
+
+
 def check_path(value: object) -> str:
     """A path on this machine."""
     path = parse_text(value)
@@ -139,6 +195,17 @@ def check_endpoint(value: object) -> str:
     return text.rstrip("/")
 
 
+def check_token_url(value: object) -> str:
+    """The http(s) address of an OpenID Connect server's token endpoint."""
+    text = parse_text(value)
+    parts = _split(text)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds credentials: use oauth_client_id and oauth_client_secret")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        raise ValueError(f"{shown(text)} is no token endpoint: write https://host/path")
+    return text
+
+
 def check_prefix(value: object) -> str:
     """A folder inside a bucket, without slashes at its ends; empty is the bucket itself."""
     prefix = parse_text(value).strip("/")
@@ -158,7 +225,7 @@ def check_bucket(value: object) -> str:
 
 
 def check_url(value: object) -> str:
-    """Where backups lie: a folder, file:///folder or s3://bucket/prefix; returned in its shortest form."""
+    """Where backups lie: a folder, file:///folder, s3://bucket/prefix or another filesystem's URL, in its shortest form."""
     text = parse_text(value)
     if "://" not in text:
         return check_path(text)
@@ -170,15 +237,28 @@ def check_url(value: object) -> str:
             raise ValueError(f"{shown(text)}: write file:///absolute/path, or the path alone")
         return text.split("://", 1)[1].removeprefix("localhost")
     if parts.scheme != "s3":
-        raise ValueError(
-            f"unknown kind of storage {shown(parts.scheme + '://')}: use a folder, file:// or s3://bucket/prefix"
-        )
+        return _check_other_url(text, parts)
     if "@" in parts.netloc:
         raise ValueError("holds credentials: use storage.access_key and storage.secret_key")
     bucket, prefix = split_s3_url(text)
     check_bucket(bucket)
     prefix = check_prefix(prefix)
     return f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
+
+
+def _check_other_url(text: str, parts: SplitResult) -> str:
+    """The URL of one of fsspec's filesystems; whether there is one of that kind is known when it is opened."""
+    scheme = text.partition("://")[0]
+    if not _SCHEME.fullmatch(scheme) or "::" in text:
+        raise ValueError("is no URL of one filesystem: use a folder, s3://bucket/prefix, gs://, abfs://, sftp:// or the like")
+    if scheme in _UNFIT:
+        raise ValueError(f"{scheme}:// can't hold backups: {_UNFIT[scheme]}")
+    if parts.password is not None or parts.query:
+        raise ValueError("may hold credentials: use storage.options")
+    if any(step in (".", "..") for step in parts.path.split("/")):
+        raise ValueError("has a '.' or '..' step")
+    stripped = text.rstrip("/")
+    return stripped if "://" in stripped else text
 
 
 def split_s3_url(url: str) -> tuple[str, str]:

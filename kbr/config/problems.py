@@ -18,6 +18,8 @@ __all__ = ["DEFAULT_ORIGIN", "Origin", "Path", "Problem", "Rank", "as_name", "ra
 #: What comes behind a name in a step that somebody took for a name and a value.
 _VALUE = re.compile(r"[:=].*", re.DOTALL)
 
+#: Mistakes that a message lists.
+_MAX_TOLD = 100
 #: A key as its steps: ("source", "client", "fetch.min.bytes").
 Path = tuple[str, ...]
 
@@ -26,9 +28,10 @@ class Rank(IntEnum):
     """Which layer wins: the higher one."""
 
     DEFAULT = 0
-    FILE = 1
-    ENVIRONMENT = 2
-    FLAG = 3
+    COMMAND_CONFIG = 1
+    FILE = 2
+    ENVIRONMENT = 3
+    FLAG = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,8 @@ class Problem:
     def __str__(self) -> str:
         key = f"key {self.key}: " if self.path else ""
         asked = f". did you mean '{self.suggestion}'?" if self.suggestion else ""
-        return f"{self.origin.where}: {key}{self.what}{asked}"
+        # a key may hold a line feed: every mistake has one line
+        return "\\n".join(f"{self.origin.where}: {key}{self.what}{asked}".splitlines())
 
 
 def as_name(step: str) -> str:
@@ -79,7 +83,9 @@ def raise_problems(problems: Iterable[Problem]) -> None:
     ordered = sorted(set(problems), key=lambda one: (one.origin.rank, one.origin.order, one.path, one.what))
     if not ordered:
         return
-    lines = [redact(str(problem)) for problem in ordered]
-    message = lines[0] if len(lines) == 1 else f"{len(lines)} mistakes in the configuration:\n  " + "\n  ".join(lines)
+    lines = [redact(str(problem)) for problem in ordered[:_MAX_TOLD]]
+    if len(ordered) > _MAX_TOLD:
+        lines.append(f"and {len(ordered) - _MAX_TOLD} more")
+    message = lines[0] if len(ordered) == 1 else f"{len(ordered)} mistakes in the configuration:\n  " + "\n  ".join(lines)
     hints = [problem.hint for problem in ordered if problem.hint]
     raise ConfigError(message, hint=hints[0] if hints else "", problems=lines)

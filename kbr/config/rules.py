@@ -11,11 +11,29 @@ from dataclasses import dataclass
 from kbr.config.keys import variable_of
 from kbr.config.model import ClusterConfig, Config
 from kbr.config.problems import Path
+from kbr.config.storage import S3_KEYS
 from kbr.model import Compression
 
 __all__ = ["Finding", "findings"]
 
-_SASL_KEYS = ("sasl_mechanism", "username", "password", "password_command")
+_SASL_KEYS = (
+    "sasl_mechanism",
+    "username",
+    "password",
+    "password_command",
+    "oauth_token_endpoint_url",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_client_secret_command",
+    "oauth_scope",
+    "oauth_extensions",
+    "aws_region",
+    "aws_profile",
+    "aws_role_arn",
+    "aws_role_session",
+)
+#: What a key's beginning says about the mechanism that it is for.
+_MECHANISM_KEYS = {"oauth_": "OAUTHBEARER", "aws_": "AWS_MSK_IAM"}
 _LEVELS = {Compression.ZSTD: (-50, 22), Compression.LZ4: (0, 16)}
 
 
@@ -45,6 +63,7 @@ def findings(config: Config, mode: str | None) -> Iterator[Finding]:
     yield from _security(config.source, "source")
     yield from _security(config.target, "target")
     yield from _storage(config)
+    yield from _trust(config)
     yield from _compression(config)
     yield from _window("backup", config.backup.time_window_start, config.backup.time_window_end)
     yield from _window("restore", config.restore.time_window_start, config.restore.time_window_end)
@@ -93,6 +112,15 @@ def _security(cluster: ClusterConfig, side: str) -> Iterator[Finding]:
             yield Finding(
                 path=(*here, "password"), what=f"is missing: sasl_mechanism is {mechanism}", involved=involved
             )
+    else:
+        yield from _tokens(cluster, here, mechanism.upper(), involved)
+    if mechanism is not None and protocol.startswith("SASL_"):
+        for name in sasl:
+            wanted = next((word for start, word in _MECHANISM_KEYS.items() if name.startswith(start)), None)
+            if wanted not in (None, mechanism.upper()) and getattr(security, name) is not None:
+                yield Finding(
+                    path=(*here, name), what=f"excludes sasl_mechanism {mechanism}: it is for {wanted}", involved=involved
+                )
     if not protocol.endswith("SSL"):
         for name in ssl:
             if getattr(security, name) is not None:
@@ -101,30 +129,33 @@ def _security(cluster: ClusterConfig, side: str) -> Iterator[Finding]:
                     what=f"needs security_protocol SSL or SASL_SSL, and that is {protocol}",
                     involved=involved,
                 )
-    for name in ("password", "ssl_key_password"):
+    for name in ("password", "ssl_key_password", "oauth_client_secret"):
         if getattr(security, name) is not None and getattr(security, f"{name}_command") is not None:
             yield Finding(path=(*here, f"{name}_command"), what=f"excludes {name}: give one of them")
+
+
+def _tokens(
+    cluster: ClusterConfig, here: Path, mechanism: str, involved: tuple[Path, ...]
+) -> Iterator[Finding]:
+    security = cluster.security
+    if mechanism != "OAUTHBEARER" or any(
+        name.startswith("sasl.oauthbearer.") or name == "enable.sasl.oauthbearer.unsecure.jwt" for name in cluster.client
+    ):
+        return
+    for name in ("oauth_token_endpoint_url", "oauth_client_id", "oauth_client_secret"):
+        if getattr(security, name) is None and (
+            name != "oauth_client_secret" or security.oauth_client_secret_command is None
+        ):
+            yield Finding(path=(*here, name), what="is missing: sasl_mechanism is OAUTHBEARER", involved=involved)
 
 
 def _storage(config: Config) -> Iterator[Finding]:
     storage, here = config.storage, ("storage",)
     parts = [name for name in ("backend", "path", "bucket", "prefix") if getattr(storage, name) is not None]
-    s3_keys = [
-        name
-        for name in (
-            "endpoint",
-            "region",
-            "access_key",
-            "secret_key",
-            "secret_key_command",
-            "session_token",
-            "path_style",
-            "ca_bundle",
-        )
-        if getattr(storage, name) is not None
-    ]
-    if storage.secret_key is not None and storage.secret_key_command is not None:
-        yield Finding(path=(*here, "secret_key_command"), what="excludes secret_key: give one of them")
+    s3_keys = [name for name in S3_KEYS if name in storage.model_fields_set and getattr(storage, name) not in (None, {})]
+    for name in ("secret_key", "sse_customer_key"):
+        if getattr(storage, name) is not None and getattr(storage, f"{name}_command") is not None:
+            yield Finding(path=(*here, f"{name}_command"), what=f"excludes {name}: give one of them")
     if storage.url is not None:
         for name in parts:
             yield Finding(
@@ -143,11 +174,19 @@ def _storage(config: Config) -> Iterator[Finding]:
         return
     else:
         yield from _backend(config)
-    if storage.backend == "filesystem" or (storage.url is not None and not storage.is_s3):
+    is_folder = storage.backend == "filesystem" or (storage.url is not None and storage.is_folder)
+    if storage.options and (storage.url is None or storage.is_s3 or is_folder):
+        yield Finding(
+            path=(*here, "options"),
+            what="are for URLs of other filesystems than S3 and folders",
+            involved=((*here, "backend"), (*here, "url")),
+        )
+    if is_folder or (storage.url is not None and not storage.is_s3):
+        place = "in a folder" if is_folder else f"at {storage.location.partition('://')[0]}://"
         for name in s3_keys:
             yield Finding(
                 path=(*here, name),
-                what="is for s3 and ceph, and backups lie in a folder",
+                what=f"is for s3 and ceph, and backups lie {place}",
                 involved=((*here, "backend"), (*here, "url")),
             )
         return
@@ -162,6 +201,35 @@ def _storage(config: Config) -> Iterator[Finding]:
     if storage.session_token is not None and not secret:
         yield Finding(
             path=(*here, "session_token"), what="needs access_key and secret_key", involved=((*here, "secret_key"),)
+        )
+    yield from _objects(config, given=secret)
+
+
+def _objects(config: Config, *, given: bool) -> Iterator[Finding]:
+    """How S3 is asked, and how it is to keep objects.
+
+    Args:
+        given: whether a secret key is.
+    """
+    storage, here = config.storage, ("storage",)
+    if storage.profile is not None and given:
+        yield Finding(path=(*here, "profile"), what="excludes access_key and secret_key: give one or the other")
+    if storage.anonymous and (given or storage.profile is not None):
+        yield Finding(path=(*here, "anonymous"), what="excludes credentials: remove them, or this")
+    customer = storage.sse_customer_key is not None or storage.sse_customer_key_command is not None
+    if customer and storage.sse != "none":
+        yield Finding(path=(*here, "sse"), what="excludes sse_customer_key: an object is encrypted one way or the other")
+    if storage.sse_kms_key_id is not None and storage.sse != "aws:kms":
+        yield Finding(
+            path=(*here, "sse_kms_key_id"), what=f"needs sse aws:kms, and that is {storage.sse}", involved=((*here, "sse"),)
+        )
+    mode, days = storage.object_lock_mode, storage.object_lock_retain_days
+    if (mode is None) != (days is None):
+        missing, there = ("mode", "retain_days") if mode is None else ("retain_days", "mode")
+        yield Finding(
+            path=(*here, f"object_lock_{missing}"),
+            what=f"is missing: object_lock_{there} is given",
+            involved=((*here, "object_lock_mode"), (*here, "object_lock_retain_days")),
         )
 
 
@@ -185,6 +253,24 @@ def _backend(config: Config) -> Iterator[Finding]:
         )
     if storage.backend == "ceph" and storage.endpoint is None:
         yield Finding(path=(*here, "endpoint"), what="is missing: backend is ceph", involved=involved)
+
+
+def _trust(config: Config) -> Iterator[Finding]:
+    encryption, signing = config.encryption, config.signing
+    for section, one, name in (
+        ("encryption", encryption, "key"),
+        ("encryption", encryption, "identity_password"),
+        ("signing", signing, "key_password"),
+    ):
+        if getattr(one, name) is not None and getattr(one, f"{name}_command") is not None:
+            yield Finding(path=(section, f"{name}_command"), what=f"excludes {name}: give one of them")
+    for section, one, name, needed in (
+        ("encryption", encryption, "identity_password", "identity"),
+        ("signing", signing, "key_password", "key"),
+    ):
+        for given in (name, f"{name}_command"):
+            if getattr(one, given) is not None and getattr(one, needed) is None:
+                yield Finding(path=(section, given), what=f"needs {needed}", involved=((section, needed),))
 
 
 def _compression(config: Config) -> Iterator[Finding]:

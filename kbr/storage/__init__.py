@@ -7,17 +7,34 @@ from __future__ import annotations
 
 from kbr.errors import ConfigError
 from kbr.storage.base import ObjectInfo, ObjectStore, StoreProperties, Upload
-from kbr.storage.options import StorageOptions
+from kbr.storage.options import ObjectOptions, StorageOptions
 
-__all__ = ["ObjectInfo", "ObjectStore", "StorageOptions", "StoreProperties", "Upload", "modules_of", "open_store"]
+__all__ = [
+    "ObjectInfo",
+    "ObjectOptions",
+    "ObjectStore",
+    "StorageOptions",
+    "StoreProperties",
+    "Upload",
+    "modules_of",
+    "open_store",
+]
 
 
 def open_store(options: StorageOptions) -> ObjectStore:
-    """The store of a URL; nothing is connected to before the first operation.
+    """The store of a URL, with the layer that the options put over it.
+
+    Nothing is connected to before the first operation, but for filesystems like SFTP.
 
     Raises:
         ConfigError: the URL is wrong, no store is known for it, or a package is missing.
+        AccessDenied, StoreUnavailable: a server that has to be connected to can't be.
     """
+    store = _open(options)
+    return store if options.layer is None else options.layer.over(store)
+
+
+def _open(options: StorageOptions) -> ObjectStore:
     scheme, separator, rest = options.url.partition("://")
     if not separator or scheme == "file":
         from kbr.storage.local import LocalStore
@@ -37,10 +54,10 @@ def open_store(options: StorageOptions) -> ObjectStore:
         from kbr.storage.s3 import S3Store
 
         return S3Store(options, client=S3fsClient(options))
-    from kbr.storage.filesystem import FilesystemStore
-    from kbr.storage.fsspec_store import open_filesystem
+    from kbr.storage.filesystem import connected_store
+    from kbr.storage.fsspec_open import open_filesystem
 
-    return FilesystemStore(options, *open_filesystem(options))
+    return connected_store(options, open_filesystem)
 
 
 def modules_of(url: str) -> tuple[str, ...]:
@@ -52,4 +69,4 @@ def modules_of(url: str) -> tuple[str, ...]:
         return ("kbr.storage.memory",)
     if scheme == "s3":
         return ("kbr.storage.fsspec_store", "kbr.storage.s3")
-    return ("kbr.storage.fsspec_store", "kbr.storage.filesystem")
+    return ("kbr.storage.fsspec_open", "kbr.storage.filesystem")

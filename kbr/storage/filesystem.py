@@ -1,28 +1,22 @@
 """Any filesystem of fsspec as a store, as well as that filesystem can. Knows no library: it is given a filesystem.
 
-kbr.storage.fsspec_store makes the filesystem of a URL.
+kbr.storage.fsspec_open makes the filesystem of a URL.
 """
 
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import os
 import secrets
-import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar
 
-from kbr.errors import (
-    AccessDenied,
-    KbrError,
-    ObjectMissing,
-    PreconditionFailed,
-    StorageError,
-    StoreFull,
-    StoreUnavailable,
-)
+from kbr.errors import KbrError, ObjectMissing, PreconditionFailed, StorageError, StoreUnavailable
 from kbr.storage.base import (
     NO_METADATA,
     ObjectInfo,
@@ -34,11 +28,13 @@ from kbr.storage.base import (
     check_range,
     is_key,
 )
+from kbr.storage.filesystem_errors import translate
 from kbr.storage.options import StorageOptions, without_secrets
 from kbr.storage.retry import Retry
-from kbr.timing import SYSTEM_CLOCK, Backoff, Clock
+from kbr.storage.spooled_upload import SpooledUpload
+from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
-__all__ = ["FilesystemStore"]
+__all__ = ["FilesystemStore", "connected_store"]
 
 _T = TypeVar("_T")
 _log = logging.getLogger("kbr.storage")
@@ -53,19 +49,8 @@ _OBJECT_STORES = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory",
 _TEMPORARY = ".kbr-tmp-"
 #: Where filesystems keep the time of the last change.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-#: Python's own errors that a second try would meet again; NotImplementedError is how fsspec says that a filesystem lacks
-#: an operation.
-_PERMANENT = (
-    FileExistsError,
-    ImportError,
-    IsADirectoryError,
-    LookupError,
-    NotADirectoryError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
-_PERMANENT_NUMBERS = frozenset({errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY})
+#: In this process: no server, no connection, and any number of threads at once.
+_HERE = frozenset({"file", "local", "memory"})
 
 
 class _Write(Protocol):
@@ -84,6 +69,7 @@ class FilesystemStore:
     Args:
         filesystem: one of fsspec's, without a listing cache.
         root: what the filesystem calls the place of ``options.url``.
+        reopen: makes another such filesystem, for one that keeps a connection, after that is lost.
     """
 
     def __init__(
@@ -94,6 +80,7 @@ class FilesystemStore:
         *,
         clock: Clock = SYSTEM_CLOCK,
         backoff: Backoff | None = None,
+        reopen: Callable[[], Any] | None = None,
     ) -> None:
         self._url = without_secrets(options.url).rstrip("/")
         self._check_deadline_s = options.check_deadline_s
@@ -101,13 +88,19 @@ class FilesystemStore:
         self._root = root.rstrip("/")
         protocol = filesystem.protocol
         self._protocols = frozenset((protocol,) if isinstance(protocol, str) else protocol)
+        self._reopen = reopen if not self._is_object_store and not self._protocols & _HERE else None
+        # ftplib and the like have one connection, on which one request follows the other
+        alone = not getattr(filesystem, "async_impl", False) and not self._protocols & _HERE
+        self._turn = threading.RLock() if alone else nullcontext()
+        self._opening = threading.Lock()
         # fsspec's own mv() copies; a filesystem that has its own renames
         self._clock = clock
         self._renames = any(
-            "mv" in vars(kind)
+            not {"mv", "_mv"}.isdisjoint(vars(kind))
             for kind in type(filesystem).__mro__
             if kind.__module__ not in ("fsspec.spec", "fsspec.asyn")
         )
+        self._has_ranges = takes_ranges(filesystem)
         self._retry = Retry(deadline_s=options.deadline_s, translate=self._translate, clock=clock, backoff=backoff)
 
     @property
@@ -141,7 +134,7 @@ class FilesystemStore:
     def open_upload(
         self, key: str, *, if_absent: bool = False, metadata: Mapping[str, str] = NO_METADATA
     ) -> Upload:
-        return _SpooledUpload(self, check_key(key), if_absent=if_absent)
+        return SpooledUpload(self, check_key(key), if_absent=if_absent)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         path = self._path(key)
@@ -149,7 +142,7 @@ class FilesystemStore:
         def attempt() -> bytes:
             size = self._info(key).size_bytes
             # one byte more than may come: it may be replaced by a larger one in between
-            data = bytes(self._filesystem.cat_file(path, start=0, end=max_bytes + 1)) if size else b""
+            data = self._cat(path, 0, max_bytes + 1) if size else b""
             if max(size, len(data)) > max_bytes:
                 raise StorageError(
                     f"{self.name(key)} has {size} bytes, more than the {max_bytes} that are expected", object=key
@@ -166,7 +159,7 @@ class FilesystemStore:
             size = self._info(key).size_bytes
             if size < start + length:
                 raise StorageError(f"{self.name(key)} ends at byte {size}, before {start + length}", object=key)
-            data = bytes(self._filesystem.cat_file(path, start=start, end=start + length)) if length else b""
+            data = self._cat(path, start, start + length) if length else b""
             if len(data) != length:
                 raise StoreUnavailable(f"read of {self.name(key)}: {len(data)} of {length} bytes came", object=key)
             return data
@@ -263,10 +256,45 @@ class FilesystemStore:
         return is_key(key) and not key.rpartition("/")[2].startswith(_TEMPORARY)
 
     def _call(self, function: Callable[[], _T], operation: str, key: str, *, deadline_s: float | None = None) -> _T:
-        return self._retry.call(lambda _deadline: function(), operation, key, deadline_s=deadline_s)
+        def attempt(_deadline: Deadline) -> _T:
+            filesystem = self._filesystem
+            try:
+                with self._turn:
+                    return function()
+            except Exception as error:
+                failure = error if isinstance(error, KbrError) else self._translate(error, operation, key)
+                if isinstance(failure, StoreUnavailable):
+                    self._connect_again(filesystem)
+                raise failure from (error.__cause__ if failure is error else error)
+
+        return self._retry.call(attempt, operation, key, deadline_s=deadline_s)
+
+    def _connect_again(self, broken: Any) -> None:
+        """Another filesystem in place of one whose connection may be lost; whatever threads come at once make one.
+
+        Raises:
+            KbrError: it can't be made.
+        """
+        if self._reopen is None:
+            return
+        with self._opening:
+            if self._filesystem is broken:
+                self._filesystem = self._reopen()
 
     def _bytes(self, key: str, start: int, length: int) -> bytes:
-        return bytes(self._filesystem.cat_file(self._path(key), start=start, end=start + length)) if length else b""
+        return self._cat(self._path(key), start, start + length) if length else b""
+
+    def _cat(self, path: str, start: int, end: int) -> bytes:
+        """Bytes of a file from start to before end, or to its own end."""
+        if self._has_ranges:
+            return bytes(self._filesystem.cat_file(path, start=start, end=end))
+        with self._filesystem.open(path, "rb") as file:  # sshfs reads all of a file, whatever range was asked for
+            file.seek(start)
+            pieces = []
+            while start < end and (piece := bytes(file.read(end - start))):
+                pieces.append(piece)
+                start += len(piece)
+            return b"".join(pieces)
 
     def _write(self, key: str, write: _Write, same: Callable[[], bool], *, if_absent: bool) -> None:
         """Make an object appear, tried again after temporary errors.
@@ -359,73 +387,30 @@ class FilesystemStore:
         return info
 
     def _translate(self, error: Exception, operation: str, key: str) -> KbrError:
-        """Whatever a filesystem raises: only the network's and the system's errors can get better."""
-        words = f"{operation} of {self.name(key)}: {_one_line(error)}"
-        if isinstance(error, FileNotFoundError) or (
-            operation in ("get", "read", "head") and isinstance(error, (NotADirectoryError, IsADirectoryError))
-        ):
-            return ObjectMissing(f"{self.name(key)} is not there", object=key)
-        if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
-            return AccessDenied(words, hint="check the credentials and rights", object=key)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return StoreFull(words, hint="make room, then run the same command again", object=key)
-        if isinstance(error, _PERMANENT) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
-            return StorageError(
-                f"{operation} of {self.name(key)}: {type(error).__name__}: {_one_line(error)}", object=key
-            )
-        return StoreUnavailable(words, hint=f"check that {self._url} can be reached from here", object=key)
+        return translate(error, operation, name=self.name(key), key=key, url=self._url)
 
 
-class _SpooledUpload:
-    """Pieces on the local disk until they are put."""
-
-    def __init__(self, store: FilesystemStore, key: str, *, if_absent: bool) -> None:
-        self._store = store
-        self._key = key
-        self._if_absent = if_absent
-        self._size = 0
-        self._file: Any = None
-        self._over = False
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._require_open()
-        try:
-            if self._file is None:
-                self._file = tempfile.NamedTemporaryFile(prefix="kbr-upload-", buffering=0)  # noqa: SIM115  (see abort)
-            view = memoryview(data).cast("B")
-            self._size += len(view)
-            while view:
-                view = view[self._file.write(view) :]
-        except BaseException as error:
-            self.abort()
-            if not isinstance(error, OSError):
-                raise
-            kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
-            raise kind(
-                f"collecting {self._key} in {tempfile.gettempdir()}: {error.strerror}",
-                hint="point TMPDIR to a disk with room",
-                object=self._key,
-            ) from error
-
-    def commit(self) -> ObjectInfo:
-        self._require_open()
-        try:
-            if self._file is None:
-                return self._store.put(self._key, b"", if_absent=self._if_absent)
-            return self._store.put_file(self._key, self._file.name, self._size, if_absent=self._if_absent)
-        finally:
-            self.abort()
-
-    def abort(self) -> None:
-        self._over = True
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _require_open(self) -> None:
-        if self._over:
-            raise StorageError(f"the upload of {self._key} is over", object=self._key)
+def takes_ranges(filesystem: Any) -> bool:
+    """Whether its cat_file() reads ranges; some take the arguments and read everything."""
+    method = getattr(filesystem, "_cat_file", None) or filesystem.cat_file
+    return "start" in inspect.signature(method).parameters
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def connected_store(
+    options: StorageOptions, opener: Callable[[StorageOptions], tuple[Any, str]], *, clock: Clock = SYSTEM_CLOCK
+) -> FilesystemStore:
+    """The store of a filesystem that connects when it is made: tried again for a while, and later after lost connections.
+
+    Args:
+        opener: makes the filesystem, and says what that calls the place; raises kbr's errors.
+
+    Raises:
+        KbrError: what the opener raises.
+    """
+
+    def unexpected(error: Exception, _operation: str, _target: str) -> KbrError:
+        return StorageError(f"{without_secrets(options.url)}: {type(error).__name__}", hint="this is a bug in kbr")
+
+    retry = Retry(deadline_s=options.check_deadline_s, translate=unexpected, clock=clock)
+    filesystem, root = retry.call(lambda _deadline: opener(options), "open", "")
+    return FilesystemStore(options, filesystem, root, clock=clock, reopen=lambda: opener(options)[0])

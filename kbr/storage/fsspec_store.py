@@ -1,4 +1,4 @@
-"""The only importer of fsspec, s3fs and botocore: s3fs as an S3 client, and the filesystems of other URLs.
+"""The only importer of s3fs and botocore: s3fs as an S3 client. Filesystems of other URLs: kbr.storage.fsspec_open.
 
 s3fs is used for its session, credentials and event loop; its listing cache, its file objects, its filter of
 arguments and its retries stay out. What was found in its source is in docs/decisions/0003-storage.md.
@@ -11,17 +11,17 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import botocore.config
 import botocore.exceptions
-import fsspec
 import s3fs
 
-from kbr.errors import ConfigError
-from kbr.storage.options import StorageOptions, without_secrets
+from kbr.storage.fsspec_open import open_filesystem
+from kbr.storage.options import StorageOptions
 from kbr.storage.s3_errors import BodyTooLarge, FailureKind, S3Failure
 
 __all__ = ["S3fsClient", "open_filesystem"]
@@ -33,6 +33,8 @@ _CREDENTIALS = (
     botocore.exceptions.CredentialRetrievalError,
     botocore.exceptions.ProfileNotFound,
 )
+#: What a server says of temporary credentials that have ended, in lower case: what is found anew may be better.
+_EXPIRED = frozenset({"expiredtoken", "expiredtokenexception", "tokenrefreshrequired"})
 _REQUEST = (
     botocore.exceptions.ParamValidationError,
     botocore.exceptions.NoRegionError,
@@ -43,27 +45,6 @@ _REQUEST = (
 )
 
 
-def open_filesystem(options: StorageOptions) -> tuple[Any, str]:
-    """The filesystem of a URL, and what it calls the place; without a listing cache, not shared.
-
-    Raises:
-        ConfigError: fsspec doesn't know the URL, or a package is missing.
-    """
-    shown = without_secrets(options.url)
-    try:
-        filesystem, root = fsspec.core.url_to_fs(
-            options.url, skip_instance_cache=True, use_listings_cache=False, **options.extra
-        )
-    except ImportError as error:
-        raise ConfigError(f"a package is missing for {shown}: {_one_line(error)}", hint="install it") from error
-    except Exception as error:
-        # Whatever a constructor says: its words may hold the URL, and the URL a password.
-        raise ConfigError(
-            f"no store can be opened for {shown} ({type(error).__name__})", hint="use a folder or s3://bucket/prefix"
-        ) from None
-    return filesystem, str(root)
-
-
 class S3fsClient:
     """kbr.storage.s3.S3Client on s3fs. One s3fs instance in one process, made on first use; never inherited."""
 
@@ -72,21 +53,30 @@ class S3fsClient:
         self._lock = threading.Lock()
         self._filesystem: s3fs.S3FileSystem | None = None
         self._process = 0
+        #: Whether the server has ever taken our credentials.
+        self._was_let_in = False
 
     def call(
         self, operation: str, *, timeout_s: float, max_body_bytes: int | None = None, **arguments: Any
     ) -> Mapping[str, Any]:
-        """See S3Client."""
+        """See S3Client. Credentials that have expired are looked for anew, once."""
+        until = time.monotonic() + timeout_s
+        filesystem = None
         try:
-            filesystem = self._connected(timeout_s)
-            reply: dict[str, Any] = self._run(
-                filesystem, _request(filesystem, operation, max_body_bytes, arguments), timeout_s
-            )
-            return reply
+            try:
+                filesystem = self._connected(timeout_s)
+                return self._ask(filesystem, operation, timeout_s, max_body_bytes, arguments)
+            except botocore.exceptions.ClientError as error:
+                if filesystem is None or not self._may_find_others(operation, error):
+                    raise
+                self._forget(filesystem)
+                return self._ask(
+                    self._connected(timeout_s), operation, until - time.monotonic(), max_body_bytes, arguments
+                )
         except (S3Failure, BodyTooLarge):
             raise
         except Exception as error:
-            raise _failure(error, timeout_s) from error
+            raise self._failure(error, timeout_s) from error
 
     def close(self) -> None:
         """See S3Client."""
@@ -95,6 +85,43 @@ class S3fsClient:
             inherited = self._process != os.getpid()
         if filesystem is not None and not inherited:
             filesystem.close_session(filesystem.loop, filesystem.s3)
+
+    def _ask(
+        self,
+        filesystem: s3fs.S3FileSystem,
+        operation: str,
+        timeout_s: float,
+        max_body_bytes: int | None,
+        arguments: Mapping[str, Any],
+    ) -> Mapping[str, Any]:
+        reply: dict[str, Any] = self._run(
+            filesystem, _request(filesystem, operation, max_body_bytes, arguments), timeout_s
+        )
+        self._was_let_in = True
+        return reply
+
+    def _may_find_others(self, operation: str, error: botocore.exceptions.ClientError) -> bool:
+        """Whether a refusal is about credentials that have ended, and those were found, not given."""
+        if self._options.anonymous or self._options.access_key is not None:
+            return False
+        code = str(error.response.get("Error", {}).get("Code", "")).lower()
+        # a HEAD has no words: AWS answers 400 to an expired token
+        return code in _EXPIRED or (operation == "head_object" and code == "400" and self._was_let_in)
+
+    def _forget(self, filesystem: s3fs.S3FileSystem) -> None:
+        """Let the next request make a new session, which reads environment, files and roles again.
+
+        The old one ends with its last request: it closes itself when nobody has it any more.
+        """
+        with self._lock:
+            if self._filesystem is filesystem:  # else another thread was first
+                self._filesystem = None
+
+    def _failure(self, error: Exception, timeout_s: float) -> S3Failure:
+        lost = isinstance(error, _CREDENTIALS) and not isinstance(error, botocore.exceptions.ProfileNotFound)
+        if lost and self._was_let_in:  # they were there: whoever gives them will be back
+            return S3Failure(FailureKind.NO_ANSWER, _one_line(error))
+        return _failure(error, timeout_s)
 
     def _connected(self, timeout_s: float) -> s3fs.S3FileSystem:
         with self._lock:
@@ -109,6 +136,7 @@ class S3fsClient:
     def _make(self) -> s3fs.S3FileSystem:
         options = self._options
         known = botocore.config.Config.OPTION_DEFAULTS
+        more: dict[str, Any] = {}
         config: dict[str, Any] = {
             # One try: the store's own loop decides (botocore knows no deadline, and too few errors).
             "retries": {"total_max_attempts": 1, "mode": "standard"},
@@ -117,19 +145,22 @@ class S3fsClient:
             "max_pool_connections": 32,
             "connector_args": _connector_args(options.read_timeout_s),
         }
-        if options.endpoint_url is not None and "request_checksum_calculation" in known:
+        if self._may_be_another_server and "request_checksum_calculation" in known:
             # Newer botocore adds trailing checksums in aws-chunked framing, which some servers store
             # as part of the object (boto3#4435); an older one that doesn't know the setting doesn't do it.
             config["request_checksum_calculation"] = "when_required"
             config["response_checksum_validation"] = "when_required"
         if options.path_style:
             config["s3"] = {"addressing_style": "path"}
+        if options.profile is not None:
+            more["profile"] = options.profile
         client: dict[str, Any] = {}
         if options.region is not None:
             client["region_name"] = options.region
         if options.ca_bundle is not None:
             client["verify"] = options.ca_bundle
         return s3fs.S3FileSystem(
+            anon=options.anonymous,
             key=options.access_key,
             secret=options.secret_key,
             token=options.session_token,
@@ -138,6 +169,16 @@ class S3fsClient:
             config_kwargs=config,
             use_listings_cache=False,
             skip_instance_cache=True,
+            **more,
+        )
+
+    @property
+    def _may_be_another_server(self) -> bool:
+        """Whether it is anything but AWS itself, as far as can be told: variables and profiles can name a server, too."""
+        return (
+            self._options.endpoint_url is not None
+            or self._options.profile is not None
+            or any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_PROFILE"))
         )
 
     @staticmethod

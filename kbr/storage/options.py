@@ -2,15 +2,66 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from kbr.errors import ConfigError
 
-__all__ = ["StorageOptions", "without_secrets"]
+if TYPE_CHECKING:
+    from kbr.storage.base import ObjectStore
+
+__all__ = ["ObjectOptions", "StorageOptions", "StoreLayer", "is_loopback", "without_secrets"]
 
 _USER_INFO = re.compile(r"(?<=://)[^/@]*@")
+#: The key of SSE-C is one of AES-256.
+CUSTOMER_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectOptions:
+    """How an S3 server is to keep objects; what is None is the bucket's own way.
+
+    Attributes:
+        sse: encryption by the server: ``AES256`` or ``aws:kms``.
+        sse_kms_key_id: the key, for ``aws:kms``.
+        sse_customer_key: SSE-C: the 32 bytes that the server encrypts with and keeps nowhere.
+        storage_class: of objects whose keys match ``storage_class_keys``; others are read and replaced all the time.
+        tags: of every object.
+        lock_mode: ``GOVERNANCE`` or ``COMPLIANCE``: until ``lock_retain_days`` after it was written no version of an
+            object may be deleted, if its key matches ``lock_keys``.
+        storage_class_keys, lock_keys: regular expressions for whole keys, below the store's root.
+
+    Raises:
+        ConfigError: the customer's key is not 32 bytes long.
+    """
+
+    sse: str | None = None
+    sse_kms_key_id: str | None = None
+    sse_customer_key: bytes | None = field(default=None, repr=False)
+    storage_class: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    lock_mode: str | None = None
+    lock_retain_days: int = 0
+    storage_class_keys: str = ".*"
+    lock_keys: str = ".*"
+
+    def __post_init__(self) -> None:
+        if self.sse_customer_key is not None and len(self.sse_customer_key) != CUSTOMER_KEY_BYTES:
+            raise ConfigError(
+                f"storage.sse_customer_key has {len(self.sse_customer_key)} bytes and not {CUSTOMER_KEY_BYTES}",
+                hint="make one with: openssl rand -base64 32",
+            )
+
+
+class StoreLayer(Protocol):
+    """Something between a store and all who use it, such as encryption. Picklable and hashable, as the options are."""
+
+    def over(self, store: ObjectStore) -> ObjectStore:
+        """The store as it is to be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,17 +71,21 @@ class StorageOptions:
     Attributes:
         url: a folder, ``file:///folder``, ``s3://bucket/prefix``, ``memory://name``, or a URL of any other
             filesystem that fsspec knows.
-        endpoint_url, region, access_key, secret_key, session_token, ca_bundle, path_style: for S3; what is None
-            is found as boto does.
+        endpoint_url, region, access_key, secret_key, session_token, profile, ca_bundle, path_style: for S3; what is
+            None is found as boto does.
+        anonymous: requests to S3 carry no credentials.
+        objects: how S3 keeps objects.
         extra: for the other filesystems of fsspec: what their constructors take.
         deadline_s: how long one operation is tried again after temporary errors.
         check_deadline_s: the same for check(), so that a wrong address is told soon.
         connect_timeout_s: for one connection.
         read_timeout_s: how long the other side may be silent, or take nothing, before a request counts as lost.
         part_bytes: an S3 object up to this size is one PUT, a larger one goes in parts of it; at least 5 MiB.
+        layer: put over the store wherever it is opened.
 
     Raises:
-        ConfigError: the endpoint holds a password, which would show in messages.
+        ConfigError: the endpoint holds a password, which would show in messages, or a key for SSE-C would go over the
+            network in the clear.
     """
 
     url: str
@@ -39,8 +94,11 @@ class StorageOptions:
     access_key: str | None = field(default=None, repr=False)
     secret_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
+    profile: str | None = None
+    anonymous: bool = False
     ca_bundle: str | None = None
     path_style: bool = False
+    objects: ObjectOptions = field(default_factory=ObjectOptions)
     # not part of the hash, as a mapping has none: workers keep one store per options
     extra: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
     deadline_s: float = 900.0
@@ -48,6 +106,7 @@ class StorageOptions:
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
     part_bytes: int = 16 * 1024 * 1024
+    layer: StoreLayer | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.endpoint_url is not None and "@" in self.endpoint_url:
@@ -55,12 +114,26 @@ class StorageOptions:
                 "the storage endpoint holds a user name or password",
                 hint="set storage.access_key and storage.secret_key instead",
             )
+        if self.objects.sse_customer_key is not None and self.is_readable_on_the_way:
+            raise ConfigError(
+                f"storage.sse_customer_key would go to {self.endpoint_url} unencrypted with every request",
+                hint="use an https:// endpoint",
+            )
 
     @property
     def is_remote(self) -> bool:
         """Whether an object's bytes wait in memory until the store has them, which a folder's don't."""
         scheme, separator, _ = self.url.partition("://")
         return bool(separator) and scheme not in {"file", "memory"}
+
+    @property
+    def is_readable_on_the_way(self) -> bool:
+        """Whether whoever is between here and the S3 server can read what is sent: plain HTTP, and not to this machine."""
+        return (
+            self.endpoint_url is not None
+            and self.endpoint_url.startswith("http://")
+            and not is_loopback(self.endpoint_url)
+        )
 
     @property
     def upload_bytes(self) -> int:
@@ -73,6 +146,15 @@ class StorageOptions:
 
     def __repr__(self) -> str:
         return f"StorageOptions(url={without_secrets(self.url)!r}, endpoint_url={self.endpoint_url!r})"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine, by its name alone."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def without_secrets(url: str) -> str:

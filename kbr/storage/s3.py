@@ -37,8 +37,11 @@ from kbr.storage.s3_errors import (
     is_refused_condition,
     is_taken,
     translate,
+    wants_checksum,
 )
+from kbr.storage.s3_facts import epoch_ms, info_of, is_archived
 from kbr.storage.s3_leftovers import end_unfinished_uploads
+from kbr.storage.s3_parameters import RequestParameters
 from kbr.storage.s3_upload import UPLOAD_NONCE, S3Upload
 from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
@@ -108,6 +111,7 @@ class S3Store:
         self._endpoint = options.endpoint_url or "AWS"
         self._client = client
         self._clock = clock
+        self._parameters = RequestParameters(options.objects, clock.now_ms)
         #: By operation: servers may honour a condition in one of them and not in the other.
         self._honours_if_absent: dict[str, bool] = {}
         self._lock = threading.Lock()
@@ -267,13 +271,14 @@ class S3Store:
     def checked(self, key: str, size: int, nonce: str) -> ObjectInfo:
         """The object as a HEAD sees it: of the size and with the nonce that were written."""
         try:
-            info = self.head(key)
+            reply = self._retry.call(lambda deadline: self.request("head_object", key, deadline), "head", key)
         except ObjectMissing as error:
             raise StorageError(
                 f"{self.name(key)} is not there right after it was written",
                 hint="somebody else deletes there, or the store doesn't show what it has taken",
                 object=key,
             ) from error
+        info = info_of(key, reply)
         if info.metadata.get(UPLOAD_NONCE, nonce) != nonce:
             raise StorageError(
                 f"{self.name(key)} was replaced by another writer right after it was written",
@@ -284,6 +289,13 @@ class S3Store:
             raise StorageError(
                 f"{self.name(key)} has {info.size_bytes} bytes after {size} were written",
                 hint="the server may store aws-chunked framing: it is not safe for backups as it is set up",
+                object=key,
+            )
+        ignored = self._parameters.ignored_encryption(reply)
+        if ignored:
+            raise ConfigError(
+                f"{self.name(key)} was written, and not encrypted as {ignored} says: {self._endpoint} has ignored it",
+                hint=f"remove {ignored}, or use a server that can do it",
                 object=key,
             )
         return info
@@ -307,8 +319,45 @@ class S3Store:
         """One try of one request."""
         if self._closed:
             raise StorageError(f"{self.url} is closed", object=key)
-        if key:
-            arguments["Key"] = self._prefix + key
+        if not key:
+            return self._ask(operation, deadline, max_body_bytes, arguments)
+        arguments["Key"] = self._prefix + key
+        body = arguments.get("Body")
+        more = self._parameters.of(operation, key, body)
+        try:
+            return self._ask(operation, deadline, max_body_bytes, {**arguments, **more})
+        except S3Failure as failure:
+            if body is None or "ContentMD5" in more or not wants_checksum(failure):
+                failure.options = self._parameters.options_of(operation, key)
+                raise
+        # a bucket with a default retention: from now on with every body
+        self._parameters.with_md5 = True
+        return self.request(operation, key, deadline, max_body_bytes=max_body_bytes, **arguments)
+
+    def condition_kept(self, key: str) -> bool | None:
+        """See Probed."""
+
+        def attempt(deadline: Deadline) -> bool | None:
+            try:
+                self.request("put_object", key, deadline, IfNoneMatch="*", Body=b"")
+            except S3Failure as failure:
+                if is_taken(failure):
+                    return True
+                if is_refused_condition(failure):
+                    return None
+                raise
+            return False
+
+        return self._retry.call(attempt, "put", key)
+
+    def kept_options(self, key: str) -> Mapping[str, bool]:
+        """See Probed."""
+        reply = self._retry.call(lambda deadline: self.request("head_object", key, deadline), "head", key)
+        return self._parameters.kept(key, reply)
+
+    def _ask(
+        self, operation: str, deadline: Deadline, max_body_bytes: int | None, arguments: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         return self._client.call(
             operation, timeout_s=deadline.remaining_s(), max_body_bytes=max_body_bytes, Bucket=self._bucket, **arguments
         )
@@ -358,14 +407,7 @@ class S3Store:
         return info.metadata.get(UPLOAD_NONCE) == nonce and info.size_bytes == size
 
     def _head(self, key: str, deadline: Deadline) -> ObjectInfo:
-        reply = self.request("head_object", key, deadline)
-        return ObjectInfo(
-            key=key,
-            size_bytes=int(reply["ContentLength"]),
-            modified_at_ms=_epoch_ms(reply.get("LastModified")),
-            metadata=dict(reply.get("Metadata") or {}),
-            is_archived=_is_archived(reply),
-        )
+        return info_of(key, self.request("head_object", key, deadline))
 
     def _body(self, key: str, max_bytes: int, deadline: Deadline, **arguments: Any) -> bytes:
         try:
@@ -388,7 +430,7 @@ class S3Store:
             for entry in page.get("Contents") or ():
                 key = str(entry["Key"])[len(self._prefix) :]
                 if is_key(key):
-                    found.append((key, int(entry["Size"]), _epoch_ms(entry.get("LastModified")), _is_archived(entry)))
+                    found.append((key, int(entry["Size"]), epoch_ms(entry.get("LastModified")), is_archived(entry)))
             if not page.get("IsTruncated"):
                 break
             before, token = token, str(page.get("NextContinuationToken") or "")
@@ -398,8 +440,8 @@ class S3Store:
                     hint="the server says that there is more, and not how to get it",
                 )
         found.sort()
-        for key, size, modified_at_ms, is_archived in found:
-            yield ObjectInfo(key=key, size_bytes=size, modified_at_ms=modified_at_ms, is_archived=is_archived)
+        for key, size, modified_at_ms, archived in found:
+            yield ObjectInfo(key=key, size_bytes=size, modified_at_ms=modified_at_ms, is_archived=archived)
 
     def _page(self, prefix: str, token: str) -> Mapping[str, Any]:
         arguments: dict[str, Any] = {"ContinuationToken": token} if token else {}
@@ -418,17 +460,3 @@ class S3Store:
         place = Place(operation=operation, endpoint=self._endpoint, bucket=self._bucket, name=name, key=key)
         return translate(error, place, now_ms=self._clock.now_ms())
 
-
-#: Classes whose objects can't be read before they were restored (S3's API reference, RestoreObject).
-_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-
-
-def _is_archived(facts: Mapping[str, Any]) -> bool:
-    """By a head's or a listing's facts of an object; a listing does not tell of what was restored for a while."""
-    if 'ongoing-request="false"' in str(facts.get("Restore", "")):
-        return False
-    return facts.get("StorageClass") in _ARCHIVES or bool(facts.get("ArchiveStatus"))
-
-
-def _epoch_ms(moment: Any) -> int | None:
-    return None if moment is None else int(moment.timestamp() * 1000)

@@ -15,6 +15,7 @@ from kbr.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from kbr.storage.s3_refusals import needed_rights, refused_options
 
 __all__ = [
     "BodyTooLarge",
@@ -25,6 +26,7 @@ __all__ = [
     "is_refused_condition",
     "is_taken",
     "translate",
+    "wants_checksum",
 ]
 
 
@@ -47,10 +49,18 @@ class S3Failure(Exception):
         code: S3's code, for ANSWERED; a HEAD has only the status.
         status: the HTTP status, for ANSWERED.
         server_time_ms: the server's clock, where it told.
+        options: names of the storage options that the request carried.
     """
 
     def __init__(
-        self, kind: FailureKind, reason: str, *, code: str = "", status: int = 0, server_time_ms: int | None = None
+        self,
+        kind: FailureKind,
+        reason: str,
+        *,
+        code: str = "",
+        status: int = 0,
+        server_time_ms: int | None = None,
+        options: tuple[str, ...] = (),
     ) -> None:
         super().__init__(reason)
         self.kind = kind
@@ -58,6 +68,7 @@ class S3Failure(Exception):
         self.code = code
         self.status = status
         self.server_time_ms = server_time_ms
+        self.options = options
 
 
 class BodyTooLarge(Exception):
@@ -85,6 +96,7 @@ _DENIED = {
     "xadminusernotfound": ("the access key is not known there", "check storage.access_key"),  # versitygw
     "signaturedoesnotmatch": ("the signature is wrong", "check storage.secret_key (and storage.region)"),
     "invalidtoken": ("the session token is not valid", "check storage.session_token"),
+    "expiredtokenexception": ("the session token has expired", "get new temporary credentials"),
     "expiredtoken": ("the session token has expired", "get new temporary credentials"),
     "tokenrefreshrequired": ("the session token has expired", "get new temporary credentials"),
     "accountproblem": ("the account has a problem", "ask whoever runs the account"),
@@ -118,6 +130,8 @@ _TEMPORARY = frozenset(
 )
 _FULL = frozenset({"quotaexceeded", "xminiostoragefull", "insufficientstorage", "insufficientcapacity", "507"})
 _REGION = frozenset({"permanentredirect", "authorizationheadermalformed", "301", "invalidregion"})
+#: A read answered with 400: seen for objects of SSE-C, whose HEAD tells no more.
+_OTHER_KEY = "objects that were written with storage.sse_customer_key can be read with the same key only"
 #: Ceph RGW 16 answers a conditional PUT with EINVAL; others have not implemented it.
 _REFUSED_CONDITION = frozenset(
     {"invalidargument", "einval", "notimplemented", "invalidrequest", "unknownerror", "400", "501"}
@@ -139,6 +153,13 @@ def is_refused_condition(failure: S3Failure) -> bool:
     return failure.kind is FailureKind.ANSWERED and failure.code.lower() in _REFUSED_CONDITION
 
 
+def wants_checksum(failure: S3Failure) -> bool:
+    """Whether a body was refused for want of a checksum, as buckets with a default retention do."""
+    return failure.kind is FailureKind.ANSWERED and (
+        failure.code.lower() == "missingcontentmd5" or "content-md5" in failure.reason.lower()
+    )
+
+
 def translate(failure: S3Failure, place: Place, *, now_ms: int) -> KbrError:
     """A failed request as kbr's error; StoreUnavailable means that trying again may help."""
     words = f"{place.operation} of {place.name} at {place.endpoint}: {failure.reason}"
@@ -154,7 +175,7 @@ def translate(failure: S3Failure, place: Place, *, now_ms: int) -> KbrError:
     if failure.kind is FailureKind.CREDENTIALS:
         return AccessDenied(
             f"no credentials for {place.endpoint}: {failure.reason}",
-            hint="set storage.access_key and storage.secret_key, or a profile",
+            hint="set storage.access_key and storage.secret_key, or storage.profile, or what boto finds (environment, files, instance role)",
         )
     if failure.kind is FailureKind.REQUEST:
         return ConfigError(words, hint="check the storage settings")
@@ -163,6 +184,16 @@ def translate(failure: S3Failure, place: Place, *, now_ms: int) -> KbrError:
 
 def _translate_answer(failure: S3Failure, place: Place, words: str, now_ms: int) -> KbrError:
     code = failure.code.lower()
+    refused = refused_options(failure.code, failure.reason, failure.options)
+    if refused and place.operation in ("get", "read", "head"):
+        return StorageError(words, hint=_OTHER_KEY, object=place.key)
+    if refused:
+        names = " and ".join(refused)
+        return ConfigError(
+            f"{place.endpoint} refuses {names}: {failure.reason}",
+            hint=f"check {names}, and that the server and the bucket can do it (kbr config check --probe)",
+            object=place.key,
+        )
     if code == "nosuchbucket":
         return StorageError(
             f"bucket {place.bucket} does not exist at {place.endpoint}",
@@ -185,7 +216,9 @@ def _translate_answer(failure: S3Failure, place: Place, words: str, now_ms: int)
     if code in _FULL or failure.status == 507:
         return StoreFull(words, hint="make room, then run the same command again", object=place.key)
     if code in _FORBIDDEN or failure.status in (401, 403):
-        return AccessDenied(words, hint="check the credentials, and their rights on the bucket", object=place.key)
+        rights = needed_rights(failure.options)
+        hint = f"check the credentials, and their rights on the bucket{f' ({rights})' if rights else ''}"
+        return AccessDenied(words, hint=hint, object=place.key, operation=place.operation)
     if code in _TEMPORARY:
         return StoreUnavailable(words, hint=f"{place.endpoint} is overloaded or has a fault", object=place.key)
     if failure.status == 412:
@@ -206,7 +239,8 @@ def _translate_answer(failure: S3Failure, place: Place, words: str, now_ms: int)
         return StorageError(words, hint=f"{place.endpoint} can't do this", object=place.key)
     if failure.status >= 500:
         return StoreUnavailable(words, hint=f"{place.endpoint} is overloaded or has a fault", object=place.key)
-    return StorageError(words, object=place.key, code=failure.code)
+    is_encrypted = failure.status == 400 and place.operation in ("get", "read", "head")
+    return StorageError(words, hint=_OTHER_KEY if is_encrypted else "", object=place.key, code=failure.code)
 
 
 def _skew(server_time_ms: int | None, now_ms: int) -> str:

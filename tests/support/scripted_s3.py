@@ -5,6 +5,8 @@ Standard library only. Speaks the path style; checks no signature.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import ssl
 import threading
 import time
@@ -48,6 +50,7 @@ class StoredObject:
     modified_at: float = field(default_factory=time.time)
     storage_class: str = ""
     restored: str = ""  # as the header x-amz-restore
+    options: dict[str, str] = field(default_factory=dict)  # how it is kept, as headers
 
 
 class ScriptedS3:
@@ -70,9 +73,14 @@ class ScriptedS3:
         self.last_first = False  # lists in the wrong order
         self.forgets_tokens = False
         self.ignores_prefixes = False  # in listings of uploads
+        self.ignores_options = False  # takes what objects are to be kept like, and does nothing of it
+        self.refused_headers: dict[str, tuple[str, int, str]] = {}  # by the beginning of a name: code, status, message
+        self.wants_md5 = False  # as buckets with a default retention do
+        self.denied: frozenset[str] = frozenset()  # operations
+        self.token_ended = ""  # a session token that has expired
         self.buckets = {"bucket"}
         self.objects: dict[str, StoredObject] = {}
-        self.uploads: dict[str, tuple[str, dict[str, str], dict[int, bytes]]] = {}
+        self.uploads: dict[str, tuple[str, dict[str, str], dict[int, bytes], dict[str, str]]] = {}
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.faults: list[Fault] = []
@@ -175,6 +183,8 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
             elif fault and kind == "error in 200":
                 self.answer(200, self.error(fault.code, fault.message))
+            elif refusal := self.refusal(operation, body):
+                self.refuse(*refusal)
             elif bucket not in s3.buckets:
                 self.refuse("NoSuchBucket", 404)
             else:
@@ -189,12 +199,13 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
         def do_put(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
             if self.refused_condition(key, s3.conditions):
                 return
-            s3.objects[key] = StoredObject(b"5\r\n" + body if kind == "frame" else body, self.metadata())
+            framed = b"5\r\n" + body if kind == "frame" else body
+            s3.objects[key] = StoredObject(framed, self.metadata(), options=self.kept())
             self.answer(200, b"", {"ETag": '"e"'}, lose=kind == "lose")
 
         def do_create(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
             upload_id = s3.new_upload_id()
-            s3.uploads[upload_id] = (key, self.metadata(), {})
+            s3.uploads[upload_id] = (key, self.metadata(), {}, self.kept())
             xml = f"<InitiateMultipartUploadResult><UploadId>{upload_id}</UploadId></InitiateMultipartUploadResult>"
             self.answer(200, xml.encode(), lose=kind == "lose")
 
@@ -202,6 +213,8 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
             upload_id, number = query["uploadId"][0], int(query["partNumber"][0])
             if upload_id not in s3.uploads:
                 self.refuse("NoSuchUpload", 404)
+                return
+            if self.has_other_key(s3.uploads[upload_id][3]):
                 return
             s3.uploads[upload_id][2][number] = body
             self.answer(200, b"", {"ETag": f'"part-{number}"'}, lose=kind == "lose")
@@ -213,9 +226,9 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
                 return
             if self.refused_condition(key, s3.complete_conditions or s3.conditions):
                 return
-            _key, metadata, parts = s3.uploads.pop(upload_id)
+            _key, metadata, parts, options = s3.uploads.pop(upload_id)
             numbers = [int(node.text or "") for node in ET.fromstring(body).iter() if node.tag.endswith("PartNumber")]
-            s3.objects[key] = StoredObject(b"".join(parts[number] for number in numbers), metadata)
+            s3.objects[key] = StoredObject(b"".join(parts[number] for number in numbers), metadata, options=options)
             xml = "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
             self.answer(200, xml.encode(), lose=kind == "lose")
 
@@ -236,13 +249,15 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
             found = s3.objects.get(key)
             if found is None:
                 self.answer(404, b"")
-            else:
+            elif not self.has_other_key(found.options):
                 self.answer(200, found.data, self.facts(found), lose=kind == "lose")
 
         def do_get(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
             found = s3.objects.get(key)
             if found is None:
                 self.refuse("NoSuchKey", 404)
+                return
+            if self.has_other_key(found.options):
                 return
             data, status = found.data, 200
             if wanted := self.headers.get("Range"):
@@ -258,7 +273,7 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
         def do_list_uploads(self, key: str, query: dict[str, list[str]], body: bytes, kind: str) -> None:
             prefix = "" if s3.ignores_prefixes else query.get("prefix", [""])[0]
             after = (query.get("key-marker", [""])[0], query.get("upload-id-marker", [""])[0])
-            found = sorted((name, upload) for upload, (name, _, _) in s3.uploads.items() if name.startswith(prefix))
+            found = sorted((name, upload) for upload, (name, *_) in s3.uploads.items() if name.startswith(prefix))
             found = [one for one in found if one > after]
             page, more = found[: s3.page_size], len(found) > s3.page_size
             entries = "".join(
@@ -299,6 +314,53 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
             )
             self.answer(200, xml.encode(), lose=kind == "lose")
 
+        def refusal(self, operation: str, body: bytes) -> tuple[str, int, str] | None:
+            """Why a request is not done: a right, an option, a checksum."""
+            if operation in s3.denied:
+                return "AccessDenied", 403, "Access Denied."
+            if s3.token_ended and self.headers.get("x-amz-security-token") == s3.token_ended:
+                return "ExpiredToken", 400, "The provided token has expired."
+            for start, refusal in s3.refused_headers.items():
+                if any(name.lower().startswith(start) for name in self.headers):
+                    return refusal
+            sent = self.headers.get("Content-MD5")
+            if sent is not None and sent != base64.b64encode(hashlib.md5(body).digest()).decode():
+                return "BadDigest", 400, "the checksum is another one"
+            if operation in ("put", "upload_part") and sent is None and s3.wants_md5:
+                words = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
+                return "InvalidRequest", 400, words
+            return None
+
+        def kept(self) -> dict[str, str]:
+            """What of the request says how the object is to be kept, as a HEAD shows it."""
+            if s3.ignores_options:
+                return {}
+            kept = {
+                name: value
+                for name in (
+                    "x-amz-server-side-encryption",
+                    "x-amz-server-side-encryption-aws-kms-key-id",
+                    "x-amz-server-side-encryption-customer-algorithm",
+                    "x-amz-server-side-encryption-customer-key-MD5",
+                    "x-amz-storage-class",
+                    "x-amz-object-lock-mode",
+                    "x-amz-object-lock-retain-until-date",
+                )
+                if (value := self.headers.get(name)) is not None
+            }
+            if tags := self.headers.get("x-amz-tagging"):
+                kept["x-amz-tagging-count"] = str(len(parse_qs(tags, keep_blank_values=True)))
+            return kept
+
+        def has_other_key(self, options: dict[str, str]) -> bool:
+            """Whether the request came without the customer's key that the object was begun with; it is refused then."""
+            name = "x-amz-server-side-encryption-customer-key-MD5"
+            if s3.ignores_options or options.get(name) == self.headers.get(name):
+                return False
+            words = "The object was stored using a form of Server Side Encryption. The correct parameters must be provided."
+            self.refuse("InvalidRequest", 400, words)
+            return True
+
         def refused_condition(self, key: str, conditions: str) -> bool:
             """Whether the request had a condition that ended it."""
             if not self.headers.get("If-None-Match") or conditions == "ignore":
@@ -327,6 +389,7 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
                 **{f"x-amz-meta-{name}": value for name, value in found.metadata.items()},
                 **({"x-amz-storage-class": found.storage_class} if found.storage_class else {}),
                 **({"x-amz-restore": found.restored} if found.restored else {}),
+                **found.options,
             }
 
         def refuse(self, code: str, status: int, message: str = "") -> None:

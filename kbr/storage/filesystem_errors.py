@@ -1,0 +1,79 @@
+"""What fsspec's filesystems raise, told as kbr's errors. Pure: imports none of their libraries."""
+
+from __future__ import annotations
+
+import errno
+import ftplib
+
+from kbr.errors import AccessDenied, KbrError, ObjectMissing, StorageError, StoreFull, StoreUnavailable
+
+__all__ = ["is_denied", "one_line", "translate"]
+
+#: Python's own errors that a second try would meet again; NotImplementedError is how fsspec says that a filesystem lacks
+#: an operation.
+_PERMANENT = (
+    FileExistsError,
+    ftplib.error_perm,
+    ImportError,
+    IsADirectoryError,
+    LookupError,
+    NotADirectoryError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+_PERMANENT_NUMBERS = frozenset({errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY})
+#: Names of libraries' errors that say 'not you'.
+_DENIED = frozenset(
+    {
+        "AuthenticationException",
+        "ClientAuthenticationError",
+        "DefaultCredentialsError",
+        "PermissionDenied",
+        "RefreshError",
+        "SFTPPermissionDenied",
+        "SFTPWriteProtect",
+    }
+)
+#: Names of those that say that there is no room.
+_FULL = frozenset({"SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded"})
+#: Of FTP (RFC 959): not logged in, no account, not allowed, name not allowed.
+_FTP_DENIED = ("530", "532", "550", "553")
+
+
+def translate(error: Exception, operation: str, *, name: str, key: str, url: str) -> KbrError:
+    """Whatever a filesystem raises: only the network's and the system's errors can get better.
+
+    Args:
+        operation: what was tried.
+        name: the object's full name, for messages.
+        url: the store's, without secrets.
+    """
+    words = f"{operation} of {name}: {one_line(error)}"
+    reads = operation in ("get", "read", "head")
+    if isinstance(error, FileNotFoundError) or (reads and isinstance(error, (NotADirectoryError, IsADirectoryError))):
+        return ObjectMissing(f"{name} is not there", object=key)
+    if is_denied(error):
+        return AccessDenied(words, hint="check the credentials and rights", object=key)
+    if type(error).__name__ in _FULL or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return StoreFull(words, hint="make room, then run the same command again", object=key)
+    if isinstance(error, _PERMANENT) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
+        return StorageError(f"{operation} of {name}: {type(error).__name__}: {one_line(error)}", object=key)
+    return StoreUnavailable(words, hint=f"check that {url} can be reached from here", object=key)
+
+
+def is_denied(error: Exception) -> bool:
+    """Whether an error says that the credentials, or their rights, are not enough."""
+    if isinstance(error, PermissionError) or type(error).__name__ in _DENIED:
+        return True
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return True
+    if isinstance(error, ftplib.error_perm):
+        return str(error)[:3] in _FTP_DENIED
+    # libraries on HTTP say it by a number: gcsfs calls it code, azure status_code, webdav4 and aiohttp status
+    return any(getattr(error, name, None) in (401, 403) for name in ("status_code", "code", "status"))
+
+
+def one_line(error: Exception) -> str:
+    """A library's words on one line, not too long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
