@@ -140,8 +140,8 @@ def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin], *, with_
     elif detail["type"] == "less_than_equal":
         what = f"must be {detail['ctx']['le']} or less"
     elif isinstance(cause, EntryError):
-        # entries of client whose names are wrong, as there is no other mistake in one
-        named = path in {key.path for key in all_keys() if key.kind == "properties"}
+        # a name in front of a value that may be a secret, whatever is wrong with it
+        named = path in {key.path for key in all_keys() if key.kind in ("properties", "mapping of options")}
         shown = (*path, *map(as_name, cause.steps)) if named else None
         path = (*path, *cause.steps)
     elif isinstance(cause, ChoiceError):
