@@ -122,8 +122,8 @@ def translate_client_properties(
     found = JavaClient()
     try:
         entries = dict(_entries(text))
-    except ValueError as error:
-        found.problems.append(JavaProblem(line=0, what=f"is no properties file: {error}"))
+    except ValueError:  # its text would quote the file
+        found.problems.append(JavaProblem(line=0, what="is no properties file: a \\u without four hexadecimal digits"))
         return found
     _Translation(entries, found, is_librdkafkas, known).run()
     return found

@@ -191,9 +191,15 @@ class AdminSession:
         try:
             self._client = AdminClient(properties, logger=logger)
         except KafkaException as error:
+            if error.args[0].code() == KafkaError.SASL_AUTHENTICATION_FAILED:  # confluent_kafka waits for a token
+                cause = self._log.cause()
+                raise AuthenticationFailed(
+                    f"opening the client of {self.servers}: {'no token could be had' if cause is None else cause.reason}",
+                    hint="check the token's source and its settings",
+                ) from None
             # no "from": the original's text is the one that may show a secret
             raise ConfigError(
-                f"librdkafka refused the client settings: {self._settings.redact(error.args[0].str())}",
+                f"librdkafka refused the client settings: {self._settings.redact(error.args[0].str().strip())}",
                 hint="check security and client in the configuration",
             ) from None
 

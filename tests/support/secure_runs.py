@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kbr.app.backup_run import run_backup
+from kbr.app.groups import GroupRun, move_groups
 from kbr.app.restore_run import run_restore
 from kbr.config import load_config
 from kbr.errors import KbrError
@@ -14,7 +15,7 @@ from kbr.errors import KbrError
 from .engine import Stop
 from .secure_kafka import SecureKafka, Way
 
-__all__ = ["Done", "back_up", "cluster_values", "restore"]
+__all__ = ["Done", "back_up", "cluster_values", "put_groups", "restore"]
 
 
 class Done(NamedTuple):
@@ -63,6 +64,25 @@ def _run(verb: Any, values: Mapping[str, object]) -> Done:
     run: Any = run_backup if verb == "backup" else run_restore
     try:
         report = run(config, dry_run=False, progress=None, stop=Stop())
+    except KbrError as error:
+        return Done(error.exit_code, f"{error} ({error.hint})", {})
+    document = report.to_document()
+    return Done(report.exit_code, str(document), document)
+
+
+def put_groups(
+    secure: SecureKafka, way: Way, user: str, folder: Path, restore_id: str, mapping: Mapping[str, str]
+) -> Done:
+    """Commit the backup's groups under other names."""
+    values = {
+        **cluster_values("target", secure.cluster_config(way, user)),
+        "backup_id": "b",
+        "storage.url": str(folder),
+    }
+    config = load_config(None, overrides=values, environ={}, mode="restore")
+    run = GroupRun(patterns=("*",), group_mapping=dict(mapping), execute=True)
+    try:
+        report = move_groups(config, run, restore_id=restore_id)
     except KbrError as error:
         return Done(error.exit_code, f"{error} ({error.hint})", {})
     document = report.to_document()
