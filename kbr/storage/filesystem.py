@@ -18,6 +18,7 @@ from kbr.errors import (
     AccessDenied,
     KbrError,
     ObjectMissing,
+    ObjectTooLarge,
     PreconditionFailed,
     StorageError,
     StoreFull,
@@ -151,7 +152,7 @@ class FilesystemStore:
             # one byte more than may come: it may be replaced by a larger one in between
             data = bytes(self._filesystem.cat_file(path, start=0, end=max_bytes + 1)) if size else b""
             if max(size, len(data)) > max_bytes:
-                raise StorageError(
+                raise ObjectTooLarge(
                     f"{self.name(key)} has {size} bytes, more than the {max_bytes} that are expected", object=key
                 )
             return data
