@@ -80,6 +80,7 @@ class BackupKeys:
         self._store = store
         self._trust = trust
         self._lock = threading.Lock()
+        self._documents: dict[str, bytes] = {}
         self._backups = {backup_id: _Backup(backup_id, None, key) for backup_id, key in known.items()}
 
     def data_key(self, backup_id: str) -> DataKey | None:
@@ -167,7 +168,16 @@ class BackupKeys:
         return load_open_part(data, name=key, backup_id=backup_id)
 
     def document(self, backup_id: str) -> bytes:
-        """keys.json as it is stored, for the manifest's copy."""
+        """keys.json as it is stored, for the manifest's copy; read once, as it never changes."""
+        with self._lock:
+            known = self._documents.get(backup_id)
+        if known is None:
+            known = self._read_document(backup_id)
+            with self._lock:
+                self._documents[backup_id] = known
+        return known
+
+    def _read_document(self, backup_id: str) -> bytes:
         key = keys_key(backup_id)
         try:
             data = self._store.get(key, max_bytes=MAX_KEYS_BYTES)
@@ -193,6 +203,7 @@ class BackupKeys:
         """
         with self._lock:
             self._backups.pop(backup_id, None)
+            self._documents.pop(backup_id, None)
         keys, is_stored = self.find(backup_id)
         if keys is None:
             if self._trust.secrets.are_given:

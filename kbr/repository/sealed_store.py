@@ -28,6 +28,7 @@ from kbr.format.envelope import (
     open_chunks,
     parse_header,
     plain_bytes,
+    seal_whole,
     sealed_bytes,
 )
 from kbr.format.manifest_signature import SUFFIX_BYTES, check_signature, find_signature
@@ -373,5 +374,4 @@ def _cipher(data_key: DataKey, header: Header, open_part: bytes, place: _Place) 
 
 def _sealed(place: _Place, data_key: DataKey, data: bytes, open_part: bytes = b"") -> bytes:
     header = new_header(data_key.key_id, open_bytes=len(open_part))
-    sealer = Sealer(_cipher(data_key, header, open_part, place), header, open_part)
-    return sealer.update(data) + sealer.finish()
+    return seal_whole(_cipher(data_key, header, open_part, place), header, open_part, data)
