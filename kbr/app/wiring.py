@@ -61,11 +61,13 @@ def client_settings(config: ClusterConfig) -> ClientSettings:
     )
 
 
-def storage_options(config: Config, *, lenient: bool = False) -> StorageOptions:
+def storage_options(config: Config, *, lenient: bool = False, commands_ran: bool = True) -> StorageOptions:
     """Where backups lie, and what opens them.
 
     Args:
         lenient: for who only shows what is there: also backups that are not encrypted, or not signed, as they should be.
+
+        commands_ran: the programs that print secrets.
 
     Raises:
         ConfigError: a key for encryption or signing is none, or its file can't be read.
@@ -86,7 +88,7 @@ def storage_options(config: Config, *, lenient: bool = False) -> StorageOptions:
         ca_bundle=storage.ca_bundle,
         path_style=storage.uses_path_style,
         deadline_s=storage.deadline_ms / 1000,
-        layer=Sealing(trust=trust_of(config, lenient=lenient)),
+        layer=Sealing(trust=trust_of(config, lenient=lenient, commands_ran=commands_ran)),
     )
 
 

@@ -47,8 +47,8 @@ TAG_BYTES = 16
 SEALED_CHUNK_BYTES = CHUNK_BYTES + TAG_BYTES
 _HEADER = struct.Struct("<8s16sII32s")
 HEADER_BYTES = _HEADER.size
-#: Largest open part that is read: that of a manifest of sixteen million segments.
-MAX_OPEN_BYTES = 256 * 1024 * 1024
+#: Largest open part that is read: a manifest of 1 GiB has one of about 30 MB.
+MAX_OPEN_BYTES = 64 * 1024 * 1024
 _HINT = "get the object from another copy of the backup"
 
 

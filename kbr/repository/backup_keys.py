@@ -27,6 +27,7 @@ from kbr.format.data_keys import (
     load_keys,
     new_keys,
     open_keys,
+    recipient_id,
     wrong_key,
 )
 from kbr.format.envelope import HEADER_BYTES, broken, is_sealed_object, parse_header
@@ -210,6 +211,10 @@ class BackupKeys:
                 self._begin_new(backup_id)
             return
         self._opened(self._remember(_Backup(backup_id, keys)))
+        known = {one.key_id for one in keys.wrapped}
+        for one in map(recipient_id, self._trust.secrets.recipients):
+            if one not in known:
+                _log.warning("recipient %s can't open backup %s: who can is fixed when a backup begins", one, backup_id)
         if not is_stored:
             self._store.put(keys_key(backup_id), self.open_part(backup_id).keys)
             _log.warning("%s was missing, and was put back from the manifest", keys_key(backup_id))

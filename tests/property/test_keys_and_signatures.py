@@ -24,7 +24,13 @@ from kbr.repository.sealed_store import SealedStore, seal_over
 from kbr.repository.sealing import BackupSealing, Sealing, begin_backup, for_workers
 from kbr.storage import StorageOptions
 from tests.support.backups import RecordingStore, store_backup
-from tests.support.sealed_reader import check_signed, data_key_by_identity, data_key_by_symmetric, open_object, open_part
+from tests.support.sealed_reader import (
+    check_signed,
+    data_key_by_identity,
+    data_key_by_symmetric,
+    open_object,
+    open_part,
+)
 
 KEY, STRANGER = bytes(range(32)), bytes(32)
 ONE, TWO, NOBODY = (hashlib.sha256(name).digest() for name in (b"one", b"two", b"nobody"))
