@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kbr.errors import IntegrityError, KbrError, SealBroken, StorageError
 from kbr.format.crypto import object_cipher
-from kbr.format.data_keys import DataKey
+from kbr.format.data_keys import DataKey, KeySecrets
 from kbr.format.envelope import (
     CHUNK_BYTES,
     HEADER_BYTES,
@@ -20,6 +20,7 @@ from kbr.format.envelope import (
 )
 from kbr.repository.backup_keys import Trust
 from kbr.repository.sealed_store import SealedStore, seal_over
+from kbr.repository.sealing import begin_backup
 from kbr.repository.segment_reader import SegmentReader
 from tests.support.backups import RecordingStore, store_backup
 from tests.support.sealed_reader import open_object
@@ -169,8 +170,9 @@ def test_an_empty_chunk_behind_a_full_one_is_refused_although_its_tags_fit() -> 
 
 
 def test_blocks_of_a_segment_are_read_without_a_look_at_its_size() -> None:
-    inner, store = new_store()
-    store = seal_over(inner, Trust(), known={"nightly": KEY})
+    inner = RecordingStore()
+    store = seal_over(inner, Trust(secrets=KeySecrets(key=bytes(32))))
+    begin_backup(store, "nightly")
     manifest = store_backup(store)  # type: ignore[arg-type]
     reference = manifest.topics[1].partitions[0].segments[0]
     inner.calls.clear()
