@@ -177,6 +177,7 @@ def test_an_encrypted_backup_is_gone_on_with_verified_read_and_restored_and_show
     place.restore("--topic-map", f"{topic}={topic}-some", *window)
     assert sum(map(len, exact(kafka, f"{topic}-some"))) == 50
     if is_folder:
+        assert place.json("index", "build", "b")["segments"] == len(segments)
         spread = ["--topic-map", f"{topic}={topic}-spread", "--partitioner", "murmur2", "--target-partitions", "5"]
         place.restore(*spread)
         assert sorted(sum(exact(kafka, f"{topic}-spread"), [])) == sorted(sum(source, []))
