@@ -47,7 +47,7 @@ from kbr.runtime.pacing import Pacer, RateLimit
 from kbr.runtime.stopping import StopWish
 from kbr.runtime.supervisor import Retry, RunOutcome
 from kbr.storage.base import ObjectStore
-from kbr.storage.options import StorageOptions
+from kbr.storage.options import StorageOptions, StoreLayer
 from kbr.telemetry.events import SegmentCommitted
 from kbr.timing import SYSTEM_CLOCK, SystemClock
 from kbr_codec import encode_block, scan_block
@@ -76,7 +76,12 @@ class Bench:
     Args:
         cluster: an open Cluster of it.
         pacer: sets no limit.
+
+    Attributes:
+        layer: over the store of every run that follows (kbr.storage.options.StoreLayer).
     """
+
+    layer: StoreLayer | None = None
 
     def __init__(self, mock: MockCluster, cluster: Cluster, pacer: Pacer) -> None:
         self._mock = mock
@@ -158,13 +163,13 @@ class Bench:
             coordinator = BackupCoordinator(
                 BackupPlaces(
                     client=self.settings,
-                    storage=StorageOptions(url="memory://inline"),
+                    storage=StorageOptions(url="memory://inline", layer=self.layer),
                     pace_path=self._pacer.path,
                     lease_path=lease.path,
                 ),
                 replace(options, workers=1, compress_threads=1, checkpoint_interval_s=CHECKPOINT_S),
                 cluster=self._cluster,
-                store=view,
+                store=view if self.layer is None else self.layer.over(view),
                 run_lock=_Lock(view, LockPlace(options.backup_id), lease),
                 kbr_version="test",
                 on_event=clock.take,
@@ -181,10 +186,10 @@ class Bench:
         with _process(store, script, is_worker=False) as view, _lease() as lease:
             coordinator = RestoreCoordinator(
                 self.settings,
-                StorageOptions(url="memory://inline"),
+                StorageOptions(url="memory://inline", layer=self.layer),
                 replace(options, workers=1),
                 cluster=self._cluster,
-                store=view,
+                store=view if self.layer is None else self.layer.over(view),
                 deadline_s=30.0,
                 stop=StopFlag(),
                 on_event=lambda _event: None,
@@ -374,13 +379,15 @@ class InlineSupervisor:
         )
 
     def _work(self, spec: TaskSpec, context: _Context, store: FaultStore) -> object:
+        layer = spec.payload.storage.layer
+        seen = store if layer is None else layer.over(store)
         if self._entry == "kbr.backup.task:run":
             assert self._lease is not None
-            return _SmallBlocks(spec.payload, context, store, self._pacer, self._lease, SYSTEM_CLOCK).run()
+            return _SmallBlocks(spec.payload, context, seen, self._pacer, self._lease, SYSTEM_CLOCK).run()
         assert self._entry == "kbr.restore.task:run", self._entry
         with _faulty_sinks(store):
             assert self._lease is not None
-            worker = restore_task._RestoreWorker(spec.payload, context, store, self._pacer, self._lease, SYSTEM_CLOCK)
+            worker = restore_task._RestoreWorker(spec.payload, context, seen, self._pacer, self._lease, SYSTEM_CLOCK)
             return worker.run()
 
 
