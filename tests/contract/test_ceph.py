@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @pytest.mark.servers
 class TestCeph(S3StoreConformance, BackupJobs):
     row = ceph_label
-    puts_if_absent = "refused"
+    puts_if_absent = "honoured"
     completes_if_absent = "ignored"
 
     @pytest.fixture
