@@ -57,10 +57,11 @@ from .archive import Place
 from .checker import plain_record
 from .clocks import FakeClock
 from .fault_store import FaultStore, Killed, Script, open_view
+from .kafka import KafkaHarness
 from .plain_reader import PlainRecord
 from .waiting import wait_until
 
-__all__ = ["Bench", "mock_bench"]
+__all__ = ["Bench", "mock_bench", "real_bench"]
 
 #: Blocks of the inline backups, bytes: small, so that a little data makes several blocks and segments.
 BLOCK_BYTES = 4096
@@ -71,7 +72,7 @@ _numbers = itertools.count(1)
 
 
 class Bench:
-    """A mock cluster, and runs against it.
+    """A mock cluster, or a real one, and runs against it.
 
     Args:
         cluster: an open Cluster of it.
@@ -83,7 +84,7 @@ class Bench:
 
     layer: StoreLayer | None = None
 
-    def __init__(self, mock: MockCluster, cluster: Cluster, pacer: Pacer) -> None:
+    def __init__(self, mock: MockCluster | _RealTopics, cluster: Cluster, pacer: Pacer) -> None:
         self._mock = mock
         self.settings = ClientSettings(bootstrap_servers=(mock.bootstrap_servers,))
         self._cluster = cluster
@@ -240,6 +241,35 @@ def mock_bench() -> Iterator[Bench]:
         pacer.remove()
         pacer.close()
         mock.close()
+
+
+@contextmanager
+def real_bench(kafka: KafkaHarness) -> Iterator[Bench]:
+    """A bench with a real cluster."""
+    load_library()
+    pacer = Pacer.create(RateLimit())
+    try:
+        topics = _RealTopics(kafka)
+        with Cluster(ClientSettings(bootstrap_servers=tuple(kafka.bootstrap.split(","))), deadline_s=30) as cluster:
+            bench = Bench(topics, cluster, pacer)
+            try:
+                yield bench
+            finally:
+                bench.close()
+    finally:
+        pacer.remove()
+        pacer.close()
+
+
+class _RealTopics:
+    """Stands where the mock cluster stands."""
+
+    def __init__(self, kafka: KafkaHarness) -> None:
+        self._kafka = kafka
+        self.bootstrap_servers = kafka.bootstrap
+
+    def create_topic(self, name: str, *, partitions: int) -> None:
+        self._kafka.create_topic(name, partitions)
 
 
 class _SegmentClock(FakeClock):
