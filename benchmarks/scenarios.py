@@ -108,6 +108,11 @@ _ALL = (
         backup={"backup.workers": "2", "backup.compress_threads": "1", "backup.compression_level": "9"},
     ),
     _k1(
+        "unverified",
+        "1 M x 1 KiB, blocks not decoded again before they are stored",
+        backup={"backup.extra_verify": "false"},
+    ),
+    _k1(
         "limit",
         "1 M x 1 KiB under memory_limit 192 MiB",
         backup={"backup.memory_limit": "192MiB"},

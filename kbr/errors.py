@@ -1,12 +1,14 @@
 """Every error that kbr raises on purpose: one hierarchy, its exit codes and its facts.
 
-Imports nothing from kbr. Errors cross process boundaries, so each one pickles with its
-message, hint and context. A message says what happened and where; ``hint`` says what to do.
+Imports nothing from kbr but kbr.secrecy, by which no message and no hint shows a secret. Errors cross process boundaries,
+so each one pickles with its message, hint and context. A message says what happened and where; ``hint`` says what to do.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+from kbr.secrecy import redact
 
 __all__ = [
     "AccessDenied",
@@ -31,6 +33,8 @@ __all__ = [
     "Locked",
     "LogReplaced",
     "ManifestUnreadable",
+    "NotAnObject",
+    "NotEncrypted",
     "ObjectMissing",
     "OffsetMapMissing",
     "OffsetMapUnreadable",
@@ -41,6 +45,8 @@ __all__ = [
     "RepositoryError",
     "RestoreStateUnreadable",
     "RunMissing",
+    "SealBroken",
+    "SignatureInvalid",
     "StorageError",
     "StoreFull",
     "StoreUnavailable",
@@ -52,6 +58,7 @@ __all__ = [
     "WorkerBootFailed",
     "WorkerCrashed",
     "WorkerError",
+    "WrongKey",
 ]
 
 
@@ -70,9 +77,10 @@ class KbrError(Exception):
     retriable: ClassVar[bool] = False
 
     def __init__(self, message: str, /, *, hint: str = "", **context: Any) -> None:
+        message = redact(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = redact(hint)
         self.context = context
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -222,6 +230,22 @@ class UnsupportedFormat(RepositoryError):
     """Written by a newer kbr, or by something else."""
 
 
+class WrongKey(RepositoryError):
+    """The backup is encrypted, and nothing that was given opens it; context: key_ids, of what would."""
+
+    exit_code = 12
+
+
+class NotEncrypted(RepositoryError):
+    """The backup is not encrypted, and whoever reads it wants it to be."""
+
+    exit_code = 13
+
+
+class SignatureInvalid(ManifestUnreadable):
+    """A manifest is not signed by any of the keys that are trusted, or was altered since."""
+
+
 # -- cluster ------------------------------------------------------------------------------
 
 
@@ -299,12 +323,22 @@ class ObjectMissing(StorageError):
     """An object that has to be there is not."""
 
 
+class NotAnObject(StorageError):
+    """Something else stands where an object has to be: a symbolic link, a pipe, a device. Never followed, nor read."""
+
+    exit_code = 4
+
+
 class PreconditionFailed(StorageError):
     """A conditional write found the object already there."""
 
 
 class StoreFull(StorageError):
     """No space, or a quota, on the target."""
+
+
+class SealBroken(IntegrityError, StorageError):
+    """An encrypted object is not what was written there: damaged, cut off, swapped; context: object, position (as stored)."""
 
 
 # -- workers ------------------------------------------------------------------------------

@@ -24,11 +24,12 @@ from ._msgpack cimport get_int
 from ._view cimport view, view_error_kind, view_header, view_next, view_open, view_record, view_record_bytes
 
 from .errors import Corrupt, Truncated
-from .protocols import BlockStats, Record
+from .protocols import MAX_ITEMS, BlockStats, Record
 
 __all__ = ["RawBlock", "decode_block", "encode_block", "offset_ranges", "scan_block"]
 
 cdef char *UNSIGNED_BYTES = b"B"
+cdef int64_t DEFAULT_MAX_ITEMS = MAX_ITEMS
 
 
 cdef object stats_tuple(const block_stats *s):
@@ -186,20 +187,30 @@ cdef object make_record(view_record *record):
     )
 
 
-def decode_block(data) -> list:
+cdef object too_many(int64_t max_items):
+    return Corrupt(f"more than {max_items} records and headers", 0)
+
+
+def decode_block(data, *, int64_t max_items=DEFAULT_MAX_ITEMS) -> list:
     """Decode a whole block; see kbr_codec.protocols.BlockCodec."""
     cdef Py_buffer buffer
     cdef view v
     cdef view_record record
     cdef int failed
+    cdef int64_t items = 0
     PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
     try:
         with nogil:
             failed = view_open(&v, <const uint8_t *>buffer.buf, <size_t>buffer.len)
         if failed:
             raise view_error(&v)
+        if <int64_t>v.count > max_items:
+            raise too_many(max_items)
         records = []
         while view_next(&v, &record):
+            items += 1 + <int64_t>record.header_count
+            if items > max_items:
+                raise too_many(max_items)
             records.append(make_record(&record))
         return records
     finally:

@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-__all__ = ["BlockCodec", "BlockStats", "Partitioner", "Record", "Router"]
+#: Records and headers of one block that decode_block makes objects of, together: 100 to 200 bytes each. A block of 4 MiB, as
+#: large as kbr's own ever are but for one record, can't hold more; a hostile one of the largest size holds 60 million.
+MAX_ITEMS = 2**20
+
+__all__ = ["MAX_ITEMS", "BlockCodec", "BlockStats", "Partitioner", "Record", "Router"]
 
 
 class Record(NamedTuple):
@@ -50,12 +54,15 @@ class BlockCodec(Protocol):
             ValueError: no records, offsets that don't rise, or a field out of its range.
         """
 
-    def decode_block(self, data: bytes | bytearray | memoryview) -> list[Record]:
+    def decode_block(self, data: bytes | bytearray | memoryview, *, max_items: int = MAX_ITEMS) -> list[Record]:
         """Decode a whole block.
+
+        Args:
+            max_items: records and headers that are accepted, together.
 
         Raises:
             Truncated: the data ends too early.
-            Corrupt: the data is no block of this version.
+            Corrupt: the data is no block of this version, or has more of them.
         """
 
     def scan_block(self, data: bytes | bytearray | memoryview) -> BlockStats:

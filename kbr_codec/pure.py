@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from kbr_codec.errors import CodecError, Corrupt, Truncated
-from kbr_codec.protocols import BlockStats, Record
+from kbr_codec.protocols import MAX_ITEMS, BlockStats, Record
 
 __all__ = ["CodecError", "Corrupt", "Truncated", "decode_block", "encode_block", "offset_ranges", "scan_block"]
 
@@ -202,12 +202,15 @@ def _put_header_column(out: bytearray, column: list[Headers]) -> None:
 # -- decoding -----------------------------------------------------------------------------
 
 
-def decode_block(data: bytes | bytearray | memoryview) -> list[Record]:
+def decode_block(data: bytes | bytearray | memoryview, *, max_items: int = MAX_ITEMS) -> list[Record]:
     """Decode a whole block.
+
+    Args:
+        max_items: records and headers that are accepted, together.
 
     Raises:
         Truncated: the data ends too early.
-        Corrupt: the data is no block of this version.
+        Corrupt: the data is no block of this version, or has more of them.
     """
     cursor = _Cursor(bytes(data))
     cursor.entries("map", ENTRY_COUNT)
@@ -235,6 +238,8 @@ def decode_block(data: bytes | bytearray | memoryview) -> list[Record]:
     headers = _header_column(cursor, count)
     if cursor.remaining():
         raise cursor.corrupt("bytes left over after the block")
+    if count + sum(map(len, headers)) > max_items:
+        raise Corrupt(f"more than {max_items} records and headers", 0)
     columns = zip(offsets, timestamps, types, keys, values, headers, strict=True)
     return [Record(*row) for row in columns]
 
@@ -246,7 +251,7 @@ def scan_block(data: bytes | bytearray | memoryview) -> BlockStats:
         Truncated: the data ends too early.
         Corrupt: the data is no block of this version.
     """
-    records = decode_block(data)
+    records = decode_block(data, max_items=len(data))
     timestamps = [record.timestamp for record in records]
     return BlockStats(
         record_count=len(records),
@@ -274,7 +279,7 @@ def offset_ranges(
         Corrupt: the data is no block of this version.
     """
     ranges: list[list[int]] = []
-    for record in decode_block(data):
+    for record in decode_block(data, max_items=len(data)):
         if not timestamp_from <= record.timestamp <= timestamp_to:
             continue
         if ranges and sum(ranges[-1]) == record.offset:

@@ -16,13 +16,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import kbr_codec
+from kbr import secrecy
 from kbr_codec import _block
 from tests.support.kafka import KafkaHarness
 from tests.support.proxy import FaultProxy
 from tests.support.s3_proxy import S3Proxy
+from tests.support.secure_kafka import SecureKafka
 from tests.support.servers import KafkaServer, S3Server, free_port
 
-pytest_plugins = ["tests.support.fault_table", "tests.support.other_fixtures"]
+pytest_plugins = ["tests.support.fault_table", "tests.support.compatibility_table", "tests.support.other_fixtures"]
 
 settings.register_profile(
     "kbr", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -31,7 +33,7 @@ settings.register_profile("long", max_examples=3000, deadline=None, suppress_hea
 settings.load_profile("kbr")
 
 #: The fixtures that start a real server.
-SERVERS = frozenset({"kafka", "three_kafka", "s3", "sftp", "ftp", "azure"})
+SERVERS = frozenset({"kafka", "three_kafka", "secure_kafka", "s3", "sftp", "ftp", "azure"})
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 _buckets = itertools.count(1)
@@ -84,6 +86,13 @@ def _without_skip(report: _Report) -> _Report:
         report.longrepr = f"{report.nodeid} was skipped, which fails the run: {reason}"
         report.__dict__.pop("wasxfail", None)
     return report
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests() -> Iterator[None]:
+    """What one test calls a secret is another one's word."""
+    yield
+    secrecy.forget()
 
 
 class S3Place:
@@ -156,6 +165,17 @@ def three_kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
     try:
         server.start()
         yield KafkaHarness(server)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(servers_folder: Path) -> Iterator[SecureKafka]:
+    """A real Kafka with a listener for every way to log in, and with access rights."""
+    server = SecureKafka(servers_folder / "secure-kafka")
+    try:
+        server.start()
+        yield server
     finally:
         server.stop()
 

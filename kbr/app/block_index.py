@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import kbr
-from kbr.app.inspect import opened_store
+from kbr.app.inspect import catalog_of, opened_store
 from kbr.app.run_lock import RunLock
 from kbr.app.wiring import storage_options
 from kbr.config import Config
 from kbr.errors import BlockIndexUnreadable, Incomplete, PreflightRefused, UnsupportedFormat
 from kbr.format.documents import Manifest
-from kbr.repository.catalog import Catalog
 from kbr.repository.index_writing import IndexBuilt, IndexWriter
 from kbr.repository.indexes import open_index
 from kbr.repository.layout import LockPlace
@@ -86,16 +85,16 @@ def build_index(
     with (
         opened_store(config) as store,
         RunLock(
-            storage_options(config.storage),
+            storage_options(config),
             verb="index",
             life_s=config.backup.lock_life_ms / 1000,
             wait_s=config.backup.lock_wait_ms / 1000,
         ) as run_lock,
     ):
         # before the lock, which would make a folder for a backup that is not there
-        _refuse_foreign(Catalog(store).load(backup_id))
+        _refuse_foreign(catalog_of(store, config).load(backup_id))
         with run_lock.hold(LockPlace(backup_id)) as lock:
-            manifest = Catalog(store).load(backup_id)
+            manifest = catalog_of(store, config).load(backup_id)
             writer = IndexWriter(
                 store, backup_id, kbr_version=kbr.__version__, clock=SYSTEM_CLOCK, check_lock=lock.check
             )
@@ -121,7 +120,7 @@ def show_index(config: Config, backup_id: str) -> IndexReport:
         PreflightRefused: it is another tool's.
     """
     with opened_store(config) as store:
-        manifest = Catalog(store).load(backup_id)
+        manifest = catalog_of(store, config).load(backup_id)
         _refuse_foreign(manifest)
         listed = sum(len(partition.segments) for topic in manifest.topics for partition in topic.partitions)
         document: dict[str, Any] = {

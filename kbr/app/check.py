@@ -8,7 +8,8 @@ from typing import Any
 from kbr.app.wiring import backup_options, client_settings, restore_options, storage_options
 from kbr.config import Config
 from kbr.kafka.native import load_library
-from kbr.kafka.settings import admin_properties
+from kbr.kafka.properties import check_client
+from kbr.kafka.settings import ClientSettings, admin_properties
 
 __all__ = ["ConfigCheck", "check_config"]
 
@@ -49,15 +50,20 @@ def check_config(config: Config) -> ConfigCheck:
         ConfigError: something in it can't work.
     """
     verbs = ["list", "describe", "verify"]
-    storage = storage_options(config.storage)
+    storage = storage_options(config)
     if config.source.bootstrap_servers:
-        admin_properties(client_settings(config.source))
+        _check_cluster(client_settings(config.source))
         if config.backup_id is not None:
             backup_options(config)
             verbs.append("backup")
     if config.target.bootstrap_servers:
-        admin_properties(client_settings(config.target))
+        _check_cluster(client_settings(config.target))
         if config.backup_id is not None:
             restore_options(config)
             verbs.append("restore")
     return ConfigCheck(verbs=tuple(verbs), storage_url=storage.url, librdkafka=load_library())
+
+
+def _check_cluster(settings: ClientSettings) -> None:
+    admin_properties(settings)
+    check_client(settings)

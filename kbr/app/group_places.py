@@ -165,9 +165,12 @@ def _still_the_same(
         specs = cluster.describe_topics(present) if present else {}
     except TopicMissing:
         specs = {}
+    hidden = cluster.topics_without(sorted(set(names) - there), "Describe")
     found: dict[str, int] = {}
     for name in sorted(names):
         noted, spec = state.topic(name), specs.get(name)
+        if spec is None and name in hidden:
+            raise cluster.right_error([name], "Describe", "looking for the restored topics")
         if spec is None:
             warnings.append(f"{name}: there is no such topic any more")
         elif noted is not None and noted.topic_id and spec.topic_id != noted.topic_id:

@@ -10,11 +10,12 @@ from typing import Any
 
 from kbr import __version__
 from kbr.app.group_places import Restored, find_restore, places_of
-from kbr.app.inspect import opened_store
-from kbr.app.rollback_file import write_new_file
+from kbr.app.inspect import catalog_of, opened_store
+from kbr.app.rollback_file import read_rollback, write_new_file
 from kbr.app.wiring import client_settings, required_backup_id
 from kbr.config import Config
 from kbr.errors import (
+    AuthorizationFailed,
     GroupsMissing,
     GroupsUnreadable,
     Incomplete,
@@ -23,7 +24,8 @@ from kbr.errors import (
     StorageError,
     UnsupportedFormat,
 )
-from kbr.format.group_rollback import GroupRollback, dump_rollback, load_rollback
+from kbr.format.documents import MAX_MANIFEST_BYTES
+from kbr.format.group_rollback import GroupRollback, dump_rollback
 from kbr.format.groups import GroupSnapshot
 from kbr.format.restore_state import RestoreStatus
 from kbr.kafka.cluster import Cluster
@@ -120,7 +122,7 @@ def list_groups(config: Config, backup_id: str) -> GroupList:
         GroupsUnreadable: they are damaged.
     """
     with opened_store(config) as store:
-        Catalog(store).load(backup_id)
+        catalog_of(store, config).load(backup_id)
         return GroupList(snapshot=load_snapshot(store, backup_id))
 
 
@@ -150,8 +152,13 @@ class GroupReport:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 3 not all of it."""
-        return Incomplete.exit_code if self.executed and (self.failures or self._unplaced) else 0
+        """0 done, 3 not all of it; 1 where rights are missing for all of it."""
+        if not self.executed or not (self.failures or self._unplaced):
+            return 0
+        refused = [group for group, why in self.failures.items() if isinstance(why, AuthorizationFailed)]
+        if refused and set(refused) == {*self.failures, *(change.group for change in self.plan.rows)}:
+            return AuthorizationFailed.exit_code
+        return Incomplete.exit_code
 
     @property
     def status(self) -> str:
@@ -274,7 +281,14 @@ def move_groups(config: Config, run: GroupRun, *, restore_id: str | None) -> Gro
         opened_store(config) as store,
         Cluster(client_settings(config.target), deadline_s=config.target.deadline_ms / 1000) as cluster,
     ):
-        return move_groups_of(store, cluster, backup_id, run, restore_id=restore_id)
+        return move_groups_of(
+            store,
+            cluster,
+            backup_id,
+            run,
+            restore_id=restore_id,
+            max_manifest_bytes=config.limits.max_manifest_bytes,
+        )
 
 
 def move_groups_of(
@@ -285,13 +299,14 @@ def move_groups_of(
     *,
     restore_id: str | None,
     is_complete: bool = False,
+    max_manifest_bytes: int = MAX_MANIFEST_BYTES,
 ) -> GroupReport:
     """As move_groups(), with what is open already.
 
     Args:
         is_complete: all records of the restore are there, whatever its notes say yet.
     """
-    manifest = Catalog(store).load(backup_id)
+    manifest = Catalog(store, max_manifest_bytes=max_manifest_bytes).load(backup_id)
     refuse_foreign_groups(manifest.made_by)
     snapshot = load_snapshot(store, backup_id)
     restored = find_restore(store, cluster, backup_id, restore_id)
@@ -478,7 +493,7 @@ def _former(
     """The newest that has any of the groups, and where it lies."""
     if file is not None:
         try:
-            return load_rollback(file.read_bytes(), name=str(file)), str(file)
+            return read_rollback(file), str(file)
         except OSError as error:
             raise GroupsMissing(f"can't read {file}: {error.strerror}", hint="check its name") from error
     restored = find_restore(store, cluster, backup_id, restore_id)

@@ -9,30 +9,42 @@ from typing import Any
 
 from kbr.app.wiring import storage_options
 from kbr.config import Config
-from kbr.errors import AccessDenied
+from kbr.errors import AccessDenied, WrongKey
 from kbr.format.documents import Manifest
 from kbr.format.restore_state import RestoreStatus
 from kbr.maintain.describe import BackupDescription, describe, list_document
+from kbr.maintain.presence import verify_presence
 from kbr.maintain.verify import VerifyReport, verify
 from kbr.model import RunStatus
 from kbr.repository.catalog import BackupSummary, Catalog, summarise
 from kbr.repository.layout import LockPlace
 from kbr.repository.lock_look import is_lock_held
 from kbr.repository.restore_states import RestoreSummary, list_restores
+from kbr.repository.sealed_store import SealedStore
+from kbr.repository.sealing import is_encrypted
 from kbr.storage import ObjectStore, open_store
 
-__all__ = ["BackupList", "describe_backup", "list_backups", "looked_at_restores", "opened_store", "verify_backup"]
+__all__ = ["BackupList", "catalog_of", "describe_backup", "list_backups", "looked_at_restores", "opened_store", "verify_backup"]
 
 
 @contextmanager
-def opened_store(config: Config) -> Iterator[ObjectStore]:
-    """The configured store, while it is needed."""
-    store = open_store(storage_options(config.storage))
+def opened_store(config: Config, *, lenient: bool = False) -> Iterator[ObjectStore]:
+    """The configured store, while it is needed.
+
+    Args:
+        lenient: for who only shows what is there: also backups that are not encrypted, or not signed, as they should be.
+    """
+    store = open_store(storage_options(config, lenient=lenient))
     try:
         store.check()
         yield store
     finally:
         store.close()
+
+
+def catalog_of(store: ObjectStore, config: Config) -> Catalog:
+    """The backups of a store, within what the configuration believes of one."""
+    return Catalog(store, max_manifest_bytes=config.limits.max_manifest_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +65,8 @@ class BackupList:
 
 def list_backups(config: Config) -> BackupList:
     """All backups at the configured place; unreadable ones are among them, marked so."""
-    with opened_store(config) as store:
-        return BackupList(summaries=tuple(_with_lock(store, one) for one in Catalog(store).summaries()))
+    with opened_store(config, lenient=True) as store:
+        return BackupList(summaries=tuple(_with_lock(store, config, one) for one in catalog_of(store, config).summaries()))
 
 
 def describe_backup(config: Config, backup_id: str) -> BackupDescription:
@@ -64,8 +76,8 @@ def describe_backup(config: Config, backup_id: str) -> BackupDescription:
         BackupMissing: there is none of that id.
         ManifestUnreadable: its manifest is damaged.
     """
-    with opened_store(config) as store:
-        manifest, held = _looked_at(store, backup_id)
+    with opened_store(config, lenient=True) as store:
+        manifest, held = _looked_at(store, config, backup_id)
         try:
             restores = looked_at_restores(store, backup_id)
         except AccessDenied:  # who may read a backup may lack the right to list
@@ -91,36 +103,55 @@ def looked_at_restores(store: ObjectStore, backup_id: str) -> list[RestoreSummar
     return [replace(one, lock_held=held.get(one.restore_id)) if one.status == running else one for one in restores]
 
 
-def _with_lock(store: ObjectStore, summary: BackupSummary) -> BackupSummary:
+def _with_lock(store: ObjectStore, config: Config, summary: BackupSummary) -> BackupSummary:
     """With a look at the lock of one that says it is running: only of those, as each look is some requests."""
     if summary.status != RunStatus.RUNNING.value:
         return summary
-    manifest, held = _looked_at(store, summary.backup_id)
-    return replace(summarise(manifest), lock_held=held)
+    manifest, held = _looked_at(store, config, summary.backup_id)
+    return replace(summarise(manifest), lock_held=held, encrypted=summary.encrypted)
 
 
-def _looked_at(store: ObjectStore, backup_id: str) -> tuple[Manifest, bool | None]:
+def _looked_at(store: ObjectStore, config: Config, backup_id: str) -> tuple[Manifest, bool | None]:
     """A manifest, and of one that says it is running whether a run holds the lock."""
-    manifest = Catalog(store).load(backup_id)
+    manifest = catalog_of(store, config).load(backup_id)
     if manifest.status is not RunStatus.RUNNING:
         return manifest, None
     held = is_lock_held(store, backup_id)
     if held is False:
         # the run may have ended between the two looks: then it has said so before it gave its lock up
-        manifest = Catalog(store).load(backup_id)
+        manifest = catalog_of(store, config).load(backup_id)
     return manifest, held if manifest.status is RunStatus.RUNNING else None
 
 
 def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport:
     """Check a backup's objects against its manifest.
 
+    An encrypted one without any key: only whether they are there, and their sizes.
+
     Args:
         deep: also decode every block.
 
     Raises:
         BackupMissing: there is none of that id.
-        ManifestUnreadable: its manifest is damaged.
+        ManifestUnreadable: its manifest is damaged, or not signed by who has to.
+        WrongKey: it is encrypted, and the key that was given is not its, or the blocks are to be decoded without any.
     """
     with opened_store(config) as store:
-        manifest = Catalog(store).load(backup_id)
-        return verify(store, manifest, deep=deep, max_block_bytes=config.limits.max_block_bytes)
+        try:
+            manifest = catalog_of(store, config).load(backup_id)
+        except WrongKey:
+            # who gives a key wants it to open the backup
+            if deep or not isinstance(store, SealedStore) or store.trust.secrets.can_open:
+                raise
+            return _verify_presence(store, backup_id)
+        report = verify(store, manifest, deep=deep, max_block_bytes=config.limits.max_block_bytes)
+        return replace(
+            report,
+            encrypted=is_encrypted(store, backup_id),
+            signature_checked=isinstance(store, SealedStore) and bool(store.trust.public_keys),
+        )
+
+
+def _verify_presence(store: SealedStore, backup_id: str) -> VerifyReport:
+    keys, _is_stored = store.keys.find(backup_id)
+    return verify_presence(store.inner, store.keys.open_part(backup_id), "" if keys is None else keys.openers)

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from kbr.app.inspect import looked_at_restores, opened_store
+from kbr.app.inspect import catalog_of, looked_at_restores, opened_store
 from kbr.config import Config
 from kbr.errors import OffsetMapMissing, UsageError
 from kbr.maintain.describe import restore_document
 from kbr.model import TopicPartition
-from kbr.repository.catalog import Catalog
 from kbr.repository.offset_maps import MappedSums, OffsetMap, OffsetRangeMap, open_offset_map
 from kbr.repository.restore_states import RestoreSummary
 from kbr.storage import ObjectStore
@@ -44,7 +43,7 @@ def show_offsets(
     if (offset is not None or partition is not None) and (topic is None or (offset is not None and partition is None)):
         raise UsageError("an offset needs its topic and partition, and a partition its topic: -t TOPIC -p N --offset N")
     with opened_store(config) as store:
-        restores = _restores(store, backup_id)
+        restores = _restores(store, config, backup_id)
         chosen = _choose(restores, backup_id, restore)
         document: dict[str, Any] = {
             "backup_id": backup_id,
@@ -53,7 +52,7 @@ def show_offsets(
         }
         if chosen is not None:
             found = open_offset_map(store, backup_id, chosen)
-            sources = _sources(store, backup_id, found, topic, partition)
+            sources = _sources(store, config, backup_id, found, topic, partition)
             document["mapping"] = _mapping(found, sources, topic, partition, offset)
         return document
 
@@ -73,7 +72,7 @@ def offset_ranges(
     if partition is not None and topic is None:
         raise UsageError("a partition needs its topic: -t TOPIC -p N")
     with opened_store(config) as store:
-        restores = _restores(store, backup_id)
+        restores = _restores(store, config, backup_id)
         chosen = _choose(restores, backup_id, restore)
         if chosen is None:
             names = ", ".join(one.restore_id for one in restores if one.has_offset_map)
@@ -82,7 +81,7 @@ def offset_ranges(
                 hint="name one with --restore; kbr offsets show tells when and where to they were",
             )
         found = open_offset_map(store, backup_id, chosen)
-        sources = _sources(store, backup_id, found, topic, partition)
+        sources = _sources(store, config, backup_id, found, topic, partition)
         yield chosen, (one for source in sources for one in found.ranges(source))
 
 
@@ -99,11 +98,11 @@ def range_document(one: OffsetRangeMap) -> dict[str, Any]:
     }
 
 
-def _restores(store: ObjectStore, backup_id: str) -> list[RestoreSummary]:
+def _restores(store: ObjectStore, config: Config, backup_id: str) -> list[RestoreSummary]:
     restores = looked_at_restores(store, backup_id)
     if not restores:
         # says so where there is no such backup
-        Catalog(store).load(backup_id)
+        catalog_of(store, config).load(backup_id)
     return restores
 
 
@@ -128,7 +127,7 @@ def _choose(restores: list[RestoreSummary], backup_id: str, name: str | None) ->
 
 
 def _sources(
-    store: ObjectStore, backup_id: str, found: OffsetMap, topic: str | None, partition: int | None
+    store: ObjectStore, config: Config, backup_id: str, found: OffsetMap, topic: str | None, partition: int | None
 ) -> list[TopicPartition]:
     """The partitions that are asked for and that records were restored of.
 
@@ -140,7 +139,7 @@ def _sources(
     if meant or topic is None:
         return meant
     # it may be one of which no record was restored
-    manifest = Catalog(store).load_chosen(backup_id, lambda name: name == topic)
+    manifest = catalog_of(store, config).load_chosen(backup_id, lambda name: name == topic)
     numbers = {one.partition for entry in manifest.topics if entry.name == topic for one in entry.partitions}
     numbers.update(one.partition for one in mapped if one.topic == topic)
     names = sorted({entry.name for entry in manifest.topics} | {one.topic for one in mapped})

@@ -6,8 +6,8 @@ own configuration, imports, connections and plan: both at once, on two cores. Im
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,10 @@ __all__ = ["prestart_workers", "worker_modules"]
 
 #: What the workers of each verb import first.
 _TASKS = {"backup": "kbr.backup.task", "restore": "kbr.restore.task"}
-#: How much of a configuration file is looked through, bytes.
-_LOOK_BYTES = 64 * 1024
+#: How much of a configuration file is looked through, bytes: no larger one is taken.
+_LOOK_BYTES = 1024 * 1024
+#: ``${VARIABLE}`` in it: what workers don't inherit, as it is a secret as a rule, and comes to them with their tasks.
+_REFERENCE = re.compile(rb"\$\{([A-Za-z_][A-Za-z0-9_]*)(?=\}|:-)")
 #: Words that a configuration for an S3 server can't do without (storage.backend, a URL).
 _S3_WORDS = (b"s3", b"ceph")
 
@@ -44,12 +46,17 @@ def prestart_workers(verb: str, *, config_path: Path | None, settings: Iterable[
         settings: what else may name the storage: flags, variables.
     """
     texts = [setting.encode("utf-8", "replace") for setting in settings if setting]
-    with suppress(OSError):  # who reads it for good tells what is wrong with it
-        if config_path is not None and config_path.is_file():  # a pipe can be read once only
+    if config_path is not None:
+        try:
+            if not config_path.is_file():
+                return  # a pipe can be read once only, and which variables are secrets has to be known before
             with config_path.open("rb") as file:
                 texts.append(file.read(_LOOK_BYTES))
+        except OSError:
+            return  # who reads it for good tells what is wrong with it
     is_s3 = any(word in text.lower() for text in texts for word in _S3_WORDS)
-    prestart(_modules(verb, "s3://" if is_s3 else ""))
+    withheld = {name.decode("ascii") for text in texts for name in _REFERENCE.findall(text)}
+    prestart(_modules(verb, "s3://" if is_s3 else ""), withheld=withheld)
 
 
 def _modules(verb: str, location: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from kbr.app.check import ConfigCheck, check_config
-from kbr.app.wiring import client_settings, storage_options, warn_of_plain_http
+from kbr.app.stores import store_options, warn_of_plain_http
+from kbr.app.wiring import client_settings
 from kbr.config import Config
 from kbr.config.model import ClusterConfig
 from kbr.errors import KbrError
@@ -77,7 +78,7 @@ def probe_config(config: Config, *, mode: Literal["backup", "restore"] | None) -
 
 
 def _storage(config: Config) -> list[ProbeLine]:
-    options = storage_options(config.storage)
+    options = store_options(config.storage)
     warn_of_plain_http(options)
     deadline_s = min(DEADLINE_S, options.deadline_s)
     options = replace(options, part_bytes=PART_BYTES, deadline_s=deadline_s, check_deadline_s=deadline_s)

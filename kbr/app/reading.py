@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
-from kbr.app.inspect import opened_store
+from kbr.app.inspect import catalog_of, opened_store
 from kbr.app.wiring import storage_options
 from kbr.config import Config, load_config
 from kbr.config.values import parse_instant
@@ -19,7 +19,6 @@ from kbr.reading.archive import Archive
 from kbr.reading.native import NativeArchive
 from kbr.reading.records import read_window
 from kbr.reading.selecting import gap_notes, select_partitions
-from kbr.repository.catalog import Catalog
 from kbr.repository.window import MAX_OFFSET, TimeWindow, Window
 from kbr.storage import ObjectStore, open_store
 from kbr.telemetry.logs import get_logger
@@ -268,26 +267,37 @@ def opened_backup(config: Config, backup_id: str) -> Iterator[Backup]:
         yield Backup(_archive(store, config, backup_id))
 
 
-def open_backup(url: str | os.PathLike[str], backup_id: str | None = None, **storage: object) -> Backup:
+def open_backup(
+    url: str | os.PathLike[str],
+    backup_id: str | None = None,
+    *,
+    encryption: Mapping[str, object] | None = None,
+    signing: Mapping[str, object] | None = None,
+    **storage: object,
+) -> Backup:
     """Open a backup for reading.
 
     Args:
         url: where backups lie: a folder (a path, too) or ``s3://bucket/prefix``; without ``backup_id`` its last part is that.
         backup_id: the backup's name.
+        encryption, signing: keys of these sections of the configuration, such as ``{"key": ...}`` of an encrypted backup.
         storage: keys of the configuration's ``storage`` section, such as ``endpoint``, ``access_key``, ``secret_key``
             and ``region``. What is not given comes from KBR_STORAGE_... variables, then from where boto looks.
 
     Raises:
         ConfigError: the place makes no sense.
         BackupMissing: there is no such backup.
-        ManifestUnreadable: its manifest is damaged.
+        ManifestUnreadable: its manifest is damaged, or not signed by who has to.
+        WrongKey, NotEncrypted: it is encrypted, and the keys don't open it; or it is not, and they were given.
         StorageError: the store can't be reached or read.
     """
     url = os.fspath(url)
     place, name = (url, backup_id) if backup_id is not None else _split(url)
-    overrides = {"storage.url": place, **{f"storage.{key}": value for key, value in storage.items()}}
+    overrides: dict[str, object] = {"storage.url": place}
+    for section, values in (("storage", storage), ("encryption", encryption), ("signing", signing)):
+        overrides.update({f"{section}.{key}": value for key, value in (values or {}).items()})
     config = load_config(None, overrides=overrides, environ=os.environ)
-    store = open_store(storage_options(config.storage))
+    store = open_store(storage_options(config))
     try:
         store.check()
         return Backup(_archive(store, config, name), store)
@@ -297,7 +307,7 @@ def open_backup(url: str | os.PathLike[str], backup_id: str | None = None, **sto
 
 
 def _archive(store: ObjectStore, config: Config, backup_id: str) -> Archive:
-    return NativeArchive(store, Catalog(store).load(backup_id), max_block_bytes=config.limits.max_block_bytes)
+    return NativeArchive(store, catalog_of(store, config).load(backup_id), max_block_bytes=config.limits.max_block_bytes)
 
 
 def _split(url: str) -> tuple[str, str]:

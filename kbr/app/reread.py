@@ -35,6 +35,7 @@ FOLLOWED_KEYS: dict[str, Path] = {
     "records_per_s": ("backup", "rate_limit_records"),
     "workers": ("backup", "workers"),
     "compress_threads": ("backup", "compress_threads"),
+    "extra_verify": ("backup", "extra_verify"),
     "memory_limit": ("backup", "memory_limit"),
     "checkpoint_interval_s": ("backup", "checkpoint_interval_ms"),
 }
@@ -46,6 +47,7 @@ FIXED_OPTIONS = (
     "continuous",
     "consumer_groups",
     "index",
+    "max_manifest_bytes",
     "time_window_start_ms",
     "time_window_end_ms",
 )

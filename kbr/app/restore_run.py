@@ -94,7 +94,7 @@ def run_restore(
     """
     options = restore_options(config)
     client = client_settings(config.target)
-    storage = storage_options(config.storage)
+    storage = storage_options(config)
     warn_of_plain_http(storage)
     display = RunDisplay(progress)
     flag = StopFlag()

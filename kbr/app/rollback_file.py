@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from kbr.errors import GroupsUnreadable, PreflightRefused, UnsupportedFormat
-from kbr.format.group_rollback import MAX_ROLLBACK_BYTES, load_rollback
+from kbr.format.group_rollback import MAX_ROLLBACK_BYTES, GroupRollback, load_rollback
 
-__all__ = ["check_new_file", "write_new_file"]
+__all__ = ["check_new_file", "read_rollback", "write_new_file"]
 
 _HINT = "name a file that does not exist, in a folder that may be written to"
 
@@ -33,11 +34,28 @@ def check_new_file(file: Path, backup_id: str) -> None:
     raise PreflightRefused(f"the groups' former offsets could not be kept in {file}: {why}; nothing was done", hint=_HINT)
 
 
+def read_rollback(file: Path) -> GroupRollback:
+    """What a file has that write_new_file() made.
+
+    Raises:
+        GroupsUnreadable: it is none, damaged or too large.
+        UnsupportedFormat: it is of another version, or something else.
+        OSError: it can't be read.
+    """
+    with file.open("rb") as stream:  # of a device or a pipe no size is known beforehand
+        data = stream.read(MAX_ROLLBACK_BYTES + 1)
+    if len(data) > MAX_ROLLBACK_BYTES:
+        raise GroupsUnreadable(
+            f"{file}: more than the {MAX_ROLLBACK_BYTES} bytes that a file of groups' former offsets has",
+            hint="name the file that kbr groups apply --rollback-file wrote",
+        )
+    return load_rollback(data, name=str(file))
+
+
 def _is_of(file: Path, backup_id: str) -> bool:
     try:
-        if file.stat().st_size > MAX_ROLLBACK_BYTES:
-            return False
-        return load_rollback(file.read_bytes(), name=str(file)).backup_id == backup_id
+        # a pipe would be waited for
+        return stat.S_ISREG(file.stat().st_mode) and read_rollback(file).backup_id == backup_id
     except (OSError, GroupsUnreadable, UnsupportedFormat):
         return False  # whatever it is, it is not that
 
@@ -49,7 +67,9 @@ def write_new_file(file: Path, data: bytes) -> None:
         PreflightRefused: it exists, or can't be written.
     """
     try:
-        with file.open("xb") as stream:
+        # like everything that kbr writes: for its user alone
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -5,20 +5,37 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+from dataclasses import replace
 
+from kbr.app.trust import trust_of
+from kbr.config import Config
 from kbr.config.model import StorageConfig
 from kbr.config.names import is_secret_option
 from kbr.errors import ConfigError
 from kbr.repository.layout import RETAINED_KEYS, SEGMENT_KEYS
+from kbr.repository.sealing import Sealing
 from kbr.storage import ObjectOptions, StorageOptions
 
-__all__ = ["storage_options", "warn_of_plain_http"]
+__all__ = ["storage_options", "store_options", "warn_of_plain_http"]
 
 _log = logging.getLogger("kbr.storage")
 
 
-def storage_options(config: StorageConfig) -> StorageOptions:
-    """Where backups lie.
+def storage_options(config: Config, *, lenient: bool = False) -> StorageOptions:
+    """Where backups lie, and what opens them.
+
+    Args:
+        lenient: for who only shows what is there: also backups that are not encrypted, or not signed, as they should be.
+
+    Raises:
+        ConfigError: a key for encryption or signing is none, or its file can't be read; the key of SSE-C is none, or
+            would go over the network in the clear.
+    """
+    return replace(store_options(config.storage), layer=Sealing(trust=trust_of(config, lenient=lenient)))
+
+
+def store_options(config: StorageConfig) -> StorageOptions:
+    """Where backups lie, objects as they are stored.
 
     Raises:
         ConfigError: the key of SSE-C is none, or would go over the network in the clear.

@@ -11,7 +11,7 @@ from kbr.config import Config
 from kbr.config.model import ClusterConfig
 from kbr.config.values import parse_offsets
 from kbr.errors import ConfigError
-from kbr.kafka.settings import ClientSettings
+from kbr.kafka.settings import MSK_IAM, ClientSettings, MskIamLogin, OidcLogin
 from kbr.model import Compression
 from kbr.restore.options import RestoreOptions
 from kbr.runtime.supervisor import Supervisor
@@ -46,6 +46,24 @@ class StopSource(Protocol):
 def client_settings(config: ClusterConfig) -> ClientSettings:
     """How to reach a cluster."""
     security = config.security
+    oidc = None
+    if security.oauth_token_endpoint_url is not None:
+        secret = security.oauth_client_secret
+        oidc = OidcLogin(
+            token_endpoint_url=security.oauth_token_endpoint_url,
+            client_id=security.oauth_client_id,
+            client_secret=None if secret is None else secret.get_secret_value(),
+            scope=security.oauth_scope,
+            extensions=security.oauth_extensions,
+        )
+    msk_iam = None
+    if security.sasl_mechanism == MSK_IAM:
+        msk_iam = MskIamLogin(
+            region=security.aws_region,
+            profile=security.aws_profile,
+            role_arn=security.aws_role_arn,
+            role_session=security.aws_role_session,
+        )
     return ClientSettings(
         bootstrap_servers=tuple(config.bootstrap_servers),
         security_protocol=security.security_protocol,
@@ -56,6 +74,9 @@ def client_settings(config: ClusterConfig) -> ClientSettings:
         ssl_certificate_location=security.ssl_certificate_location,
         ssl_key_location=security.ssl_key_location,
         ssl_key_password=None if security.ssl_key_password is None else security.ssl_key_password.get_secret_value(),
+        ssl_endpoint_identification_algorithm=security.ssl_endpoint_identification_algorithm,
+        oidc=oidc,
+        msk_iam=msk_iam,
         client=dict(config.client),
     )
 
@@ -91,6 +112,7 @@ def backup_options(config: Config) -> BackupOptions:
         records_per_s=backup.rate_limit_records or 0,
         workers=backup.workers,
         compress_threads=backup.compress_threads,
+        extra_verify=backup.extra_verify,
         memory_limit=backup.memory_limit,
         checkpoint_interval_s=backup.checkpoint_interval_ms / 1000,
         continuous=backup.continuous,
@@ -99,6 +121,7 @@ def backup_options(config: Config) -> BackupOptions:
         time_window_start_ms=backup.time_window_start,
         time_window_end_ms=backup.time_window_end,
         index=backup.index,
+        max_manifest_bytes=config.limits.max_manifest_bytes,
     )
 
 
@@ -139,6 +162,7 @@ def restore_options(config: Config) -> RestoreOptions:
         workers=restore.workers,
         memory_limit=restore.memory_limit,
         max_block_bytes=config.limits.max_block_bytes,
+        max_manifest_bytes=config.limits.max_manifest_bytes,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Protocol
 
 from kbr.backup.changes import OptionChanges
@@ -33,9 +34,11 @@ from kbr.model import RunStatus, TopicPartition
 from kbr.repository.adopt import unlisted_segments
 from kbr.repository.catalog import Catalog
 from kbr.repository.publish import ManifestPublisher
+from kbr.repository.sealing import begin_backup, for_workers
 from kbr.runtime.stopping import StopWish
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore
+from kbr.telemetry.accounts import VerifyCounts
 from kbr.telemetry.events import ProgressEvent
 from kbr.telemetry.logs import get_logger
 from kbr.timing import SYSTEM_CLOCK, Backoff, Clock
@@ -153,6 +156,9 @@ class BackupCoordinator:
         begun = self._clock.monotonic()
         check_selection(self._cluster, self._options, has_backup=self._has_backup)
         with self._run_lock:
+            begin_backup(self._store, self._options.backup_id)
+            storage = for_workers(self._store, self._places.storage, self._options.backup_id)
+            self._places = replace(self._places, storage=storage)
             state, survey = self._look(with_groups=True)
             self._store.remove_leftovers(self._options.backup_id)
             self._phases["plan"] = self._clock.monotonic() - begun
@@ -555,6 +561,7 @@ class BackupCoordinator:
             phases_s=self._phases,
             waited_s={} if runner is None else runner.accounts.waited_s,
             record_bytes=0 if runner is None else runner.accounts.record_bytes,
+            extra_verify=VerifyCounts() if runner is None else runner.accounts.extra_verify,
             peak_worker_rss_bytes=0 if runner is None else runner.peak_rss_bytes,
             worker_cpu_s=0.0 if runner is None else runner.cpu_s,
             failure=state.common_failure,

@@ -195,6 +195,7 @@ class PassRunner:
             patience_s=CONTINUOUS_PATIENCE_S if options.continuous else PATIENCE_S,
             memory_bytes=size.records_bytes,
             compress_threads=size.threads,
+            extra_verify=options.extra_verify,
             pace_path=self._places.pace_path,
             lease_path=self._places.lease_path,
             window=options.window,

@@ -6,12 +6,13 @@ backup has is ahead of it. Groups never hold up records: what can't be had is to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from kbr import __version__
-from kbr.errors import ClusterUnavailable, GroupsMissing, KbrError
+from kbr.errors import AuthorizationFailed, ClusterUnavailable, GroupsMissing, KbrError
 from kbr.format.groups import MAX_GROUPS, GroupSnapshot
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.kafka.groups import ConsumerGroups, GroupListing
@@ -29,6 +30,7 @@ _log = get_logger("kbr.backup")
 COST_FACTOR = 50
 #: No capture that failed for a coordinator that is away puts off the next one for longer.
 AWAY_S = 300.0
+_GLOB = re.compile(r"[*?\[]")
 #: Groups that one line names.
 NAMES_SHOWN = 5
 
@@ -103,16 +105,20 @@ class GroupCapture:
             # a coordinator that has just started lists nothing, without an error: groups that the backup has are asked for
             answer = {**self._known_before(), **answer}
             listed = [answer[group] for group in sorted(answer) if self._is_meant(group)]
+            hidden = self._hidden(answer)
             self._unmatched = [
                 f"no consumer group matches {pattern}: nothing is kept of it"
                 for pattern in self._patterns
-                if pattern != "*" and not any(fnmatchcase(group, pattern) for group in answer)
+                if pattern != "*" and pattern not in hidden and not any(fnmatchcase(group, pattern) for group in answer)
             ]
+            if "*" in self._patterns and not answer:
+                self._unmatched.append("no consumer group is to be seen: there is none, or the user lacks Describe on the groups")
             for sentence in self._unmatched:
                 self._warn(sentence)
             self._too_many = max(0, len(listed) - MAX_GROUPS)
             at_ms = self._clock.now_ms()
             found, unread = self._groups.offsets(listed[:MAX_GROUPS])
+            unread.update(hidden)
         except KbrError as error:
             if _is_given_up(error):
                 self._give_up(before)
@@ -213,6 +219,12 @@ class GroupCapture:
             failed=tuple(failed),
             warnings=(*self._unmatched, *([self._dropped] if self._dropped else [])),
         )
+
+    def _hidden(self, seen: Collection[str]) -> dict[str, KbrError]:
+        """Groups that are named, and that the user may not see: a listing has none of them, and says nothing."""
+        named = [one for one in self._patterns if one not in seen and not _GLOB.search(one)]
+        answers = self._groups.describe(named) if named else {}
+        return {group: answer for group, answer in answers.items() if isinstance(answer, AuthorizationFailed)}
 
     def _is_meant(self, group: str) -> bool:
         return any(fnmatchcase(group, pattern) for pattern in self._patterns)

@@ -25,6 +25,7 @@ class BackupOptions:
         bytes_per_s, records_per_s: rate limit over all workers, of uncompressed record bytes; 0 is none.
         workers: worker processes; 0 is one per core, never more than partitions.
         compress_threads: of each worker; 0 is as many as there are cores for.
+        extra_verify: decode blocks again before they are stored, as long as that costs little.
         memory_limit: of all processes together, bytes; None is 128 MiB for each worker's records.
         checkpoint_interval_s: how often the manifest is written while the run goes on.
         continuous: go on until stopped, with new records, partitions and topics.
@@ -32,6 +33,7 @@ class BackupOptions:
         time_window_start_ms, time_window_end_ms: records with timestamps in it, both ends included; None is open.
         index: keep the block index up.
         on_missing_topic: what a topic that is named and not there, or gone, means: ``fail`` or ``continue``.
+        max_manifest_bytes: the largest manifest of an earlier run that is believed.
     """
 
     backup_id: str
@@ -47,12 +49,14 @@ class BackupOptions:
     records_per_s: int = 0
     workers: int = 0
     compress_threads: int = 0
+    extra_verify: bool = True
     memory_limit: int | None = None
     checkpoint_interval_s: float = 30.0
     continuous: bool = False
     on_missing_topic: str = "fail"
     consumer_groups: tuple[str, ...] = ()
     index: bool = False
+    max_manifest_bytes: int = 1024 * 1024 * 1024
     time_window_start_ms: int | None = None
     time_window_end_ms: int | None = None
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from kbr.backup.committer import Committer
+from kbr.backup.extra_verify import ExtraVerify
 from kbr.errors import KbrError, StorageError
 from kbr.format.compression import BlockCompressor
 from kbr.model import SegmentRef
@@ -133,6 +134,7 @@ class SegmentPipeline:
     Args:
         options: bounds.
         compressor: makes frames of blocks; used by several threads.
+        extra_verify: looks at each frame before it is stored; None for no look.
         store: the segments'; of its kind depends how many threads write and commit.
         on_segment: called by the committing threads with (index, SegmentRef) after each commit.
     """
@@ -144,9 +146,11 @@ class SegmentPipeline:
         *,
         store: ObjectStore,
         on_segment: Callable[[int, SegmentRef], None],
+        extra_verify: ExtraVerify | None = None,
     ) -> None:
         self._options = options
         self._compressor = compressor
+        self._extra_verify = extra_verify
         self._on_segment = on_segment
         self._budget = _Budget(options.in_flight_bytes)
         self._commits = Committer(store, lanes=options.lanes)
@@ -194,7 +198,10 @@ class SegmentPipeline:
 
         def compress() -> None:
             try:
-                item.frame = self._compressor.compress(memoryview(block))
+                frame = self._compressor.compress(memoryview(block))
+                if self._extra_verify is not None:
+                    self._extra_verify.look(block, frame)
+                item.frame = frame
             except BaseException as error:  # it is the partition's end, which the fetching thread hears of
                 item.error = error
             self._go_on(lane, index)
@@ -294,6 +301,8 @@ class SegmentPipeline:
             return
         if item.frame is None:
             error = item.error
+            if isinstance(error, KbrError):
+                raise error
             raise StorageError(
                 f"a block could not be compressed: {type(error).__name__}: {error}", hint="this is a bug in kbr"
             ) from error

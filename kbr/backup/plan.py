@@ -137,6 +137,8 @@ class BackupTask:
     lease_path: Path
     #: Records outside of it are passed over.
     window: TimeWindow = field(default_factory=TimeWindow)
+    #: Whether blocks are decoded again before they are stored.
+    extra_verify: bool = True
 
 
 def plan_partitions(

@@ -22,7 +22,7 @@ def load_previous(store: ObjectStore, options: BackupOptions, source: SourceInfo
         StorageError: the store failed.
     """
     try:
-        previous = Catalog(store).load(options.backup_id)
+        previous = Catalog(store, max_manifest_bytes=options.max_manifest_bytes).load(options.backup_id)
     except BackupMissing:
         return None
     if previous.made_by:

@@ -11,6 +11,7 @@ from kbr.errors import Incomplete, Interrupted, KbrError
 from kbr.format.documents import Manifest, PartitionEntry, TopicEntry
 from kbr.model import PartitionStatus, RunStatus
 from kbr.repository.window import TimeWindow
+from kbr.telemetry.accounts import VerifyCounts
 
 __all__ = ["BackupReport", "manifest_warnings"]
 
@@ -29,6 +30,7 @@ class BackupReport:
         phases_s: wall time of each phase, seconds.
         waited_s: how long tasks waited, all together, by what for: source, storage, rate_limit.
         record_bytes: keys, values and headers, uncompressed.
+        extra_verify: blocks of this run, how many of them were decoded again before they were stored, and its CPU seconds.
         peak_worker_rss_bytes: the largest worker's peak resident memory.
         worker_cpu_s: CPU seconds of all workers.
         failure: what kept it from everything that it was to do.
@@ -46,6 +48,7 @@ class BackupReport:
     phases_s: dict[str, float]
     waited_s: dict[str, float]
     record_bytes: int
+    extra_verify: VerifyCounts
     peak_worker_rss_bytes: int
     worker_cpu_s: float
     failure: KbrError | None
@@ -95,6 +98,11 @@ class BackupReport:
             "waited_s": {name: round(seconds, 3) for name, seconds in self.waited_s.items()},
             "peak_worker_rss_bytes": self.peak_worker_rss_bytes,
             "worker_cpu_s": round(self.worker_cpu_s, 3),
+            "extra_verify": {
+                "blocks": self.extra_verify.blocks,
+                "decoded": self.extra_verify.decoded,
+                "cpu_s": round(self.extra_verify.cpu_s, 3),
+            },
             "totals": totals,
             "topics": topics,
             "groups": _groups(self.groups),
@@ -123,7 +131,7 @@ def manifest_warnings(manifest: Manifest) -> list[str]:
         found.append(f"no record lies in the time window ({window}), and the backup holds none")
     for topic in manifest.topics:
         if topic.configs is None:
-            found.append(f"{topic.name}: the cluster does not tell topic configs; a restore can't put them back")
+            found.append(f"{topic.name}: its configs can't be read (the user may lack DescribeConfigs on the topic); a restore can't put them back")
         failed = sum(1 for partition in topic.partitions if partition.status is PartitionStatus.FAILED)
         if failed:
             found.append(f"{topic.name}: {failed} of {_partitions(topic.partition_count)} failed")

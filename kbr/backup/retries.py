@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from kbr.errors import (
     FetchFailed,
+    IntegrityError,
     KbrError,
     OffsetOutOfRange,
     StorageError,
@@ -120,5 +121,8 @@ class PartitionRetries:
             return False  # the store has been tried until its deadline
         if isinstance(error, StoreFull):
             return now - trouble.since_s < self._full_deadline_s
-        again = isinstance(error, (OffsetOutOfRange, StorageError, WorkerCrashed, FetchFailed)) or error is None
+        # damage that was seen before anything was stored: what is fetched again is new
+        again = error is None or isinstance(
+            error, (OffsetOutOfRange, StorageError, WorkerCrashed, FetchFailed, IntegrityError)
+        )
         return again and trouble.tries < MAX_TRIES

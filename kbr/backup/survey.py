@@ -58,14 +58,27 @@ def check_selection(cluster: Cluster, options: BackupOptions, *, has_backup: Cal
     Raises:
         TopicMissing: a named topic does not exist, and ``on_missing_topic`` is ``fail``.
         UsageError: nothing is to be read.
+        AuthorizationFailed: a named topic may not be read, or none of them.
         ClusterError: the cluster does not answer.
     """
     listed = cluster.topics()
     missing = missing_topics({name for name, _internal, _count in listed}, options.include, options.exclude)
     goes_on = options.on_missing_topic == "continue"
     include = [name for name in options.include if not (goes_on and name in missing)]
-    if not _chosen(listed, include, options, may_be_none=True) and not (goes_on or options.continuous or has_backup()):
+    if not goes_on:
+        _refuse_unreadable(cluster, cluster.topics_without(missing, "Read"))
+    chosen = _chosen(listed, include, options, may_be_none=True)
+    if not chosen and not (goes_on or options.continuous or has_backup()):
         _chosen(listed, include, options, may_be_none=False)
+    unreadable = cluster.topics_without(chosen, "Read")
+    # one of many that a glob found is no reason to leave the others
+    named = [name for name in unreadable if name in include]
+    _refuse_unreadable(cluster, named or (unreadable if len(unreadable) == len(chosen) else []))
+
+
+def _refuse_unreadable(cluster: Cluster, names: Sequence[str]) -> None:
+    if names:
+        raise cluster.right_error(names, "Read", "reading topics")
 
 
 def survey_topics(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
+from kbr.backup.extra_verify import ExtraVerify
 from kbr.backup.pipeline import PipelineOptions, SegmentPipeline
 from kbr.backup.plan import BackupTask, PartitionTask, replaced_error
 from kbr.errors import ClusterUnavailable, KbrError, LogReplaced
@@ -23,6 +24,7 @@ from kbr.repository.adopt import unlisted_segments
 from kbr.repository.segment_writer import SegmentWriter
 from kbr.runtime.lease import Lease, shared_lease
 from kbr.runtime.pacing import CHECK_S, Allowance, Pacer, shared_pacer
+from kbr.secrecy import hide, secrets_of
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.telemetry.events import (
     ClientMessage,
@@ -77,6 +79,7 @@ def _store(options: StorageOptions) -> ObjectStore:
 
 def run(task: BackupTask, context: TaskContext) -> tuple[PartitionOutcome, ...]:
     """Fetch, encode and store a task's partitions; see the module."""
+    hide(secrets_of(task))
     pacer, lease = shared_pacer(task.pace_path), shared_lease(task.lease_path)
     return _BackupWorker(task, context, _store(task.storage), pacer, lease, SYSTEM_CLOCK).run()
 
@@ -125,6 +128,7 @@ class _BackupWorker:
         self._limit = pacer.limit
         self._waited_for_storage_s = 0.0
         self._waited_for_limit_s = 0.0
+        self._block_count = 0
         self._clock = clock
         self._outcomes: dict[int, PartitionOutcome] = {}
         self._progress = _Progress(context, clock)
@@ -149,9 +153,14 @@ class _BackupWorker:
             held_bytes=task.memory_bytes // 2,
         )
         compressor = BlockCompressor(task.compression, task.compression_level)
+        extra_verify = ExtraVerify(task.compression) if task.extra_verify else None
         with (
             SegmentPipeline(
-                pipeline_options, compressor, store=self._store, on_segment=self._segment_committed
+                pipeline_options,
+                compressor,
+                store=self._store,
+                on_segment=self._segment_committed,
+                extra_verify=extra_verify,
             ) as pipeline,
             PartitionSource(task.client, self._source_options(), on_client_message=self._client_message) as source,
         ):
@@ -175,6 +184,9 @@ class _BackupWorker:
                         "storage": self._waited_for_storage_s,
                         "rate_limit": self._waited_for_limit_s,
                     },
+                    blocks=self._block_count,
+                    verified_blocks=0 if extra_verify is None else extra_verify.block_count,
+                    verify_cpu_s=0.0 if extra_verify is None else extra_verify.cpu_s,
                 )
             )
             return self._results()
@@ -357,6 +369,7 @@ class _BackupWorker:
         raw_bytes = len(event.block)
         topic = self._task.partitions[event.index].topic
         self._progress.fetched(topic, event.block.stats.record_count, raw_bytes)
+        self._block_count += 1
         self._jobs.append(pipeline.submit(event.index, event.block, event.next_offset, event.leader_epoch))
 
     def _end(self, index: int, status: PartitionStatus, next_offset: int, error: KbrError | None = None) -> None:

@@ -39,6 +39,9 @@ __all__ = ["backup_blocks", "command"]
 @click.option("--from-timestamp", metavar="T", help="Records from this time on: epoch ms, or ISO-8601 with a zone.")
 @click.option("--to-timestamp", metavar="T", help="Records up to this time, itself included.")
 @click.option("--last", metavar="DURATION", help="Records of the last 24h, 90m, 7d, before now.")
+@click.option(
+    "--no-extra-verify", "extra_verify", flag_value=False, default=None, help="Don't decode blocks again before they are stored."
+)
 @click.option("--continuous", is_flag=True, default=None, help="Go on until stopped (SIGTERM, Ctrl-C).")
 @group_options("Keep what all consumer groups have committed.", "Keep it of this group, by name or glob; repeatable.")
 @verb
@@ -57,10 +60,12 @@ def command(
     from_timestamp: str | None,
     to_timestamp: str | None,
     last: str | None,
+    extra_verify: bool | None,
     continuous: bool | None,
     all_groups: bool,
     groups: tuple[str, ...],
     properties: tuple[str, ...],
+    command_config: Path | None,
     dry_run: bool,
     stats: float,
 ) -> int:
@@ -85,11 +90,13 @@ def command(
         overrides={
             "backup_id": backup_id,
             "source.bootstrap_servers": bootstrap_servers,
+            "source.command_config": None if command_config is None else str(command_config),
             "source.topics.include": split_commas(topics),
             "source.topics.exclude": split_commas(excluded),
             "storage.url": storage,
             "backup.workers": workers,
             "backup.continuous": continuous,
+            "backup.extra_verify": extra_verify,
             "backup.time_window_start": window_start(from_timestamp, last),
             "backup.time_window_end": to_timestamp,
             "backup.consumer_groups": groups_of(all_groups, groups),

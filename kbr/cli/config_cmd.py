@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from kbr.cli.documents import CheckDocument, ProbeDocument, ProbeEntry
+from kbr.cli.documents import CheckDocument, KeyDocument, ProbeDocument, ProbeEntry
 from kbr.cli.options import Invocation, config_options, storage_option, verb
 from kbr.cli.render import Block, emit_text
 from kbr.cli.tables import listed, table, text
@@ -154,3 +154,37 @@ def init(*, invocation: Invocation, mode: Literal["backup", "restore"]) -> int:
     else:
         invocation.emit({"mode": mode, "file": text_of_file}, lambda _: [])
     return 0
+
+
+@command.command("key")
+@click.option("--identity", "identity", type=click.Path(dir_okay=False, path_type=Path), help="Write an X25519 pair: FILE, FILE.pub.")
+@click.option("--signing", "signing", type=click.Path(dir_okay=False, path_type=Path), help="Write an Ed25519 pair: FILE, FILE.pub.")
+@verb
+def key(*, invocation: Invocation, identity: Path | None, signing: Path | None) -> int:
+    """Make a new key for encryption or signing.
+
+    Without a flag a symmetric one is printed, for encryption.key. With one, a private key is written to FILE and its public
+    one to FILE.pub, both readable by you only, and neither in place of another file. Keep a copy where no backup's loss takes it along:
+    nobody can open a backup without its key.
+
+    \b
+    (umask 077; kbr config key > /etc/kbr/backup.key)
+    kbr config key --identity /etc/kbr/identity.pem
+    """
+    if identity is not None and signing is not None:
+        raise click.UsageError("--identity and --signing make one key each: give one of them")
+    from kbr.app.trust import make_key
+
+    kind = "identity" if identity is not None else "signing" if signing is not None else "symmetric"
+    made = make_key(kind, identity or signing)
+    if made.secret and invocation.output == "table":
+        emit_text(f"{made.secret}\n")
+        return 0
+    return invocation.finish(made, _key_blocks)
+
+
+def _key_blocks(document: KeyDocument) -> list[Block]:
+    return [
+        f"Wrote {document['private_file']} (private: keep it, and a copy of it, safe) and {document['public_file']}.",
+        f"Its id is {document['key_id']}.",
+    ]

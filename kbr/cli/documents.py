@@ -17,6 +17,7 @@ __all__ = [
     "CheckDocument",
     "DemoDocument",
     "DescribeDocument",
+    "KeyDocument",
     "ListDocument",
     "ProbeDocument",
     "RestoreDocument",
@@ -91,6 +92,14 @@ class BackupGroups(TypedDict):
     failed: int
 
 
+class ExtraVerify(TypedDict):
+    """Blocks of one run, and how many of them were decoded again before they were stored."""
+
+    blocks: int
+    decoded: int
+    cpu_s: float
+
+
 class BackupDocument(WindowEnds):
     """``kbr backup``; status is planned, complete, incomplete or interrupted. Totals and topics are of the whole backup.
 
@@ -111,6 +120,7 @@ class BackupDocument(WindowEnds):
     waited_s: dict[str, float]
     peak_worker_rss_bytes: int
     worker_cpu_s: float
+    extra_verify: ExtraVerify
     totals: BackupTotals
     topics: list[BackupTopic]
     groups: BackupGroups | None
@@ -207,6 +217,7 @@ class ListedBackup(TypedDict):
     status: str
     lock_held: bool | None
     made_by: str | None
+    encrypted: bool
     error: str | None
     created_at_ms: int | None
     topics: int | None
@@ -394,10 +405,16 @@ class VerifyError(TypedDict):
 
 
 class VerifyDocument(TypedDict):
-    """``kbr verify``; blocks and records are None without ``--deep``; notes are no damage."""
+    """``kbr verify``; blocks and records are None without ``--deep``; notes are no damage.
+
+    ``presence_only``: without a key of an encrypted backup nothing was read, and ``bytes`` are those that lie there.
+    """
 
     backup_id: str
     deep: bool
+    presence_only: bool
+    encrypted: bool
+    signature_checked: bool
     undamaged: bool
     objects: int
     bytes: int
@@ -405,6 +422,16 @@ class VerifyDocument(TypedDict):
     records: int | None
     errors: list[VerifyError]
     notes: list[str]
+
+
+class KeyDocument(TypedDict):
+    """``kbr config key``; ``key`` is the new symmetric one, else the files are given."""
+
+    kind: str
+    key_id: str
+    key: str | None
+    private_file: str | None
+    public_file: str | None
 
 
 class ProbeEntry(TypedDict):

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from kbr.cli.text import neutralise, neutralise_lines
-from kbr.errors import Interrupted, KbrError, UsageError
+from kbr.cli.text import neutralise, neutralise_lines, shortened
+from kbr.errors import ConfigError, Interrupted, KbrError, UsageError
 
 __all__ = ["report_failure"]
 
@@ -39,13 +39,19 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
         message = f"unexpected {type(error).__name__}: {error}" if str(error) else f"unexpected {type(error).__name__}"
     if _asked(arguments, "--debug"):
         _print_traceback(error)
-    lines = [f"Error: {neutralise_lines(message)}"]
+    lines = [f"Error: {_on_lines(error, message)}"]
     if hint:
-        lines.append(f"Hint: {neutralise(hint)}")
+        lines.append(f"Hint: {shortened(neutralise(hint))}")
     if wants_json(arguments):
         lines.append(_json_line(code, name, message, hint))
     _write("\n".join(lines) + "\n")
     return code
+
+
+def _on_lines(error: BaseException, message: str) -> str:
+    """Only mistakes in a command or a configuration are lists: a name from outside can't begin a line of its own."""
+    has_lines = isinstance(error, (ConfigError, UsageError))
+    return shortened(neutralise_lines(message) if has_lines else neutralise(message))
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

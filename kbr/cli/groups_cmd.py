@@ -13,6 +13,7 @@ from kbr.cli.options import (
     Invocation,
     chosen_backup,
     client_sets,
+    command_config_option,
     config_options,
     read_mapping,
     rewind_option,
@@ -57,6 +58,7 @@ def _target_options(function: _Function) -> _Function:
             metavar="PROPERTY=VALUE",
             help="Any librdkafka property but the secret ones; repeatable.",
         ),
+        command_config_option,
         click.option(
             "--restore",
             "restore_id",
@@ -94,6 +96,7 @@ def _load(
     storage: str | None,
     bootstrap_servers: str | None,
     properties: tuple[str, ...],
+    command_config: Path | None,
     group_map: tuple[str, ...] = (),
 ) -> Config:
     return invocation.load(
@@ -103,6 +106,7 @@ def _load(
             "backup_id": backup_id,
             "storage.url": storage,
             "target.bootstrap_servers": bootstrap_servers,
+            "target.command_config": None if command_config is None else str(command_config),
             "restore.group_mapping": read_mapping(group_map, "--group-map", "SRC=DST"),
         },
         mode="restore",
@@ -176,6 +180,7 @@ def plan_command(
     storage: str | None,
     bootstrap_servers: str | None,
     properties: tuple[str, ...],
+    command_config: Path | None,
     restore_id: str | None,
     groups: tuple[str, ...],
     group_map: tuple[str, ...],
@@ -187,7 +192,7 @@ def plan_command(
     \b
     kbr groups plan nightly --storage ./backups -b localhost:9092
     """
-    config = _load(invocation, backup_id, config_path, sets, storage, bootstrap_servers, properties, group_map)
+    config = _load(invocation, backup_id, config_path, sets, storage, bootstrap_servers, properties, command_config, group_map)
     from kbr.app.groups import GroupRun, move_groups
 
     run = GroupRun(patterns=_patterns(groups, config), group_mapping=config.restore.group_mapping)
@@ -215,6 +220,7 @@ def apply_command(
     storage: str | None,
     bootstrap_servers: str | None,
     properties: tuple[str, ...],
+    command_config: Path | None,
     restore_id: str | None,
     groups: tuple[str, ...],
     group_map: tuple[str, ...],
@@ -230,7 +236,7 @@ def apply_command(
     \b
     kbr groups apply nightly --storage ./backups -b localhost:9092 --execute
     """
-    config = _load(invocation, backup_id, config_path, sets, storage, bootstrap_servers, properties, group_map)
+    config = _load(invocation, backup_id, config_path, sets, storage, bootstrap_servers, properties, command_config, group_map)
     from kbr.app.groups import GroupRun, move_groups
 
     run = GroupRun(
@@ -316,6 +322,7 @@ def rollback_command(
     storage: str | None,
     bootstrap_servers: str | None,
     properties: tuple[str, ...],
+    command_config: Path | None,
     restore_id: str | None,
     groups: tuple[str, ...],
     file: Path | None,
@@ -329,7 +336,7 @@ def rollback_command(
     \b
     kbr groups rollback nightly --storage ./backups -b localhost:9092 --execute
     """
-    config = _load(invocation, backup_id, config_path, sets, storage, bootstrap_servers, properties)
+    config = _load(invocation, backup_id, config_path, sets, storage, bootstrap_servers, properties, command_config)
     from kbr.app.groups import roll_groups_back
 
     report = roll_groups_back(config, restore_id=restore_id, file=file, patterns=_patterns(groups, config), execute=execute)
@@ -373,6 +380,7 @@ def export_command(
     storage: str | None,
     bootstrap_servers: str | None,
     properties: tuple[str, ...],
+    command_config: Path | None,
     restore_id: str | None,
     groups: tuple[str, ...],
     group_map: tuple[str, ...],
@@ -386,7 +394,7 @@ def export_command(
     kbr groups export nightly --storage ./backups -b localhost:9092 > offsets.csv
     kafka-consumer-groups.sh --bootstrap-server localhost:9092 --reset-offsets --all-groups --from-file offsets.csv --execute
     """
-    config = _load(invocation, backup_id, config_path, sets, storage, bootstrap_servers, properties, group_map)
+    config = _load(invocation, backup_id, config_path, sets, storage, bootstrap_servers, properties, command_config, group_map)
     from kbr.app.group_files import kafka_csv, rpk_file
     from kbr.app.groups import GroupRun, move_groups
 

@@ -53,6 +53,9 @@ def list_blocks(document: ListDocument) -> list[Block]:
         for one in document["backups"]
     ]
     rest = [number("RECORDS"), number("STORED"), text("FIRST RECORD"), text("LAST RECORD")]
+    if any(one["encrypted"] for one in document["backups"]):
+        rest.append(text("ENCRYPTED"))
+        rows = [[*row, "yes" if one["encrypted"] else "no"] for row, one in zip(rows, document["backups"], strict=True)]
     errors = [f"{one['backup_id']}: {one['error']}" for one in document["backups"] if one["error"]]
     left = [f"{one['backup_id']}: {LEFT_RUNNING}" for one in document["backups"] if one["lock_held"] is False]
     foreign = [

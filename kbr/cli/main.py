@@ -95,7 +95,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
     cls=KbrGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 incomplete, 4 damage found, 5 temporary: run "
-    "again, 10 no such backup, 11 locked, 13 refused, 130 interrupted.",
+    "again, 10 no such backup, 11 locked, 12 wrong key, 13 refused, 130 interrupted.",
 )
 @click.option(
     "--version",

@@ -21,6 +21,7 @@ __all__ = [
     "Invocation",
     "chosen_backup",
     "client_sets",
+    "command_config_option",
     "config_options",
     "exporting_verb",
     "filter_options",
@@ -76,6 +77,11 @@ class Invocation:
             all_clusters=all_clusters,
         )
         self._configure_logging(config.logging.format, config.logging.level)
+        if config.warnings:
+            from kbr.telemetry.logs import get_logger
+
+            for warning in config.warnings:
+                get_logger("kbr.config").warning("%s", warning)
         return config
 
     def start_logging(self) -> None:
@@ -181,6 +187,17 @@ def storage_option(function: _Function) -> _Function:
     return click.option("--storage", metavar="URL", help="Where backups lie: a folder or s3://bucket/prefix.")(function)
 
 
+def command_config_option(function: _Function) -> _Function:
+    """Add --command-config."""
+    return click.option(
+        "--command-config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="A client.properties file of Kafka's own tools: how to reach the cluster and to log in. Everything else wins "
+        "over it.",
+    )(function)
+
+
 def filter_options(function: _Function) -> _Function:
     """Add the flags that backup and restore share."""
     decorators = (
@@ -216,6 +233,7 @@ def filter_options(function: _Function) -> _Function:
             metavar="PROPERTY=VALUE",
             help="Any librdkafka property but the secret ones; repeatable.",
         ),
+        command_config_option,
         click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
         click.option(
             "--stats",
@@ -260,7 +278,9 @@ def client_sets(properties: Sequence[str], side: Literal["source", "target"]) ->
     """-X values as --set values."""
     for one in properties:
         if "=" not in one:
-            raise click.UsageError(f"-X takes PROPERTY=VALUE, not {one!r}")
+            # only what looks like a name is said again: the rest may be a secret
+            name = re.sub(r"[^A-Za-z0-9._-].*", "...", one, flags=re.DOTALL)
+            raise click.UsageError(f"-X takes PROPERTY=VALUE, not {name!r}")
     return [f"{side}.client.{one}" for one in properties]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kbr.cli.text import neutralise, neutralise_lines
+from kbr.cli.text import neutralise
 from kbr.cli.units import instant_text
 from kbr.errors import KbrError
 
@@ -32,6 +32,8 @@ _INSTANT = re.compile(r"(?:.*_at|.*timestamp|time_window_(?:start|end))_ms")
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _GAP = "  "
 _NARROWEST = 12
+#: No cell is wider, as every row is as wide as the widest: names and reasons from a hostile file may be of any length.
+_WIDEST = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class Column:
     Attributes:
         title: its head.
         right: numbers stand on the right.
-        flexible: may be cut with an ellipsis to fit a terminal; what a file or a pipe gets is never cut.
+        flexible: may be cut with an ellipsis to fit a terminal; what a file or a pipe gets is cut at 1,000 characters only.
     """
 
     title: str
@@ -58,7 +60,7 @@ class Table:
     totals: int = 0
 
 
-#: A line of text, or a table.
+#: A line of text (a line feed in it is written out, so that no text from outside begins one), or a table.
 Block = str | Table
 
 
@@ -138,14 +140,14 @@ def _render_blocks(blocks: Iterable[Block]) -> str:
     width = shutil.get_terminal_size().columns if terminal else 0
     bold = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     parts = [
-        _render_table(block, width, bold=bold) if isinstance(block, Table) else neutralise_lines(block) + "\n"
+        _render_table(block, width, bold=bold) if isinstance(block, Table) else neutralise(block) + "\n"
         for block in blocks
     ]
     return "".join(parts)
 
 
 def _render_table(table: Table, width: int, *, bold: bool) -> str:
-    rows = [[neutralise(cell) for cell in row] for row in table.rows]
+    rows = [[_cut(neutralise(cell[: _WIDEST + 1])) for cell in row] for row in table.rows]
     widths = [
         max([len(column.title), *(len(row[number]) for row in rows)]) for number, column in enumerate(table.columns)
     ]
@@ -158,6 +160,10 @@ def _render_table(table: Table, width: int, *, bold: bool) -> str:
             lines.append(_line(["-" * one for one in widths], widths, table.columns))
         lines.append(_line(row, widths, table.columns))
     return "".join(f"{line}\n" for line in lines)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
 
 
 def _shrink(widths: list[int], columns: Sequence[Column], width: int) -> None:

@@ -140,6 +140,7 @@ def command(
     rate_limits: tuple[str, ...],
     workers: int | None,
     properties: tuple[str, ...],
+    command_config: Path | None,
     dry_run: bool,
     stats: float,
     from_timestamp: str | None,
@@ -187,6 +188,7 @@ def command(
         overrides={
             "backup_id": backup_id,
             "target.bootstrap_servers": bootstrap_servers,
+            "target.command_config": None if command_config is None else str(command_config),
             "target.topics.include": split_commas(topics),
             "target.topics.exclude": split_commas(excluded),
             "storage.url": storage,

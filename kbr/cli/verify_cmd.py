@@ -33,7 +33,7 @@ def command(
     """Prove that a backup is whole.
 
     Every object has to be there, with its size and SHA-256. Exit code 4 says that something is damaged. Without
-    BACKUP_ID it is the configuration's backup_id.
+    BACKUP_ID it is the configuration's backup_id. Of an encrypted backup, without a key only presence and sizes are checked.
 
     \b
     kbr verify --storage s3://backups/kafka nightly-1 --deep
@@ -48,9 +48,13 @@ def verify_blocks(document: VerifyDocument) -> list[Block]:
     """What people see of a verification."""
     result = "good" if document["undamaged"] else "DAMAGED"
     checked = f"{counted(document['objects'], 'segment')} ({bytes_text(document['bytes'])})"
+    if document["presence_only"]:
+        result = "all there" if document["undamaged"] else "DAMAGED"
+        checked = f"presence and sizes of {checked}"
     if document["blocks"] is not None and document["records"] is not None:
         checked += f", {counted(document['blocks'], 'block')}, {counted(document['records'], 'record')}"
-    blocks: list[Block] = [f"Backup {document['backup_id']}: {result}. Checked {checked}."]
+    signed = " Its manifest is signed by a trusted key." if document["signature_checked"] else ""
+    blocks: list[Block] = [f"Backup {document['backup_id']}: {result}. Checked {checked}.{signed}"]
     if document["errors"]:
         rows = [
             [one["object"], "-" if one["position"] is None else count_text(one["position"]), one["what"]]

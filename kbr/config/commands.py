@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from kbr.config.expand import strip_newline
+from kbr.secrecy import is_secret_variable
 
 __all__ = ["TIMEOUT_S", "run_secret_command"]
 
@@ -17,6 +18,8 @@ MAX_OUTPUT_BYTES = 64 * 1024
 def run_secret_command(argv: Sequence[str], environ: Mapping[str, str], *, timeout_s: float = TIMEOUT_S) -> str:
     """What ``argv`` prints, without one newline at its end. Its standard error goes where ours goes.
 
+    It gets the environment, which it may need (VAULT_TOKEN), but for kbr's own secrets.
+
     Raises:
         ValueError: it can't be run, fails, takes too long, or prints nothing usable.
     """
@@ -24,7 +27,7 @@ def run_secret_command(argv: Sequence[str], environ: Mapping[str, str], *, timeo
     try:
         done = subprocess.run(  # noqa: S603  (the user's own program, given as a list)
             list(argv),
-            env=dict(environ),
+            env={name: value for name, value in environ.items() if not _is_ours(name)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             timeout=timeout_s,
@@ -50,3 +53,7 @@ def run_secret_command(argv: Sequence[str], environ: Mapping[str, str], *, timeo
     if not secret or "\x00" in secret:
         raise ValueError(f"{program} printed {'nothing' if not secret else 'a NUL character'}")
     return secret
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("KBR_") and is_secret_variable(name)

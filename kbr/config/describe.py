@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,8 @@ from kbr.config.problems import Path
 __all__ = ["REDACTED", "OriginRow", "describe_origin", "plain_value", "to_plain"]
 
 REDACTED = "<redacted>"
+#: Of a URL in a text that is no secret as a whole.
+_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,4 +77,4 @@ def plain_value(value: Any, path: Path = ()) -> Any:
         return {str(name): plain_value(entry, (*path, str(name))) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_value(item) for item in value]
-    return value
+    return _PASSWORD.sub(rf"\1:{REDACTED}@", value) if isinstance(value, str) else value

@@ -6,7 +6,7 @@ What comes out of an expansion is a text: it is not expanded again and never rea
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 __all__ = ["MAX_FILE_BYTES", "expand"]
 
@@ -15,8 +15,11 @@ _REFERENCE = re.compile(r"\$\$|\$\{([^{}]*)\}|\$\{")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def expand(text: str, environ: Mapping[str, str]) -> str:
+def expand(text: str, environ: Mapping[str, str], *, note: Callable[[str, str], None] = lambda _name, _value: None) -> str:
     """Replace every reference in ``text``.
+
+    Args:
+        note: is told of each reference, a variable's name or ``file:/path``, and what it stands for.
 
     Raises:
         ValueError: an unset variable, an unreadable file, or a reference of another shape.
@@ -29,7 +32,9 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
         if body is None:
             raise ValueError("'${' without its '}', or one reference inside another (write $${ for a plain '${')")
         if body.startswith("file:"):
-            return _read_file(body[len("file:") :])
+            content = _read_file(body[len("file:") :])
+            note(body, content)
+            return content
         name, separator, default = body.partition(":-")
         if not _NAME.fullmatch(name):
             raise ValueError(
@@ -37,6 +42,7 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
             )
         value = environ.get(name, "")
         if value:
+            note(name, value)
             return value
         if separator:
             return default

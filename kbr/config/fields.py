@@ -21,6 +21,7 @@ __all__ = [
     "Endpoint",
     "EntryError",
     "FilePath",
+    "FilePaths",
     "FilesystemOptions",
     "Globs",
     "GroupMapping",
@@ -44,6 +45,7 @@ __all__ = [
     "Switch",
     "Tags",
     "Text",
+    "TokenUrl",
     "TopicConfigs",
     "TopicMapping",
     "Url",
@@ -297,8 +299,10 @@ class ChoiceError(ValueError):
 
 Text = Annotated[str | None, BeforeValidator(_optional(values.parse_text))]
 FilePath = Annotated[str | None, BeforeValidator(_optional(names.check_path))]
+FilePaths = Annotated[tuple[str, ...], BeforeValidator(_each(names.check_path))]
 Url = Annotated[str | None, BeforeValidator(_optional(names.check_url))]
 Endpoint = Annotated[str | None, BeforeValidator(_optional(names.check_endpoint))]
+TokenUrl = Annotated[str | None, BeforeValidator(_optional(names.check_token_url))]
 Bucket = Annotated[str | None, BeforeValidator(_optional(names.check_bucket))]
 Prefix = Annotated[str | None, BeforeValidator(_optional(names.check_prefix))]
 BackupId = Annotated[str | None, BeforeValidator(_optional(names.check_backup_id))]

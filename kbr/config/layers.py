@@ -1,6 +1,6 @@
 """File, environment and flags become one tree of plain data, with the origin of every value.
 
-Owns the precedence: flag > environment > file > default. Mappings merge entry by entry, anything else is replaced
+Owns the precedence: flag > environment > file > a Java client's file (command_config) > default. Mappings merge entry by entry, anything else is replaced
 as a whole. Knows the names of keys, not what is valid for them.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path as FilePath
 from typing import Any
 
 from kbr.config.document import DocumentError, Node, Scalar, parse_document
@@ -17,10 +18,11 @@ from kbr.config.expand import expand
 from kbr.config.keys import Key, UnknownKey, all_keys, find_key, hint_of_later, is_secret_path, section_at, suggest
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, Rank
 from kbr.config.storage import S3_KEYS
+from kbr.secrecy import is_secret_variable
 
 __all__ = ["Layers"]
 
-_SECTIONS = ("SOURCE", "TARGET", "STORAGE", "BACKUP", "RESTORE", "LOGGING", "LIMITS")
+_SECTIONS = ("SOURCE", "TARGET", "STORAGE", "ENCRYPTION", "SIGNING", "BACKUP", "RESTORE", "LOGGING", "LIMITS")
 _OURS = re.compile(rf"KBR_(?:{'|'.join(_SECTIONS)})_")
 #: What Kubernetes injects for a service that is called kbr-source: no settings.
 _SERVICE = re.compile(r"_SERVICE_(?:HOST|PORT)(?:_|$)|_PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_|$)|$)")
@@ -37,6 +39,10 @@ class Layers:
         data: nested plain data.
         origins: of every step that some layer gave.
         problems: mistakes found on the way.
+        notes: what was left out, in sentences.
+        secrets: what ``${file:...}`` and variables that are named like secrets stand for, wherever they are used.
+        secret_files: where the texts of secrets come from: files of ``${file:...}``, and the configuration file itself if
+            it holds one as it is.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -44,6 +50,9 @@ class Layers:
         self.data: dict[str, Any] = {}
         self.origins: dict[Path, Origin] = {}
         self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.secrets: list[str] = []
+        self.secret_files: list[str] = []
 
     # -- the layers ---------------------------------------------------------------------------
 
@@ -93,7 +102,7 @@ class Layers:
         """``a.b.c=value`` texts from the command line; a secret among them is refused."""
         for one in sets:
             name, separator, value = one.partition("=")
-            origin = Origin(rank=Rank.FLAG, where=f"--set {name}" if separator and name else "--set")
+            origin = Origin(rank=Rank.FLAG, where=f"--set {name.partition(':')[0]}" if separator and name else "--set")
             if not separator or not name:
                 self.problems.append(Problem(path=(), what="must be key=value", origin=origin))
                 continue
@@ -119,6 +128,43 @@ class Layers:
                 continue
             self._put(path, value, _COMMAND_LINE, merge=key.is_map)
 
+    def add_command_config(self, side: str) -> None:
+        """What ``{side}.command_config`` names, below all other layers, which say whether there is one: so after them."""
+        section = self._section((side,)) or {}
+        name = section.get("command_config")
+        if not isinstance(name, str) or not name:
+            return
+        # librdkafka is only loaded where such a file is read: it costs a twentieth of a second
+        from kbr.config.java_client import read_client_properties
+        from kbr.kafka.properties import is_known_property, settable_names
+
+        client = read_client_properties(FilePath(name), is_librdkafkas=is_known_property, known=settable_names)
+        for steps, (value, line) in client.values.items():
+            path = (side, *steps)
+            if not self._is_given(path):
+                self._put(path, value, _java_origin(name, line), merge=False)
+        for problem in client.problems:
+            self.problems.append(
+                Problem(
+                    path=(side, "command_config"),
+                    what=problem.what,
+                    origin=_java_origin(name, problem.line),
+                    suggestion=problem.suggestion,
+                    hint=problem.hint,
+                )
+            )
+        if client.ignored:
+            self.notes.append(f"{name}: these mean nothing to kbr and are left out: {', '.join(client.ignored)}")
+
+    def _is_given(self, path: Path) -> bool:
+        """Whether a layer has it, or something else where it would have to be."""
+        inner: Any = self.data
+        for step in path:
+            if not isinstance(inner, dict):
+                return inner is not None
+            inner = inner.get(step)
+        return inner is not None
+
     def settle(self) -> None:
         """Let the higher layer win where keys exclude each other, and drop keys that were left empty."""
         storage = self.data.get("storage")
@@ -136,7 +182,9 @@ class Layers:
             if node.text is None:
                 return None
             try:
-                return expand(node.text, self._environ)
+                if is_secret_path(path) and node.text and "${" not in node.text and name not in self.secret_files:
+                    self.secret_files.append(name)
+                return expand(node.text, self._environ, note=self._note)
             except ValueError as error:
                 self.problems.append(Problem(path=path, what=str(error), origin=self.origins[path]))
                 return node.text
@@ -151,6 +199,13 @@ class Layers:
             self.origins[place] = _file_origin(name, mark.line, mark.column)
             plain[step] = self._plain(child, (*path, step), name)
         return plain
+
+    def _note(self, reference: str, value: str) -> None:
+        if reference.startswith("file:"):
+            self.secret_files.append(reference.removeprefix("file:"))
+            self.secrets.append(value)
+        elif is_secret_variable(reference):
+            self.secrets.append(value)
 
     def _add_text(self, key: Key, path: Path, text: str, origin: Origin) -> None:
         value: Any = text
@@ -246,6 +301,10 @@ class Layers:
 
 def _file_origin(name: str, line: int, column: int) -> Origin:
     return Origin(rank=Rank.FILE, where=f"{name}:{line}:{column}", order=(line, column))
+
+
+def _java_origin(name: str, line: int) -> Origin:
+    return Origin(rank=Rank.COMMAND_CONFIG, where=f"{name}:{line}" if line else name, order=(line, 0))
 
 
 def _without_marks(node: Node) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -11,17 +12,23 @@ from pydantic import ValidationError
 
 from kbr.config.commands import run_secret_command
 from kbr.config.document import MAX_BYTES
+from kbr.config.exposure import exposure_warnings
 from kbr.config.fields import ChoiceError, EntryError
-from kbr.config.keys import all_keys, hint_of_later, section_at, suggest
+from kbr.config.keys import all_keys, hint_of_later, is_secret_path, section_at, suggest
 from kbr.config.layers import Layers
 from kbr.config.model import Config
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, raise_problems
 from kbr.config.rules import findings
 from kbr.errors import ConfigError
+from kbr.secrecy import hide
 
 __all__ = ["load_config"]
 
 Mode = Literal["backup", "restore"]
+#: Unknown keys whose nearest valid one is looked for.
+_SUGGESTIONS = 100
+#: Refused where it would be used, and in some client properties it is.
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
 
 
 def load_config(
@@ -51,10 +58,15 @@ def load_config(
     layers = Layers(environ)
     if path is not None:
         layers.add_file(str(path), _read(path))
+        hide(layers.secrets)
         raise_problems(problem for problem in layers.problems if not problem.path)
     layers.add_environment()
     layers.add_sets(sets)
     layers.add_overrides(overrides or {})
+    for side in ("source", "target"):
+        layers.add_command_config(side)
+    # before anything is said about any of it
+    hide(_secrets(layers.data, ()))
     layers.settle()
     problems = list(layers.problems)
     config, found = _validate(layers)
@@ -68,10 +80,26 @@ def load_config(
     if config is None:
         raise ConfigError("the configuration is not valid")  # pragma: no cover  (no config means problems)
     if run_commands:
-        needed = {"storage", {"backup": "source", "restore": "target"}.get(mode or config.mode or "", "storage")}
+        needed = {"storage", "encryption", "signing", {"backup": "source", "restore": "target"}.get(mode or config.mode or "", "storage")}
         config = _with_secrets(config, layers, {*needed, "source", "target"} if all_clusters else needed, environ)
     config._origins.update(layers.origins)
+    config._warnings.extend([*layers.notes, *exposure_warnings(config, path, layers.secret_files)])
     return config
+
+
+def _secrets(data: object, path: Path) -> Iterator[str]:
+    """The texts at the places of secrets, right or wrong."""
+    if isinstance(data, Mapping):
+        for name, entry in data.items():
+            yield from _secrets(entry, (*path, str(name)))
+    elif isinstance(data, (list, tuple)):
+        for entry in data:
+            yield from _secrets(entry, path)
+    elif data is not None and not is_secret_path(path):
+        yield from _PASSWORD_IN_URL.findall(str(data))
+    elif data is not None:
+        reveal = getattr(data, "get_secret_value", None)
+        yield str(data if reveal is None else reveal())
 
 
 def _read(path: FilePath) -> bytes:
@@ -90,17 +118,19 @@ def _validate(layers: Layers) -> tuple[Config | None, list[Problem]]:
     try:
         return Config.model_validate(layers.data), []
     except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        # the nearest key of each takes a millisecond to find, and a file may have 100,000 wrong ones
         return None, [
-            _problem(detail, layers.origins) for detail in error.errors(include_url=False, include_input=False)
+            _problem(detail, layers.origins, with_suggestion=number < _SUGGESTIONS) for number, detail in enumerate(details)
         ]
 
 
-def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin]) -> Problem:
+def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin], *, with_suggestion: bool) -> Problem:
     path: Path = tuple(str(step) for step in detail["loc"])
     cause = detail.get("ctx", {}).get("error")
     what, suggestion = str(cause or detail["msg"]), ""
     if detail["type"] == "extra_forbidden":
-        what, suggestion = "unknown key" + hint_of_later(path), suggest(path)
+        what, suggestion = "unknown key" + hint_of_later(path), suggest(path) if with_suggestion else ""
     elif detail["type"] in ("model_type", "model_attributes_type"):
         what = "is a section: it takes keys of its own, not a value" if path else "must be a mapping of keys"
     elif detail["type"] == "greater_than_equal":
@@ -154,7 +184,9 @@ def _without_broken(layers: Layers, broken: Iterable[Path]) -> Config | None:
 def _rule_problems(config: Config, mode: Mode | None, layers: Layers, broken: Sequence[Path]) -> list[Problem]:
     problems = []
     for finding in findings(config, mode):
-        if any(_touches(path, broken) for path in (finding.path, *finding.involved)):
+        # of a cluster whose client.properties can't be used, nobody knows what is missing
+        unread = [(finding.path[0], "command_config")] if finding.path[0] in ("source", "target") else []
+        if any(_touches(path, broken) for path in (finding.path, *finding.involved, *unread)):
             continue
         origin = _nearest_origin(finding.path, layers.origins)
         problems.append(Problem(path=finding.path, what=finding.what, origin=origin, hint=finding.hint))
@@ -179,7 +211,9 @@ def _with_secrets(config: Config, layers: Layers, needed: Collection[str], envir
             continue
         origin = _nearest_origin(key.path, layers.origins)
         try:
-            inner[name.removesuffix("_command")] = run_secret_command(argv, environ)
+            secret = run_secret_command(argv, environ)
+            hide([secret])
+            inner[name.removesuffix("_command")] = secret
         except ValueError as error:
             problems.append(Problem(path=key.path, what=str(error), origin=origin))
             continue

@@ -9,6 +9,7 @@ import re
 from urllib.parse import SplitResult, urlsplit
 
 from kbr.config.values import parse_text, shown
+from kbr.secrecy import is_secret_option, is_secret_property
 
 __all__ = [
     "check_backup_id",
@@ -25,6 +26,7 @@ __all__ = [
     "check_storage_class",
     "check_tag",
     "check_tag_value",
+    "check_token_url",
     "check_topic",
     "check_topic_pattern",
     "check_url",
@@ -56,10 +58,6 @@ _BROKER = re.compile(
     r"(?:(?:PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?\])(?::([0-9]{1,5}))?",
     re.IGNORECASE,
 )
-#: Parts of names of filesystems' options whose values are secrets, or may hold one.
-_SECRET_OPTIONS = ("pass", "secret", "token", "key", "cred", "sas", "connection_string", "auth", "private", "session")
-#: Parts of librdkafka property names whose values are secrets (its CONFIGURATION.md marks them sensitive).
-_SECRET_PARTS = ("password", "secret", "passphrase", "key.pem", "ssl_key", "private.key", "oauthbearer.config", "jaas")
 
 
 def check_topic(value: object) -> str:
@@ -118,6 +116,8 @@ def check_backup_id(value: object) -> str:
 def check_broker(value: object) -> str:
     """host:port, with an optional protocol in front."""
     broker = parse_text(value).strip()
+    if "@" in broker:
+        raise ValueError("a broker address holds credentials: use username and password of security, and write host:port")
     match = _BROKER.fullmatch(broker)
     if match is None:
         raise ValueError(f"{shown(broker)} is no broker address: write host:port")
@@ -136,24 +136,12 @@ def check_property_name(value: object) -> str:
     return name
 
 
-def is_secret_property(name: str) -> bool:
-    """Whether a librdkafka property's value has to stay hidden."""
-    lowered = name.lower()
-    return any(part in lowered for part in _SECRET_PARTS)
-
-
 def check_option_name(value: object) -> str:
     """The name of an argument of a filesystem's constructor."""
     name = parse_text(value)
     if not _OPTION.fullmatch(name):
         raise ValueError(f"{shown(name)} is no option's name: letters, digits and '_'")
     return name
-
-
-def is_secret_option(name: str) -> bool:
-    """Whether the value of a filesystem's option has to stay hidden."""
-    lowered = name.lower()
-    return any(part in lowered for part in _SECRET_OPTIONS)
 
 
 def check_storage_class(value: object) -> str:
@@ -206,6 +194,17 @@ def check_endpoint(value: object) -> str:
     return text.rstrip("/")
 
 
+def check_token_url(value: object) -> str:
+    """The http(s) address of an OpenID Connect server's token endpoint."""
+    text = parse_text(value)
+    parts = _split(text)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds credentials: use oauth_client_id and oauth_client_secret")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        raise ValueError(f"{shown(text)} is no token endpoint: write https://host/path")
+    return text
+
+
 def check_prefix(value: object) -> str:
     """A folder inside a bucket, without slashes at its ends; empty is the bucket itself."""
     prefix = parse_text(value).strip("/")
@@ -231,6 +230,8 @@ def check_url(value: object) -> str:
         return check_path(text)
     parts = _split(text)
     if parts.scheme == "file":
+        if "@" in parts.netloc:
+            raise ValueError("holds credentials, which a folder has none of: write file:///absolute/path")
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise ValueError(f"{shown(text)}: write file:///absolute/path, or the path alone")
         return text.split("://", 1)[1].removeprefix("localhost")

@@ -5,14 +5,21 @@ Knows no YAML and no model: a place is a text and an order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from kbr.errors import ConfigError
+from kbr.secrecy import redact
 
 __all__ = ["DEFAULT_ORIGIN", "Origin", "Path", "Problem", "Rank", "raise_problems"]
 
+#: What comes behind a name in a step that somebody took for a name and a value.
+_VALUE = re.compile(r"[:=].*", re.DOTALL)
+
+#: Mistakes that a message lists.
+_MAX_TOLD = 100
 #: A key as its steps: ("source", "client", "fetch.min.bytes").
 Path = tuple[str, ...]
 
@@ -21,9 +28,10 @@ class Rank(IntEnum):
     """Which layer wins: the higher one."""
 
     DEFAULT = 0
-    FILE = 1
-    ENVIRONMENT = 2
-    FLAG = 3
+    COMMAND_CONFIG = 1
+    FILE = 2
+    ENVIRONMENT = 3
+    FLAG = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +64,18 @@ class Problem:
 
     @property
     def key(self) -> str:
-        return ".".join(self.path)
+        return ".".join(map(_as_name, self.path))
 
     def __str__(self) -> str:
         key = f"key {self.key}: " if self.path else ""
         asked = f". did you mean '{self.suggestion}'?" if self.suggestion else ""
-        return f"{self.origin.where}: {key}{self.what}{asked}"
+        # a key may hold a line feed: every mistake has one line
+        return "\\n".join(f"{self.origin.where}: {key}{self.what}{asked}".splitlines())
+
+
+def _as_name(step: str) -> str:
+    """A step as far as it looks like a name: ``{password:secret}`` is a key with all of that, as YAML goes."""
+    return _VALUE.sub("...", step)
 
 
 def raise_problems(problems: Iterable[Problem]) -> None:
@@ -69,7 +83,9 @@ def raise_problems(problems: Iterable[Problem]) -> None:
     ordered = sorted(set(problems), key=lambda one: (one.origin.rank, one.origin.order, one.path, one.what))
     if not ordered:
         return
-    lines = [str(problem) for problem in ordered]
-    message = lines[0] if len(lines) == 1 else f"{len(lines)} mistakes in the configuration:\n  " + "\n  ".join(lines)
+    lines = [redact(str(problem)) for problem in ordered[:_MAX_TOLD]]
+    if len(ordered) > _MAX_TOLD:
+        lines.append(f"and {len(ordered) - _MAX_TOLD} more")
+    message = lines[0] if len(ordered) == 1 else f"{len(ordered)} mistakes in the configuration:\n  " + "\n  ".join(lines)
     hints = [problem.hint for problem in ordered if problem.hint]
     raise ConfigError(message, hint=hints[0] if hints else "", problems=lines)

@@ -16,7 +16,24 @@ from kbr.model import Compression
 
 __all__ = ["Finding", "findings"]
 
-_SASL_KEYS = ("sasl_mechanism", "username", "password", "password_command")
+_SASL_KEYS = (
+    "sasl_mechanism",
+    "username",
+    "password",
+    "password_command",
+    "oauth_token_endpoint_url",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_client_secret_command",
+    "oauth_scope",
+    "oauth_extensions",
+    "aws_region",
+    "aws_profile",
+    "aws_role_arn",
+    "aws_role_session",
+)
+#: What a key's beginning says about the mechanism that it is for.
+_MECHANISM_KEYS = {"oauth_": "OAUTHBEARER", "aws_": "AWS_MSK_IAM"}
 _LEVELS = {Compression.ZSTD: (-50, 22), Compression.LZ4: (0, 16)}
 
 
@@ -46,6 +63,7 @@ def findings(config: Config, mode: str | None) -> Iterator[Finding]:
     yield from _security(config.source, "source")
     yield from _security(config.target, "target")
     yield from _storage(config)
+    yield from _trust(config)
     yield from _compression(config)
     yield from _window("backup", config.backup.time_window_start, config.backup.time_window_end)
     yield from _window("restore", config.restore.time_window_start, config.restore.time_window_end)
@@ -94,6 +112,15 @@ def _security(cluster: ClusterConfig, side: str) -> Iterator[Finding]:
             yield Finding(
                 path=(*here, "password"), what=f"is missing: sasl_mechanism is {mechanism}", involved=involved
             )
+    else:
+        yield from _tokens(cluster, here, mechanism.upper(), involved)
+    if mechanism is not None and protocol.startswith("SASL_"):
+        for name in sasl:
+            wanted = next((word for start, word in _MECHANISM_KEYS.items() if name.startswith(start)), None)
+            if wanted not in (None, mechanism.upper()) and getattr(security, name) is not None:
+                yield Finding(
+                    path=(*here, name), what=f"excludes sasl_mechanism {mechanism}: it is for {wanted}", involved=involved
+                )
     if not protocol.endswith("SSL"):
         for name in ssl:
             if getattr(security, name) is not None:
@@ -102,9 +129,24 @@ def _security(cluster: ClusterConfig, side: str) -> Iterator[Finding]:
                     what=f"needs security_protocol SSL or SASL_SSL, and that is {protocol}",
                     involved=involved,
                 )
-    for name in ("password", "ssl_key_password"):
+    for name in ("password", "ssl_key_password", "oauth_client_secret"):
         if getattr(security, name) is not None and getattr(security, f"{name}_command") is not None:
             yield Finding(path=(*here, f"{name}_command"), what=f"excludes {name}: give one of them")
+
+
+def _tokens(
+    cluster: ClusterConfig, here: Path, mechanism: str, involved: tuple[Path, ...]
+) -> Iterator[Finding]:
+    security = cluster.security
+    if mechanism != "OAUTHBEARER" or any(
+        name.startswith("sasl.oauthbearer.") or name == "enable.sasl.oauthbearer.unsecure.jwt" for name in cluster.client
+    ):
+        return
+    for name in ("oauth_token_endpoint_url", "oauth_client_id", "oauth_client_secret"):
+        if getattr(security, name) is None and (
+            name != "oauth_client_secret" or security.oauth_client_secret_command is None
+        ):
+            yield Finding(path=(*here, name), what="is missing: sasl_mechanism is OAUTHBEARER", involved=involved)
 
 
 def _storage(config: Config) -> Iterator[Finding]:
@@ -211,6 +253,24 @@ def _backend(config: Config) -> Iterator[Finding]:
         )
     if storage.backend == "ceph" and storage.endpoint is None:
         yield Finding(path=(*here, "endpoint"), what="is missing: backend is ceph", involved=involved)
+
+
+def _trust(config: Config) -> Iterator[Finding]:
+    encryption, signing = config.encryption, config.signing
+    for section, one, name in (
+        ("encryption", encryption, "key"),
+        ("encryption", encryption, "identity_password"),
+        ("signing", signing, "key_password"),
+    ):
+        if getattr(one, name) is not None and getattr(one, f"{name}_command") is not None:
+            yield Finding(path=(section, f"{name}_command"), what=f"excludes {name}: give one of them")
+    for section, one, name, needed in (
+        ("encryption", encryption, "identity_password", "identity"),
+        ("signing", signing, "key_password", "key"),
+    ):
+        for given in (name, f"{name}_command"):
+            if getattr(one, given) is not None and getattr(one, needed) is None:
+                yield Finding(path=(section, given), what=f"needs {needed}", involved=((section, needed),))
 
 
 def _compression(config: Config) -> Iterator[Finding]:

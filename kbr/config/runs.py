@@ -196,6 +196,12 @@ class BackupConfig(Section):
         minimum=0,
         maximum=_MAX_WORKERS,
     )
+    extra_verify: fields.Switch = key(
+        True,
+        "Decode every block again before it is stored, and compare: all of them as long as that takes less than 5 % of the "
+        "CPU time, else a sample.",
+        kind="true or false",
+    )
     memory_limit: fields.OptionalSize = _memory_limit()
 
 

@@ -29,6 +29,7 @@ from kbr.format.block_index import (
 )
 from kbr.format.block_index_head import INDEX_HINT, Coverage, PieceEntry, SegmentPlace
 from kbr.format.names import INT64_MAX, PARTITION_MAX, is_topic_name
+from kbr.format.parquet_bounds import Footer
 from kbr.format.parquet_pieces import PieceWindow, int_view, whole_column
 from kbr.format.sealed import unseal
 from kbr.model import TopicPartition
@@ -125,6 +126,7 @@ class BlockIndexPiece:
         alone = PieceWindow(len(footer))
         alone.fill(0, footer)
         try:
+            self._footer = Footer(footer)
             self._metadata = _open(alone).metadata
             self._file = _open(self._window, metadata=self._metadata, read_dictionary=list(_WORDS))
             if not self._file.schema_arrow.equals(SCHEMA):
@@ -166,6 +168,9 @@ class BlockIndexPiece:
             self._unreadable(f"is damaged at byte {entry.position}: its checksum does not fit")
         self._window.fill(entry.position, data)
         try:
+            self._footer.check_row_group(
+                number, rows=entry.row_count, start=entry.position, end=entry.position + entry.stored_bytes
+            )
             return self._checked(number, self._file.read_row_group(number, use_threads=False))
         except KbrError:
             raise
@@ -244,6 +249,8 @@ class BlockIndexPiece:
             name: whole_column(table.column(name).unify_dictionaries() if name in _WORDS else table.column(name))
             for name in SCHEMA.names
         }
+        if any(len(arrays[name].dictionary) > max(len(arrays[name]), len(COMPRESSIONS)) for name in _WORDS):
+            self._unreadable(f"makes no sense: row group {number} has more words than rows")
         topics = arrays["topic"].dictionary.to_pylist()
         compressions = arrays["compression"].dictionary.to_pylist()
         if not all(isinstance(one, str) and is_topic_name(one) for one in topics) or not set(compressions) <= {*COMPRESSIONS}:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from kbr.format.manifest_parser import BadDocument, parse_document, parse_topic
+from kbr.format.manifest_parser import BadDocument, load_manifest_json, parse_document, parse_topic
+from kbr.format.manifest_signature import SUFFIX_BYTES, Signature, find_signature
 from kbr.format.manifest_values import FORMAT_VERSION, Manifest, TopicEntry
 from kbr.format.names import is_topic_name
-from kbr.wire import load_json
 
 __all__ = ["load_chosen_topics"]
 
@@ -34,7 +34,10 @@ class _OtherLayout(Exception):
 
 
 def load_chosen_topics(
-    read: Callable[[int, int], bytes], size_bytes: int, wants: Callable[[str], bool]
+    read: Callable[[int, int], bytes],
+    size_bytes: int,
+    wants: Callable[[str], bool],
+    check: Callable[[Signature | None, bytes], None] | None = None,
 ) -> Manifest | None:
     """A manifest whose other topics have no partitions (their ``partition_count`` is as it was).
 
@@ -42,14 +45,18 @@ def load_chosen_topics(
         read: gives so many bytes (second) from a position (first).
         size_bytes: of the manifest.
         wants: whether a topic of that name is chosen.
+        check: is given the signature, or None, and the SHA-256 of all before it, and raises what is wrong with that.
 
     Returns:
         None where it has to be read as a whole, to be understood or to say what is wrong with it.
     """
     digest = hashlib.sha256()
-    body_bytes = size_bytes - _SEAL_BYTES
-    if body_bytes < len(_TOPICS):
+    seal_at = size_bytes - _SEAL_BYTES
+    if seal_at < len(_TOPICS) + SUFFIX_BYTES:
         return None
+    suffix = read(seal_at - SUFFIX_BYTES, SUFFIX_BYTES)
+    signature = find_signature(suffix)
+    body_bytes = seal_at if signature is None else seal_at - SUFFIX_BYTES
 
     def pieces() -> Iterator[bytes]:
         for start in range(0, body_bytes, PIECE_BYTES):
@@ -59,15 +66,20 @@ def load_chosen_topics(
 
     scanner = _Scanner(pieces())
     try:
-        head = load_json(scanner.until(_TOPICS) + b"}")
+        head = load_manifest_json(scanner.until(_TOPICS) + b"}")
         if type(head) is not dict or head.get("format_version") != FORMAT_VERSION:
             return None
         manifest = parse_document({**head, "topics": []})
         topics = tuple(_topics(scanner, wants))
     except (_OtherLayout, BadDocument, ValueError, RecursionError):
         return None
-    if read(body_bytes, _SEAL_BYTES) != _SEAL % digest.hexdigest().encode("ascii"):
+    signed = digest.digest()
+    if signature is not None:
+        digest.update(suffix)
+    if read(seal_at, _SEAL_BYTES) != _SEAL % digest.hexdigest().encode("ascii"):
         return None
+    if check is not None:
+        check(signature, signed)
     if any(before.name >= after.name for before, after in pairwise(topics)):
         return None
     return replace(manifest, topics=topics)
@@ -80,16 +92,16 @@ def _topics(scanner: _Scanner, wants: Callable[[str], bool]) -> Iterator[TopicEn
     while True:
         # the name stands before anything that could be large
         about = _TOPIC + scanner.until(_PARTITIONS)
-        name = load_json(about + b"}").get("name")
+        name = load_manifest_json(about + b"}").get("name")
         if type(name) is not str or not is_topic_name(name):
             raise _OtherLayout
         if wants(name):
             partitions, is_last = scanner.until_or_end(_NEXT)
-            yield parse_topic(load_json(about + _PARTITIONS + _without_end(partitions, is_last)))
+            yield parse_topic(load_manifest_json(about + _PARTITIONS + _without_end(partitions, is_last)))
         else:
             end, is_last = scanner.skip_to_or_end(_NEXT)
             _without_end(end, is_last)
-            facts = load_json(about + _PARTITIONS + b"]}")
+            facts = load_manifest_json(about + _PARTITIONS + b"]}")
             count = facts.get("partition_count")
             if type(count) is not int or count < 0:
                 raise _OtherLayout

@@ -23,8 +23,9 @@ from kbr.format.names import (
     partition_folder,
 )
 from kbr.model import Compression, FailureKind, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef
+from kbr.wire import load_json
 
-__all__ = ["SEGMENT_FIELDS", "BadDocument", "parse_document", "parse_topic"]
+__all__ = ["SEGMENT_FIELDS", "BadDocument", "load_manifest_json", "parse_document", "parse_topic"]
 
 _E = TypeVar("_E", bound=Enum)
 _T = TypeVar("_T")
@@ -60,6 +61,16 @@ _segment_row = itemgetter(*SEGMENT_FIELDS)
 
 class BadDocument(ValueError):
     """The document is no manifest; says where and what."""
+
+
+def load_manifest_json(data: bytes) -> Any:
+    """The JSON of a manifest or of a part of one.
+
+    Raises:
+        ValueError: it is none, or holds more values than a manifest of its size.
+    """
+    # a segment has 15 values in 400 bytes or more, a partition two arrays in 300
+    return load_json(data, bytes_per_object=40, bytes_per_array=40, bytes_per_value=8)
 
 
 def parse_document(document: Mapping[str, Any]) -> Manifest:

@@ -30,6 +30,7 @@ from kbr.format.offset_map import (
     GroupEntry,
     OffsetMapHeader,
 )
+from kbr.format.parquet_bounds import BadFooter, Footer
 from kbr.format.parquet_pieces import PieceWindow, int_view, whole_column
 from kbr.model import TopicPartition
 from kbr.wire import load_json
@@ -148,6 +149,9 @@ class OffsetMapFile:
             self._unreadable(f"is damaged at byte {entry.position}: its checksum does not fit")
         self._window.fill(entry.position, data)
         try:
+            self._footer.check_row_group(
+                number, rows=entry.row_count, start=entry.position, end=entry.position + entry.stored_bytes
+            )
             return self._checked(number, self._file.read_row_group(number, use_threads=False))
         except KbrError:
             raise
@@ -188,6 +192,10 @@ class OffsetMapFile:
             self._unreadable(f"makes no sense: a footer of {footer_bytes} bytes in a file of {self._size}")
         if footer_bytes > tail_bytes:
             tail = self._read(self._size - footer_bytes, footer_bytes)
+        try:
+            self._footer = Footer(tail)
+        except BadFooter as error:
+            self._unreadable(f"makes no sense: {error}", error)
         self._window.fill(self._size - len(tail), tail)
 
     def _about(self) -> dict[str, Any]:
@@ -265,6 +273,8 @@ class OffsetMapFile:
             name: whole_column(column.unify_dictionaries() if name in TOPIC_COLUMNS else column)
             for name, column in columns.items()
         }
+        if any(len(arrays[name].dictionary) > len(arrays[name]) for name in TOPIC_COLUMNS):
+            self._unreadable(f"makes no sense: row group {number} has more topics than rows")
         names = {name: arrays[name].dictionary.to_pylist() for name in TOPIC_COLUMNS}
         if not all(isinstance(topic, str) and is_topic_name(topic) for some in names.values() for topic in some):
             self._unreadable(f"makes no sense: row group {number} names what can't be a topic")

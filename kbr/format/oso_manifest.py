@@ -13,17 +13,18 @@ from itertools import pairwise
 from typing import Any
 
 from kbr.errors import ManifestUnreadable
+from kbr.format.manifest_parser import load_manifest_json
 from kbr.format.manifest_values import Manifest, PartitionEntry, SourceInfo, TopicEntry
 from kbr.format.names import BACKUP_ID_RULE, INT64_MAX, PARTITION_MAX, TOPIC_RULE, is_backup_id, is_topic_name
 from kbr.format.oso_names import MADE_BY, segment_compression, segment_key_below
 from kbr.format.sealed import BadValue, count_at, fail, value_at
 from kbr.model import Compression, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef
-from kbr.wire import load_json
 
 __all__ = ["MAX_PARTITIONS", "oso_document", "parse_oso_manifest"]
 
-#: Partitions of all topics together, the empty ones too, which a manifest only counts.
-MAX_PARTITIONS = 1_000_000
+#: Partitions of all topics together, the empty ones too, which a manifest only counts: what shows them takes a kilobyte
+#: for each.
+MAX_PARTITIONS = 200_000
 #: Names of topics and texts that a note repeats, and their lengths.
 _NAMES_SHOWN = 10
 _TEXT_SHOWN = 100
@@ -52,7 +53,7 @@ def oso_document(data: bytes) -> Mapping[str, Any] | None:
     if data.startswith(b'{"format":'):
         return None  # kbr's own, which nobody wants to parse twice
     try:
-        document = load_json(data)
+        document = load_manifest_json(data)
     except (ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or "format" in document:

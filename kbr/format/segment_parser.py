@@ -186,7 +186,7 @@ class _IndexParser:
             position = reader.position
             key = reader.text()
             if key in fields or (key == "blocks" and columns is not None):
-                raise PackedError(f"{key} stands there twice", position)
+                raise PackedError(f"{ascii(key)[:100]} stands there twice", position)
             if key == "blocks":
                 columns = _read_columns(reader)
             elif key in readers:
@@ -344,7 +344,7 @@ def _read_columns(reader: PackedReader) -> dict[str, list[int]]:
         position = reader.position
         key = reader.text()
         if key in columns:
-            raise PackedError(f"column {key} stands there twice", position)
+            raise PackedError(f"column {ascii(key)[:100]} stands there twice", position)
         if key in COLUMNS:
             columns[key] = reader.integers(MAX_BLOCKS)
         else:

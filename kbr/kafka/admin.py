@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,9 +21,12 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from kbr.errors import AuthenticationFailed, ClusterUnavailable, ConfigError, KbrError
+from kbr.kafka.properties import check_client
 from kbr.kafka.settings import ClientSettings, admin_properties
+from kbr.kafka.tls_look import why_refused
+from kbr.kafka.tokens import TokenSource, token_source
 from kbr.kafka.translate import Cause, translate
-from kbr.telemetry.logs import explain
+from kbr.telemetry.logs import CERTIFICATE_REFUSED, explain
 from kbr.timing import Backoff, Clock, Deadline
 
 __all__ = ["AdminSession", "CallDeadline"]
@@ -55,9 +59,10 @@ _SILENT = frozenset({KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT})
 class _ClientLog(logging.Handler):
     """Keeps the newest thing that the client said about a broker."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, settings: ClientSettings) -> None:
         super().__init__()
         self._clock = clock
+        self._settings = settings
         self._cause: Cause | None = None
         self._said_at = 0.0
 
@@ -68,13 +73,22 @@ class _ClientLog(logging.Handler):
         """From the client's error callback: the same lines, with a code."""
         self._note(error.code(), error.str())
 
+    def note_token_error(self, why: str) -> None:
+        """From a source of tokens."""
+        self._cause = Cause(
+            code=KafkaError._AUTHENTICATION, broker="", reason=why, check="check the token's source and its settings"
+        )
+        self._said_at = self._clock.monotonic()
+
     def _note(self, code: int, text: str) -> None:
-        broker, reason, check = explain(text)
+        broker, reason, check = explain(self._settings.redact(text))
         if not reason:
             return
-        if "SSL handshake failed" in text:
-            code = KafkaError._SSL  # also said of a listener without TLS, as a mere disconnect
+        if "SSL handshake failed" in text or "tls alert" in text:
+            code = KafkaError._SSL  # also said of a listener without TLS, and of a client's certificate, as a mere disconnect
         last = self.cause()
+        if last is not None and last.code in _REFUSED and code not in _REFUSED and last.broker in {"", broker}:
+            return  # that a connection was closed follows from why it was
         if last is not None and last.broker == broker and last.reason == reason and code not in _REFUSED:
             code = last.code  # the log's line beside the callback's, which alone has the code
         self._cause = Cause(code=code, broker=broker, reason=reason, check=check)
@@ -85,6 +99,22 @@ class _ClientLog(logging.Handler):
         if self._cause is None or self._clock.monotonic() - self._said_at > CAUSE_LIFETIME_S:
             return None
         return self._cause
+
+
+class _TokenCallback:
+    """A source of tokens as confluent_kafka wants it: it would only tell that something was raised, not what."""
+
+    def __init__(self, tokens: TokenSource, log: _ClientLog) -> None:
+        self._tokens = tokens
+        self._log = log
+
+    def __call__(self, _config: str) -> tuple[str, float, str, dict[str, str]]:
+        try:
+            token, expires_at_ms, principal = self._tokens()
+        except Exception as error:
+            self._log.note_token_error(str(error))
+            raise
+        return token, expires_at_ms / 1000, principal, {}
 
 
 class CallDeadline(Deadline):
@@ -137,31 +167,50 @@ class AdminSession:
         self._clock = clock
         self._is_stopped = is_stopped
         self._properties = admin_properties(settings)
-        self._log = _ClientLog(clock)
+        self._log = _ClientLog(clock, settings)
         self._client: AdminClient | None = None
         self._mock: bool | None = None
+        #: Causes about certificates, and what was seen when somebody looked.
+        self._looked_at: dict[Cause, Cause] = {}
 
     def open(self) -> None:
         """Make the client; it connects when it is first used.
 
         Raises:
-            ConfigError: librdkafka refused a property.
+            ConfigError: librdkafka refused a property, or can't log in that way.
+            AuthenticationFailed: no token could be had.
         """
+        check_client(self._settings)
         logger = logging.Logger("kbr.kafka.client")  # noqa: LOG001  (private to this client, never shown)
         logger.addHandler(self._log)
         properties: dict[str, Any] = {**self._properties, "error_cb": self._log.note_error}
+        tokens = token_source(self._settings)
+        if tokens is not None:
+            tokens()  # what stands against it is told in the signer's words now, and not as a broker's silence later
+            properties["oauth_cb"] = _TokenCallback(tokens, self._log)
         try:
             self._client = AdminClient(properties, logger=logger)
         except KafkaException as error:
+            if error.args[0].code() == KafkaError.SASL_AUTHENTICATION_FAILED:  # confluent_kafka waits for a token
+                cause = self._log.cause()
+                raise AuthenticationFailed(
+                    f"opening the client of {self.servers}: {'no token could be had' if cause is None else cause.reason}",
+                    hint="check the token's source and its settings",
+                ) from None
             # no "from": the original's text is the one that may show a secret
             raise ConfigError(
-                f"librdkafka refused the client settings: {self._settings.redact(error.args[0].str())}",
+                f"librdkafka refused the client settings: {self._settings.redact(error.args[0].str().strip())}",
                 hint="check security and client in the configuration",
             ) from None
 
     def close(self) -> None:
         """Leave the brokers; again is fine."""
         self._client = None
+
+    @property
+    def principal(self) -> str:
+        """As ClientSettings'."""
+        return self._settings.principal
 
     @property
     def client(self) -> AdminClient:
@@ -305,14 +354,25 @@ class AdminSession:
                     raise
         raise FutureTimeoutError
 
+    def _cause(self) -> Cause | None:
+        """Why a broker could not be reached; of a certificate, what is wrong with it."""
+        cause = self._log.cause()
+        if cause is None or cause.reason != CERTIFICATE_REFUSED or not cause.broker:
+            return cause
+        if cause not in self._looked_at:
+            _, reason, check = explain(why_refused(cause.broker, self._settings))
+            self._looked_at[cause] = replace(cause, reason=reason, check=check) if reason else cause
+        return self._looked_at[cause]
+
     def _translated(self, error: KafkaError, doing: str, right: str, since: float) -> KbrError:
         self.client.poll(0)  # without waiting: a request for 1,000 partitions may bring 1,000 errors
         translated = translate(
             error,
             doing,
             servers=self.servers,
-            cause=self._log.cause(),
+            cause=self._cause(),
             right=right,
+            principal=self._settings.principal,
             waited_s=self._clock.monotonic() - since,
         )
         translated.context.setdefault("kafka_code", error.code())

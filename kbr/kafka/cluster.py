@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, TopicCollection
+from confluent_kafka import TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its __init__ re-exports without __all__
     AlterConfigOpType,
     ConfigEntry,
@@ -22,6 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its __init_
 )
 
 from kbr.errors import (
+    AuthorizationFailed,
     ClusterError,
     ClusterUnavailable,
     KbrError,
@@ -31,16 +32,15 @@ from kbr.kafka.admin import AdminSession
 from kbr.kafka.groups import ConsumerGroups
 from kbr.kafka.new_topics import TOPICS_PER_REQUEST, create_topics, read_topic_defaults
 from kbr.kafka.offsets import OffsetReader, PartitionOffsets
-from kbr.kafka.rights import cluster_operations, topic_operations
+from kbr.kafka.rights import cluster_operations, topic_operations, topics_without, topics_without_error
 from kbr.kafka.settings import ClientSettings
+from kbr.kafka.translate import UNSUPPORTED
 from kbr.model import TopicPartition, TopicSpec
 from kbr.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
 __all__ = ["Cluster", "ClusterInfo", "PartitionOffsets"]
 
 _T = TypeVar("_T")
-
-_UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION, KafkaError._NOT_IMPLEMENTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +113,14 @@ class Cluster:
         found = self._session.metadata().topics
         return sorted((name, name.startswith("__"), len(topic.partitions)) for name, topic in found.items())
 
+    def topics_without(self, names: Sequence[str], operation: str) -> list[str]:
+        """Topics that the user may not do something with: see kbr.kafka.rights."""
+        return topics_without(self._session, names, operation)
+
+    def right_error(self, names: Sequence[str], operation: str, doing: str) -> AuthorizationFailed:
+        """The error about topics that topics_without() found."""
+        return topics_without_error(self._session, names, operation, doing)
+
     def describe_topics(self, names: Sequence[str]) -> dict[str, TopicSpec]:
         """Topics with id, counts and non-default configs.
 
@@ -130,7 +138,7 @@ class Cluster:
             try:
                 described = session.steadily(partial(self._described, part))
             except ClusterError as error:
-                if error.context.get("kafka_code") not in _UNSUPPORTED:
+                if error.context.get("kafka_code") not in UNSUPPORTED:
                     raise
                 specs.update(self._specs_from_metadata(part, configs))
                 continue
@@ -182,7 +190,7 @@ class Cluster:
             try:
                 found.update(session.steadily(partial(self._ids, part, deadline), deadline))
             except ClusterError as error:
-                if error.context.get("kafka_code") not in _UNSUPPORTED:
+                if error.context.get("kafka_code") not in UNSUPPORTED:
                     raise
                 return {}
         return found
@@ -225,7 +233,11 @@ class Cluster:
         return specs
 
     def topic_configs(self, names: Sequence[str], *, include_defaults: bool) -> dict[str, dict[str, str]]:
-        """Configs by topic; sensitive ones are left out. A topic is absent where the cluster can't tell."""
+        """Configs by topic; sensitive ones are left out.
+
+        A topic is absent where the cluster can't tell, or its configs are not for this user (DescribeConfigs on the topic):
+        no record depends on that right.
+        """
         session = self._session
         found: dict[str, dict[str, str]] = {}
         if session.is_mock():
@@ -234,10 +246,12 @@ class Cluster:
             try:
                 answers = session.steadily(partial(self._configs, part))
             except ClusterError as error:
-                if error.context.get("kafka_code") not in _UNSUPPORTED:
+                if error.context.get("kafka_code") not in UNSUPPORTED:
                     raise
                 return {}
             for name, entries in answers.items():
+                if entries is None:
+                    continue
                 found[name] = {
                     entry.name: entry.value
                     for entry in entries.values()
@@ -254,12 +268,16 @@ class Cluster:
             partial(session.client.describe_configs, resources, request_timeout=session.request_timeout_s),
             "reading topic configs",
         )
-        return {
-            resource.name: session.result(
-                future, f"reading configs of topic {resource.name}", right=f"DescribeConfigs on topic {resource.name}"
-            )
-            for resource, future in futures.items()
-        }
+        found: dict[str, Any] = {}
+        for resource, future in futures.items():
+            name = resource.name
+            try:
+                found[name] = session.result(
+                    future, f"reading configs of topic {name}", right=f"DescribeConfigs on topic {name}"
+                )
+            except AuthorizationFailed:
+                found[name] = None
+        return found
 
     def new_topic_configs(self) -> dict[str, str]:
         """What a topic that is made without configs gets, as far as the brokers say; empty where they don't."""

@@ -177,7 +177,7 @@ def _create_part(
     try:
         for name, future in futures.items():
             try:
-                session.result(future, f"making topic {name}", right="Create on the cluster or the topic")
+                session.result(future, f"making topic {name}", right=f"Create on topic {name}, or on the cluster")
             except (ClusterUnavailable, AuthenticationFailed):
                 raise
             except KbrError as error:

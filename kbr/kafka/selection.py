@@ -71,6 +71,7 @@ def select_topics(
         raise UsageError(
             f"no topic matches {', '.join(include) or 'nothing'}"
             + (f" without {', '.join(exclude)}" if exclude else ""),
-            hint=f"there are {len(known)} topics" + ("; internal ones are left out" if not include_internal else ""),
+            hint=(f"there are {len(known)} topics" if known else "the user sees no topic at all, and may lack Read on them")
+            + ("; internal ones are left out" if known and not include_internal else ""),
         )
     return sorted(chosen)

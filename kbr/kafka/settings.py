@@ -12,8 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kbr.errors import ConfigError
+from kbr.secrecy import is_secret_property
 
-__all__ = ["ClientSettings", "admin_properties", "consumer_properties", "producer_properties"]
+__all__ = [
+    "MSK_IAM",
+    "ClientSettings",
+    "MskIamLogin",
+    "OidcLogin",
+    "admin_properties",
+    "consumer_properties",
+    "producer_properties",
+]
+
+#: The mechanism's name as Amazon's Java library has it. On the wire it is OAUTHBEARER here, as in AWS's signers for
+#: other languages.
+MSK_IAM = "AWS_MSK_IAM"
 
 #: Properties that the promises stand on, and why: a client setting that differs is refused.
 _FIXED: Mapping[str, tuple[str, str]] = {
@@ -40,22 +53,40 @@ _ALIASES = {
     "auto.commit.enable": "enable.auto.commit",
     "enable.auto.offset.store": "enable.auto.commit",
 }
-#: Properties whose values are secrets, as librdkafka marks them (_RK_SENSITIVE in rdkafka_conf.c), but for names
-#: and paths.
-_SECRET_PROPERTIES = frozenset(
-    {
-        "sasl.oauthbearer.assertion.private.key.passphrase",
-        "sasl.oauthbearer.assertion.private.key.pem",
-        "sasl.oauthbearer.client.secret",
-        "sasl.oauthbearer.config",
-        "sasl.password",
-        "ssl.key.password",
-        "ssl.key.pem",
-        "ssl.keystore.password",
-    }
-)
 #: librdkafka quotes what it can't read of this one (rdkafka_sasl_oauthbearer.c: "beginning at: ...").
 _QUOTED_PROPERTY = "sasl.oauthbearer.config"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OidcLogin:
+    """Where librdkafka gets its tokens for OAUTHBEARER: an OpenID Connect server (KIP-768), by client credentials.
+
+    Attributes:
+        extensions: SASL extensions, ``name=value`` with commas between.
+    """
+
+    token_endpoint_url: str
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    scope: str | None = None
+    extensions: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MskIamLogin:
+    """What AWS's signer makes tokens for Amazon MSK with; what is None is found as botocore finds it.
+
+    Attributes:
+        region: None: by the brokers' names, or else AWS_REGION or AWS_DEFAULT_REGION.
+        profile: of the AWS configuration files.
+        role_arn: a role to take on first.
+        role_session: what that session is called in AWS's logs.
+    """
+
+    region: str | None = None
+    profile: str | None = None
+    role_arn: str | None = None
+    role_session: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +96,8 @@ class ClientSettings:
     Attributes:
         ssl_endpoint_identification_algorithm: ``https`` (librdkafka's default: the certificate has to name the
             host) or ``none``.
+        oidc: for OAUTHBEARER.
+        msk_iam: for AWS_MSK_IAM.
         client: any librdkafka property; wins over what kbr sets, but not over what its promises need.
     """
 
@@ -78,17 +111,27 @@ class ClientSettings:
     ssl_key_location: str | None = None
     ssl_key_password: str | None = field(default=None, repr=False)
     ssl_endpoint_identification_algorithm: str | None = None
+    oidc: OidcLogin | None = None
+    msk_iam: MskIamLogin | None = None
     client: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def redact(self, text: str) -> str:
         """``text`` without any of these settings' secrets: for what librdkafka says about its configuration."""
         if _QUOTED_PROPERTY in text:
             text = f"{text.partition(_QUOTED_PROPERTY)[0]}{_QUOTED_PROPERTY} (not shown: it holds secrets)"
-        secrets = {self.password, self.ssl_key_password}
-        secrets.update(str(value) for name, value in self.client.items() if name in _SECRET_PROPERTIES)
+        secrets = {self.password, self.ssl_key_password, None if self.oidc is None else self.oidc.client_secret}
+        secrets.update(str(value) for name, value in self.client.items() if is_secret_property(name))
         for secret in sorted((one for one in secrets if one), key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
+
+    @property
+    def principal(self) -> str:
+        """Whom the brokers most likely take this client for, as in an ACL; empty where that can't be known here."""
+        name = self.client.get("sasl.username", self.username)
+        if self.client.get("security.protocol", self.security_protocol).upper().startswith("SASL") and name:
+            return f"User:{name}"
+        return ""
 
 
 def _connection(settings: ClientSettings) -> dict[str, str]:
@@ -104,8 +147,9 @@ def _connection(settings: ClientSettings) -> dict[str, str]:
         # the next request would wait for socket.timeout.ms (60 s).
         "socket.keepalive.enable": "true",
     }
+    oidc = settings.oidc
     optional = {
-        "sasl.mechanism": settings.sasl_mechanism,
+        "sasl.mechanism": "OAUTHBEARER" if settings.sasl_mechanism == MSK_IAM else settings.sasl_mechanism,
         "sasl.username": settings.username,
         "sasl.password": settings.password,
         "ssl.ca.location": settings.ssl_ca_location,
@@ -114,6 +158,17 @@ def _connection(settings: ClientSettings) -> dict[str, str]:
         "ssl.key.password": settings.ssl_key_password,
         "ssl.endpoint.identification.algorithm": settings.ssl_endpoint_identification_algorithm,
     }
+    if oidc is not None:
+        optional.update(
+            {
+                "sasl.oauthbearer.method": "oidc",
+                "sasl.oauthbearer.token.endpoint.url": oidc.token_endpoint_url,
+                "sasl.oauthbearer.client.id": oidc.client_id,
+                "sasl.oauthbearer.client.secret": oidc.client_secret,
+                "sasl.oauthbearer.scope": oidc.scope,
+                "sasl.oauthbearer.extensions": oidc.extensions,
+            }
+        )
     properties.update({name: value for name, value in optional.items() if value is not None})
     return properties
 
@@ -138,6 +193,8 @@ def admin_properties(settings: ClientSettings) -> dict[str, str]:
         ConfigError: ``client`` holds a property that kbr's promises fix.
     """
     properties = _connection(settings)
+    # Its lines explain why no broker answers, and are not shown: that a listener closes each connection tells something.
+    properties["log.connection.close"] = "true"
     # The default of 30 s is longer than a wrong address is tried (kbr.kafka.admin), and its cause would not be
     # known by then: a host behind a firewall that drops packets just says nothing.
     properties["socket.connection.setup.timeout.ms"] = "10000"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from kbr.errors import ConfigError, KbrError, ProduceFailed
 from kbr.kafka.native import load_library
 from kbr.kafka.settings import ClientSettings, producer_properties
+from kbr.kafka.tokens import token_source
 from kbr.kafka.translate import translate_code
 from kbr.model import TopicPartition
 from kbr.telemetry.events import ClientMessage
@@ -94,6 +95,7 @@ class BlockSink:
     ) -> None:
         load_library()
         self._options = options
+        self._principal = settings.principal
         #: Gets librdkafka's lines; another task of the same process may take over.
         self.on_client_message = on_client_message
         properties = producer_properties(
@@ -104,11 +106,16 @@ class BlockSink:
             largest_record_bytes=options.largest_record_bytes,
         )
         try:
-            self._sink = Sink(properties.items(), zero_timestamp_as=options.zero_timestamp_as)
+            self._sink = Sink(
+                properties.items(), zero_timestamp_as=options.zero_timestamp_as, token_source=token_source(settings)
+            )
         except ClientConfigError as error:
+            # no "from": the original's text is the one that may show a secret
             raise ConfigError(
-                f"librdkafka refused {error}", hint="check target.security and target.client", property=error.name
-            ) from error
+                f"librdkafka refused {settings.redact(str(error))}",
+                hint="check target.security and target.client",
+                property=error.name,
+            ) from None
         self._topics: dict[str, int] = {}
         self._open: dict[int, TopicPartition] = {}
 
@@ -273,5 +280,11 @@ class BlockSink:
                 offset=failure.source_offset,
             )
         return translate_code(
-            failure.code, failure.text, topic=topic, partition=partition, offset=failure.source_offset, producing=True
+            failure.code,
+            failure.text,
+            topic=topic,
+            partition=partition,
+            offset=failure.source_offset,
+            producing=True,
+            principal=self._principal,
         )

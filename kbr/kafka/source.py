@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from kbr.errors import ConfigError, FetchFailed, KbrError, LogReplaced, OffsetOutOfRange
 from kbr.kafka.native import load_library
 from kbr.kafka.settings import ClientSettings, consumer_properties
+from kbr.kafka.tokens import token_source
 from kbr.kafka.translate import translate_code
 from kbr.model import Anchor, OffsetRange, TopicPartition
 from kbr.telemetry.events import ClientMessage
@@ -171,12 +172,18 @@ class PartitionSource:
         )
         try:
             self._source = Source(
-                properties.items(), block_bytes=self._options.block_bytes, open_bytes=self._options.open_bytes
+                properties.items(),
+                block_bytes=self._options.block_bytes,
+                open_bytes=self._options.open_bytes,
+                token_source=token_source(self._settings),
             )
         except ClientConfigError as error:
+            # no "from": the original's text is the one that may show a secret
             raise ConfigError(
-                f"librdkafka refused {error}", hint="check source.security and source.client", property=error.name
-            ) from error
+                f"librdkafka refused {self._settings.redact(str(error))}",
+                hint="check source.security and source.client",
+                property=error.name,
+            ) from None
         self._source.start(
             (
                 (partition.topic, partition.partition, offsets.start_offset, offsets.end_offset_exclusive)
@@ -324,7 +331,12 @@ class PartitionSource:
                 offset=event.offset,
             )
         return translate_code(
-            event.code, event.text, topic=partition.topic, partition=partition.partition, offset=event.offset
+            event.code,
+            event.text,
+            topic=partition.topic,
+            partition=partition.partition,
+            offset=event.offset,
+            principal=self._settings.principal,
         )
 
     def _pass_on_client_events(self, source: Source) -> None:

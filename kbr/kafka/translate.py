@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError
@@ -18,7 +19,10 @@ from kbr.errors import (
     TopicMissing,
 )
 
-__all__ = ["Cause", "translate", "translate_code"]
+__all__ = ["UNSUPPORTED", "Cause", "missing_right", "translate", "translate_code"]
+
+#: How brokers, or librdkafka for them, say that they don't know a request.
+UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION, KafkaError._NOT_IMPLEMENTED})
 
 _UNREACHABLE = frozenset(
     {
@@ -36,6 +40,7 @@ _AUTHORIZATION = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "transactional id",
 }
+_ONE_RIGHT = re.compile(r"(\w+) on (?:the cluster|(topic|group) ([^\s,]+))")
 _MISSING = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 )
@@ -81,6 +86,7 @@ def translate(
     servers: str,
     cause: Cause | None = None,
     right: str = "",
+    principal: str = "",
     waited_s: float = 0.0,
 ) -> KbrError:
     """An admin call's error.
@@ -91,13 +97,14 @@ def translate(
         servers: the bootstrap servers, for the message.
         cause: what the client said about its connections, for errors that only say 'timed out'.
         right: the ACL operation that the call needs, such as ``Describe on topic t``.
+        principal: whom the brokers take the client for, as in an ACL, where that is known.
         waited_s: for how long it was tried, seconds.
     """
     code = error.code()
     words = error.str()
     if code in _AUTHORIZATION:
         needed = right or f"a right on the {_AUTHORIZATION[code]}"
-        return AuthorizationFailed(f"{doing}: not allowed: {words}", hint=f"the user needs {needed}")
+        return missing_right(doing, needed, principal)
     if code in _MISSING:
         return TopicMissing(f"{doing}: {words}", hint="check the topic's name")
     if code not in _UNREACHABLE and code not in _AUTHENTICATION:
@@ -119,8 +126,28 @@ def translate(
     )
 
 
+def missing_right(doing: str, right: str, principal: str = "", **context: object) -> AuthorizationFailed:
+    """The error that names a right: ``Read on topic t``, ``Describe on group g``, ``Create on the cluster``, ...
+
+    Args:
+        doing: what it was needed for.
+        principal: as translate()'s.
+    """
+    match = _ONE_RIGHT.match(right)
+    hint = "ask for it whoever grants rights in the cluster"
+    if match is not None:
+        operation, kind, name = match.groups()
+        resource = "--cluster" if kind is None else f"--{kind} {name}"
+        hint = (
+            f"grant it: kafka-acls --bootstrap-server HOST:PORT --add --allow-principal {principal or 'User:NAME'} "
+            f"--operation {operation} {resource}"
+        )
+    who = f" ({principal})" if principal else ""
+    return AuthorizationFailed(f"{doing}: not allowed; missing right: {right}{who}", hint=hint, right=right, **context)
+
+
 def translate_code(
-    code: int, text: str, *, topic: str, partition: int, offset: int, producing: bool = False
+    code: int, text: str, *, topic: str, partition: int, offset: int, producing: bool = False, principal: str = ""
 ) -> KbrError:
     """An error of the data path.
 
@@ -129,6 +156,7 @@ def translate_code(
         text: librdkafka's words.
         topic, partition, offset: where; an offset below 0 is unknown.
         producing: whether a record was being written.
+        principal: as translate()'s.
     """
     place = f"{topic}[{partition}]" if topic else "the client"
     if offset >= 0:
@@ -142,12 +170,11 @@ def translate_code(
             **context,
         )
     if code in _AUTHORIZATION:
-        return AuthorizationFailed(
-            f"{place}: not allowed: {words}",
-            hint=f"the user needs {'Write' if producing else 'Read'} on {f'topic {topic}' if topic else 'the topics'}"
-            + ("; and IdempotentWrite on the cluster, where brokers are older than 2.8" if producing and not topic else ""),
-            **context,
-        )
+        right = f"{'Write' if producing else 'Read'} on {f'topic {topic}' if topic else 'the topics'}"
+        if producing and code == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+            # an idempotent producer's id: since 2.8 (KIP-679) a right to write to any topic is enough
+            right = "Write on the topics, or IdempotentWrite on the cluster where brokers are older than 2.8"
+        return missing_right(place, right, principal, **context)
     if code in _AUTHENTICATION:
         return AuthenticationFailed(f"{place}: {words}", hint="check the credentials", **context)
     if code in _MISSING:

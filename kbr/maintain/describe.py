@@ -285,6 +285,7 @@ def summary_document(summary: BackupSummary | Manifest) -> dict[str, Any]:
         "backup_id": one.backup_id,
         "status": one.status,
         "lock_held": one.lock_held,
+        "encrypted": one.encrypted,
         "made_by": one.made_by or (None if one.status == UNREADABLE else "kbr"),
         "error": one.error or None,
         **_times("created_at", one.created_at_ms),

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from kbr.errors import IntegrityError, KbrError, ObjectMissing, RepositoryError
+from kbr.errors import IntegrityError, KbrError, NotAnObject, ObjectMissing, RepositoryError
 from kbr.format.compression import MAX_BLOCK_BYTES
 from kbr.format.documents import Manifest
 from kbr.format.oso_names import GROUPS_NAME, is_segment_name
@@ -23,6 +23,7 @@ from kbr.maintain.objects import Damage, Findings, check_blocks, check_foreign, 
 from kbr.model import SegmentRef
 from kbr.repository.groups import load_snapshot
 from kbr.repository.layout import (
+    KEYS_NAME,
     backup_folder,
     groups_key,
     index_head_key,
@@ -43,7 +44,7 @@ MAX_THREADS = 8
 _MAX_NOTES = 100
 #: Objects beside manifest and segments that a backup may have (DESIGN section 3).
 _KNOWN_PREFIXES = ("restores/", "locks/", "index/")
-_KNOWN_NAMES = ("index.parquet", "groups.json")
+_KNOWN_NAMES = ("index.parquet", "groups.json", KEYS_NAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,9 @@ class VerifyReport:
         errors: damage.
         notes: what is worth knowing and no damage: incompleteness that the manifest admits,
             objects that it does not list.
+        presence_only: nothing was read, as the backup is encrypted and no key was given; ``bytes`` are those that lie there.
+        encrypted: the backup is.
+        signature_checked: one of the trusted keys has signed the manifest.
     """
 
     backup_id: str
@@ -78,6 +82,9 @@ class VerifyReport:
     records: int
     errors: tuple[Damage, ...]
     notes: tuple[str, ...]
+    presence_only: bool = False
+    encrypted: bool = False
+    signature_checked: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -89,6 +96,9 @@ class VerifyReport:
         return {
             "backup_id": self.backup_id,
             "deep": self.deep,
+            "presence_only": self.presence_only,
+            "encrypted": self.encrypted,
+            "signature_checked": self.signature_checked,
             "undamaged": not self.errors,
             "objects": self.objects,
             "bytes": self.bytes,
@@ -232,7 +242,11 @@ class _Verification:
         for key, reference in segments.items():
             size = sizes.get(key)
             if size != reference.stored_bytes:
-                size = self._size_in_doubt(key)
+                try:
+                    size = self._size_in_doubt(key)
+                except NotAnObject as error:
+                    self._errors.append(damage_of(error, key))
+                    continue
             if size is None:
                 self._damage(key, None, "it is missing")
             elif size != reference.stored_bytes:
@@ -254,7 +268,7 @@ class _Verification:
         """The consumer groups' offsets carry their own checksum."""
         try:
             load_snapshot(self._store, self._manifest.backup_id)
-        except RepositoryError as error:
+        except (RepositoryError, IntegrityError) as error:
             self._errors.append(damage_of(error, key))
 
     def _size_in_doubt(self, key: str) -> int | None:

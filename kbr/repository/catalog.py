@@ -7,26 +7,33 @@ hides another backup.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kbr.errors import (
+    AccessDenied,
     BackupMissing,
     ManifestUnreadable,
+    NotAnObject,
     ObjectMissing,
     RepositoryError,
+    SealBroken,
     StorageError,
+    WrongKey,
 )
 from kbr.format.documents import MAX_MANIFEST_BYTES, Manifest
 from kbr.format.manifest_chosen import load_chosen_topics
 from kbr.model import SegmentRef
 from kbr.repository.foreign import load_any_manifest
-from kbr.repository.layout import backup_folder, backup_id_of, locks_prefix, manifest_key
+from kbr.repository.layout import backup_folder, backup_id_of, keys_key, locks_prefix, manifest_key
+from kbr.repository.sealing import is_encrypted, signature_check
 from kbr.storage.base import ObjectStore
 
 __all__ = ["UNREADABLE", "BackupSummary", "Catalog", "known_time_range", "summarise"]
 
 #: A manifest up to this size is read as a whole, bytes: 28,000 segments, 80 MB of memory.
 SMALL_MANIFEST_BYTES = 16 * 1024 * 1024
+#: Of a large one so much of its end is looked at, bytes: another tool's may end with a line break.
+_END_BYTES = 8
 #: Status of a backup whose manifest can't be read.
 UNREADABLE = "unreadable"
 
@@ -58,22 +65,29 @@ class BackupSummary:
     lock_held: bool | None = None
     #: The other tool whose backup it is; empty for kbr's own, and where the manifest can't be read.
     made_by: str = ""
+    encrypted: bool = False
 
 
 class Catalog:
-    """The backups below a store's root."""
+    """The backups below a store's root.
 
-    def __init__(self, store: ObjectStore) -> None:
+    Args:
+        store: where they lie; stays open.
+        max_manifest_bytes: the largest manifest that is read.
+    """
+
+    def __init__(self, store: ObjectStore, *, max_manifest_bytes: int = MAX_MANIFEST_BYTES) -> None:
         self._store = store
+        self._max_manifest_bytes = max_manifest_bytes
 
     def backup_ids(self) -> list[str]:
         """Everything that has a manifest or a segment, in order of the names."""
         return sorted({one for info in self._store.list("") if (one := backup_id_of(info.key))})
 
     def has_objects(self, backup_id: str) -> bool:
-        """Whether anything lies in the backup's folder but the locks of runs that may not have begun yet."""
-        locks = locks_prefix(backup_id)
-        return any(not info.key.startswith(locks) for info in self._store.list(backup_folder(backup_id)))
+        """Whether anything lies in the backup's folder but what a run leaves there that has not begun: locks, its keys."""
+        no_signs = (locks_prefix(backup_id), keys_key(backup_id))
+        return any(not info.key.startswith(no_signs) for info in self._store.list(backup_folder(backup_id)))
 
     def load(self, backup_id: str) -> Manifest:
         """Read a backup's manifest.
@@ -86,7 +100,7 @@ class Catalog:
         """
         key = manifest_key(backup_id)
         try:
-            data = self._store.get(key, max_bytes=MAX_MANIFEST_BYTES)
+            data = self._read(key)
         except ObjectMissing as error:
             if self.has_objects(backup_id):
                 raise ManifestUnreadable(
@@ -99,6 +113,8 @@ class Catalog:
                 hint="kbr list shows the backups at a storage URL",
                 backup_id=backup_id,
             ) from error
+        except SealBroken as error:
+            raise ManifestUnreadable(error.message, hint=error.hint, **error.context) from error
         manifest = load_any_manifest(data, name=key)
         if manifest.backup_id != backup_id:
             raise ManifestUnreadable(
@@ -107,6 +123,39 @@ class Catalog:
                 object=key,
             )
         return manifest
+
+    def _read(self, key: str) -> bytes:
+        """A manifest's bytes; of a large one its beginning and its end are looked at before it is read.
+
+        Raises:
+            ManifestUnreadable: it is too large, or no manifest.
+            ObjectMissing: it is not there.
+            StorageError: it can't be read.
+        """
+        small = min(SMALL_MANIFEST_BYTES, self._max_manifest_bytes)
+        try:
+            return self._store.get(key, max_bytes=small)
+        except StorageError as error:
+            if error.retriable or isinstance(error, (AccessDenied, NotAnObject, ObjectMissing)):
+                raise
+            size_bytes = self._store.head(key).size_bytes
+            if size_bytes <= small:
+                raise
+        if size_bytes > self._max_manifest_bytes:
+            raise ManifestUnreadable(
+                f"{key}: the manifest has {size_bytes} bytes; {self._max_manifest_bytes} are read",
+                hint="raise limits.max_manifest_bytes if the backup may be that large; else the object is damaged",
+                object=key,
+            )
+        looked_at = min(_END_BYTES, size_bytes)
+        begin, end = (self._store.read_range(key, at, looked_at) for at in (0, size_bytes - looked_at))
+        if begin[:1] != b"{" or end.rstrip()[-1:] != b"}":
+            raise ManifestUnreadable(
+                f"{key}: this is no manifest, or it is cut off: {size_bytes} bytes that don't begin and end as one",
+                hint="put back an intact copy of it; the segments are not affected, each carries its own index",
+                object=key,
+            )
+        return self._store.get(key, max_bytes=self._max_manifest_bytes)
 
     def load_chosen(self, backup_id: str, wants: Callable[[str], bool]) -> Manifest:
         """Read a backup's manifest for the sake of some topics: of a large one, the others have no partitions.
@@ -124,10 +173,16 @@ class Catalog:
             size_bytes = self._store.head(key).size_bytes
         except ObjectMissing:
             return self.load(backup_id)
-        if SMALL_MANIFEST_BYTES < size_bytes <= MAX_MANIFEST_BYTES:
-            found = load_chosen_topics(
-                lambda start, length: self._store.read_range(key, start, length), size_bytes, wants
-            )
+        if SMALL_MANIFEST_BYTES < size_bytes <= self._max_manifest_bytes:
+            try:
+                found = load_chosen_topics(
+                    lambda start, length: self._store.read_range(key, start, length),
+                    size_bytes,
+                    wants,
+                    signature_check(self._store, backup_id),
+                )
+            except SealBroken:  # damaged, or replaced meanwhile: who reads it as a whole is told
+                found = None
             if found is not None and found.backup_id == backup_id:
                 return found
         return self.load(backup_id)
@@ -144,9 +199,10 @@ class Catalog:
             except (RepositoryError, StorageError) as error:
                 if error.retriable:
                     raise
-                yield BackupSummary(backup_id=backup_id, status=UNREADABLE, error=str(error))
+                encrypted = isinstance(error, WrongKey) or is_encrypted(self._store, backup_id)
+                yield BackupSummary(backup_id=backup_id, status=UNREADABLE, error=str(error), encrypted=encrypted)
             else:
-                yield summarise(manifest)
+                yield replace(summarise(manifest), encrypted=is_encrypted(self._store, backup_id))
 
 
 def summarise(manifest: Manifest) -> BackupSummary:

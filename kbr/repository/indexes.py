@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import TYPE_CHECKING, NamedTuple
 
-from kbr.errors import BlockIndexMissing, BlockIndexUnreadable, ObjectMissing, StorageError, StoreUnavailable
+from kbr.errors import (
+    BlockIndexMissing,
+    BlockIndexUnreadable,
+    ObjectMissing,
+    SealBroken,
+    StorageError,
+    StoreUnavailable,
+)
 from kbr.format.block_index_head import (
     INDEX_HINT,
     MAX_HEAD_BYTES,
@@ -352,6 +359,8 @@ def load_index_head(store: ObjectStore, backup_id: str) -> BlockIndexHead:
             hint="kbr index build makes one; backups with backup.index on keep it up",
             object=key,
         ) from error
+    except SealBroken as error:
+        raise BlockIndexUnreadable(error.message, hint=INDEX_HINT, **error.context) from error
     head = load_head(data, name=key)
     if head.backup_id != backup_id:
         raise BlockIndexUnreadable(

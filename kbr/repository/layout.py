@@ -28,6 +28,7 @@ from kbr.format.names import (
 from kbr.model import Compression
 
 __all__ = [
+    "KEYS_NAME",
     "RETAINED_KEYS",
     "SEGMENT_KEYS",
     "LockPlace",
@@ -44,7 +45,9 @@ __all__ = [
     "is_group_rollback_key",
     "is_index_piece_key",
     "is_lock_key",
+    "is_locks_path",
     "key_below_backup",
+    "keys_key",
     "lock_key",
     "locks_prefix",
     "manifest_key",
@@ -60,6 +63,10 @@ __all__ = [
     "topics_prefix",
 ]
 
+#: The wrapped keys of an encrypted backup: plain, as it is what opens all else.
+KEYS_NAME = "keys.json"
+#: Locks on a backup and on its restores: never encrypted, as who keeps others out may have no key.
+_LOCKS_PATH = re.compile(r"(?:restores/[0-9a-f]{32}/)?locks/")
 #: Folder of the locks below a backup's own, and how one is named there (kbr.repository.lock_claim).
 _LOCKS = "locks/"
 _LOCK_NAME = re.compile(r"[0-9]{13}-[0-9a-f]{16}")
@@ -74,7 +81,7 @@ _GROUP_ROLLBACK = re.compile(r"/groups-rollback-[0-9]{13}\.json")
 #: Regular expressions for whole keys, for stores that keep objects in different ways. What is written once and can be got
 #: from nothing else is retained; manifests, indexes, locks and notes are replaced, and can be made again from segments.
 SEGMENT_KEYS = rf"[^/]+/{TOPICS_FOLDER}[^/]+/partition=[0-9]+/segment-[0-9]{{20}}\.[a-z0-9]+"
-RETAINED_KEYS = rf"{SEGMENT_KEYS}|[^/]+/groups\.json"
+RETAINED_KEYS = rf"{SEGMENT_KEYS}|[^/]+/(?:groups|keys)\.json"
 
 
 def check_backup_id(backup_id: str) -> str:
@@ -110,6 +117,16 @@ def backup_folder(backup_id: str) -> str:
 def manifest_key(backup_id: str) -> str:
     """The manifest's key."""
     return f"{backup_folder(backup_id)}{MANIFEST_NAME}"
+
+
+def keys_key(backup_id: str) -> str:
+    """The key of an encrypted backup's wrapped keys."""
+    return f"{backup_folder(backup_id)}{KEYS_NAME}"
+
+
+def is_locks_path(below: str) -> bool:
+    """Whether a key below a backup's folder is one of a lock, or begins so."""
+    return _LOCKS_PATH.match(below) is not None
 
 
 def groups_key(backup_id: str) -> str:

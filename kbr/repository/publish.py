@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from kbr.errors import IntegrityError
 from kbr.format.documents import MAX_MANIFEST_BYTES, Manifest, ManifestRenderer, load_manifest
+from kbr.format.open_part import Inventory
 from kbr.model import RunStatus
 from kbr.repository.layout import manifest_key
+from kbr.repository.sealed_store import SealedStore
+from kbr.repository.sealing import signer_of
 from kbr.storage.base import ObjectStore
 
 __all__ = ["ManifestPublisher", "publish_manifest"]
@@ -31,7 +34,10 @@ class ManifestPublisher:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._sealed = store if isinstance(store, SealedStore) else None
+        self._sign = None if self._sealed is None else signer_of(self._sealed.trust)
         self._renderer = ManifestRenderer()
+        self._inventory = Inventory()
         self._published = False
 
     def publish(self, manifest: Manifest) -> None:
@@ -43,7 +49,7 @@ class ManifestPublisher:
         """
         key = manifest_key(manifest.backup_id)
         try:
-            data = self._renderer.dump(manifest)
+            data = self._renderer.dump(manifest, self._sign)
         except ValueError as error:
             raise _misread(key) from error
         if len(data) > MAX_MANIFEST_BYTES:
@@ -58,7 +64,10 @@ class ManifestPublisher:
             if load_manifest(data, name=key) != manifest:
                 raise _misread(key)
             self._published = True
-        stored = self._store.put(key, data)
+        if self._sealed is None:
+            stored = self._store.put(key, data)
+        else:
+            stored = self._sealed.put_manifest(key, data, lambda: self._inventory.rows(manifest))
         if stored.size_bytes != len(data):
             raise IntegrityError(
                 f"{key}: {len(data)} bytes were written, the store has {stored.size_bytes}",

@@ -24,7 +24,7 @@ from kbr.format.segment import (
 )
 from kbr.model import SegmentRef
 from kbr.repository.layout import parse_segment_key, segment_key
-from kbr.storage.base import ObjectStore
+from kbr.storage.base import ObjectStore, TakesSizes
 
 __all__ = ["MAX_BRIDGE_BYTES", "MAX_RANGE_BYTES", "SegmentReader"]
 
@@ -84,6 +84,8 @@ class SegmentReader:
         self._object_bytes = None if self._reference is None else self._reference.stored_bytes
         self._index: SegmentIndex | None = None
         self._tail = b""
+        if self._object_bytes is not None and isinstance(store, TakesSizes):
+            store.note_size(self._key, self._object_bytes)
 
     @property
     def key(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kbr.errors import PreflightRefused, UsageError
+from kbr.errors import PreflightRefused, TopicMissing, UsageError
 from kbr.format.documents import TopicEntry
 from kbr.kafka.selection import select_topics
 
@@ -22,11 +22,14 @@ def choose_topics(
     """The names that are meant, and what is to be known about topics that are not, or are special.
 
     Raises:
-        TopicMissing: a named topic is not in the backup.
-        UsageError: nothing is left.
+        UsageError: a named topic is not in the backup, or nothing is left.
     """
     known = [(topic.name, topic.is_internal, topic.partition_count) for topic in topics]
-    all_names = set(select_topics(known, include, exclude, include_internal=True))
+    try:
+        all_names = set(select_topics(known, include, exclude, include_internal=True))
+    except TopicMissing as error:
+        missing = ", ".join(error.context["topics"])
+        raise UsageError(f"not in the backup: {missing}", hint=error.hint, **error.context) from error
     names = set(select_topics(known, include, exclude, include_internal=False))
     if SCHEMAS in names and SCHEMAS not in include:
         names.discard(SCHEMAS)

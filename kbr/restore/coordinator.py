@@ -22,6 +22,7 @@ from kbr.repository.catalog import Catalog
 from kbr.repository.foreign import ReadOnlyStore
 from kbr.repository.layout import offset_map_key
 from kbr.repository.offset_maps import has_offset_map
+from kbr.repository.sealing import for_workers
 from kbr.restore.check import PartitionStart, TargetCheck
 from kbr.restore.compare import RecordRules
 from kbr.restore.counting import PlanCounts, count_plan
@@ -144,7 +145,7 @@ class RestoreCoordinator:
         """
         begun = self._clock.monotonic()
         options = self._options
-        chosen = Catalog(self._store).load_chosen(
+        chosen = Catalog(self._store, max_manifest_bytes=options.max_manifest_bytes).load_chosen(
             options.backup_id, lambda name: may_choose(name, options.include, options.exclude)
         )
         manifest, notes = with_unlisted(self._store, chosen)
@@ -421,6 +422,8 @@ class RestoreCoordinator:
             base_bytes=BASE_BYTES[self._storage.is_remote],
         )
 
+        storage = for_workers(self._store, self._storage, manifest.backup_id)
+
         def task(group: tuple[PartitionPlan, ...]) -> RestoreTask:
             return RestoreTask(
                 backup_id=manifest.backup_id,
@@ -428,7 +431,7 @@ class RestoreCoordinator:
                 window=prepared.left.window,
                 partitions=group,
                 client=self._client,
-                storage=self._storage,
+                storage=storage,
                 wire_compression=options.compression,
                 original_offset_header=self._header,
                 zero_timestamp_as=options.zero_timestamp_as,

@@ -39,7 +39,7 @@ class RestoreOptions:
         bytes_per_s, records_per_s: rate limit over all workers, of uncompressed record bytes; 0 is none.
         workers: worker processes; 0 is one per core, never more than partitions.
         memory_limit: of all processes together, bytes; None is 128 MiB for each worker's records.
-        max_block_bytes: the largest block that is believed.
+        max_block_bytes, max_manifest_bytes: the largest block and the largest manifest that are believed.
     """
 
     backup_id: str
@@ -72,3 +72,4 @@ class RestoreOptions:
     workers: int = 0
     memory_limit: int | None = None
     max_block_bytes: int = 256 * 1024 * 1024
+    max_manifest_bytes: int = 1024 * 1024 * 1024

@@ -147,6 +147,12 @@ class Preparation:
         check_existing(plan, options, facts, own=own, broker_count=broker_count)
         check_places(plan, options, facts)
         changes = changes_of(plan, options, facts, broker_count=broker_count)
+        unread = [
+            f"{name}: its configs can't be read (the user may lack DescribeConfigs on the topic): retention, cleanup, the kind of "
+            "timestamps and the largest batch were not checked"
+            for name in sorted(existing)
+            if name not in facts.configs
+        ]
         facts = changed_facts(facts, changes)
         others = self._look_at_others(plan, existing, known)
         starts = self._starts(plan, facts, known, status, dry_run=dry_run)
@@ -178,7 +184,7 @@ class Preparation:
             batch_bytes=_batch_bytes(left, facts),
             absent=absent,
             changes=tuple(changes),
-            warnings=(*plan.warnings, *left_out, *(note for one in changes for note in one.notes), *others, *warnings, *(notes if dry_run else ())),
+            warnings=(*plan.warnings, *left_out, *unread, *(note for one in changes for note in one.notes), *others, *warnings, *(notes if dry_run else ())),
         )
 
     def _choose(self, manifest: Manifest) -> tuple[Sequence[TopicEntry], Mapping[str, TopicSpec], Sequence[str]]:
@@ -195,6 +201,10 @@ class Preparation:
         )
         refuse_brokers_own(targets)
         present = sorted(targets & {name for name, _internal, _count in self._cluster.topics()})
+        # one that is there, and may not be seen, would be taken for one that is to be made
+        unwritable = self._cluster.topics_without(sorted(targets), "Write")
+        if unwritable:
+            raise self._cluster.right_error(unwritable, "Write", "writing topics")
         existing: Mapping[str, TopicSpec] = self._cluster.describe_topics(present) if present else {}
         return chosen, existing, left_out
 

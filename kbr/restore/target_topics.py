@@ -50,6 +50,9 @@ class TargetTopics:
             warnings.extend(self._cluster.create_topics(missing))
             self._cluster.wait_for_leaders([spec.name for spec in missing])
             specs.update(self._describe_made([spec.name for spec in missing]))
+            unwritable = self._cluster.topics_without([spec.name for spec in missing], "Write")
+            if unwritable:
+                raise self._cluster.right_error(unwritable, "Write", "writing topics, which are made, and empty")
         journal.note(topics_noted(plan, prepared.known, specs, bases), RestoreStatus.RUNNING)
         if missing and not prepared.facts.defaults:
             self._check_made(prepared, [spec.name for spec in missing])

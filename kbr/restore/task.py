@@ -27,6 +27,7 @@ from kbr.restore.feeds import Feed, FeedRead, HeldBlock, ReadyBlock, feeds_of, w
 from kbr.restore.plan import RestoreTask
 from kbr.runtime.lease import Lease, shared_lease
 from kbr.runtime.pacing import CHECK_S, Pacer, shared_pacer
+from kbr.secrecy import hide, secrets_of
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.telemetry.events import ClientMessage, ProgressEvent, RecordsArrived, TaskAccount
 from kbr.timing import SYSTEM_CLOCK, Clock
@@ -99,6 +100,7 @@ _clusters = _ClusterKeeper()
 
 def run(task: RestoreTask, context: TaskContext) -> tuple[PartitionRestored, ...]:
     """Read, decode and send a task's partitions; see the module."""
+    hide(secrets_of(task))
     pacer, lease = shared_pacer(task.pace_path), shared_lease(task.lease_path)
     return _RestoreWorker(task, context, _store(task.storage), pacer, lease, SYSTEM_CLOCK).run()
 

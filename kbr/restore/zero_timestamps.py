@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kbr.errors import PreflightRefused
+from kbr.format.blocks import decode_records
 from kbr.model import SegmentRef
 from kbr.repository.segment_reader import SegmentReader
 from kbr.repository.window import TimeWindow, Window
 from kbr.restore.plan import RestorePlan
 from kbr.restore.routing import source_of
 from kbr.storage import ObjectStore
-from kbr_codec import decode_block
 
 __all__ = ["refuse_zero_timestamps"]
 
@@ -65,7 +65,7 @@ def _first_zero(
         return None
     reader = SegmentReader(store, backup_id, reference, max_block_bytes=max_block_bytes)
     wanted = [entry for entry in reader.index().blocks if window.touches(entry)]
-    for _entry, block in reader.read_blocks(wanted):
-        for record in window.records(decode_block(block)):
+    for entry, block in reader.read_blocks(wanted):
+        for record in window.records(decode_records(block, name=reader.key, position=entry.position)):
             return record.offset
     return None

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import stat
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ _log = get_logger("kbr.control")
 #: Of a request and of an answer, bytes.
 _MAX_LINE = 64 * 1024
 _MAX_ANSWER = 1024 * 1024
+#: struct ucred: pid, uid, gid.
+_CREDENTIALS = struct.Struct("3i")
 #: For a whole request or answer, seconds: both come at once or never.
 _TIMEOUT_S = 5.0
 
@@ -97,6 +100,8 @@ class ControlServer:
                 return  # closed
             with connection:
                 try:
+                    if not _may_ask(_peer_uid(connection)):
+                        continue
                     connection.settimeout(_TIMEOUT_S)
                     connection.sendall(_line(self._reply(_read_line(connection))))
                 except OSError as error:
@@ -112,6 +117,19 @@ class ControlServer:
             return {"error": error.message, "hint": error.hint}
         except (ValueError, RecursionError) as error:
             return {"error": f"the request can't be read: {error}", "hint": "see kbr status"}
+
+
+def _peer_uid(connection: socket.socket) -> int | None:
+    """Whose process is at the other end (unix(7), SO_PEERCRED); None where the system does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    _pid, uid, _gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
+
+
+def _may_ask(uid: int | None) -> bool:
+    """The folder keeps others out; should somebody have opened it, this does."""
+    return uid in (None, 0, os.getuid())
 
 
 def find_runs() -> list[Path]:

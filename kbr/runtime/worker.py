@@ -26,6 +26,7 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 
 from kbr.errors import KbrError, WorkerBootFailed, WorkerCrashed, WorkerError
+from kbr.runtime.crash_dumps import forbid_core_dumps
 from kbr.runtime.framing import FrameReader, frame
 from kbr.runtime.messages import (
     Beat,
@@ -43,6 +44,7 @@ from kbr.runtime.messages import (
     WorkerMessage,
 )
 from kbr.runtime.orphans import FORKSERVER_PID, ORPHANED_STATUS, die_with
+from kbr.secrecy import guard_stderr
 from kbr.telemetry.logs import forward_to
 
 __all__ = ["SHIELDED_SIGNALS", "TaskContext", "worker_main"]
@@ -180,8 +182,8 @@ def _work(end: socket.socket, worker_id: int, entry: str, log_level: int, beat_s
     pipe = _Pipe(end)
     stop = _Stop(pipe)
     _die_with_the_forkserver()
-    # a core file would hold credentials
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_core_dumps()
+    guard_stderr()
     # a crash in compiled code tells at least where: file names and lines, no values
     if sys.stderr is not None:  # None when the descriptor is closed
         faulthandler.enable()

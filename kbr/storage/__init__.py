@@ -22,12 +22,19 @@ __all__ = [
 
 
 def open_store(options: StorageOptions) -> ObjectStore:
-    """The store of a URL; nothing is connected to before the first operation, but for filesystems like SFTP.
+    """The store of a URL, with the layer that the options put over it.
+
+    Nothing is connected to before the first operation, but for filesystems like SFTP.
 
     Raises:
         ConfigError: the URL is wrong, no store is known for it, or a package is missing.
         AccessDenied, StoreUnavailable: a server that has to be connected to can't be.
     """
+    store = _open(options)
+    return store if options.layer is None else options.layer.over(store)
+
+
+def _open(options: StorageOptions) -> ObjectStore:
     scheme, separator, rest = options.url.partition("://")
     if not separator or scheme == "file":
         from kbr.storage.local import LocalStore

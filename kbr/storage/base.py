@@ -21,6 +21,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "StoreProperties",
+    "TakesSizes",
     "Upload",
     "check_folder",
     "check_key",
@@ -210,6 +211,14 @@ class CommitsTogether(Protocol):
         Returns:
             For each, what commit() would have returned or raised.
         """
+
+
+@runtime_checkable
+class TakesSizes(Protocol):
+    """A store that has to know an object's size before it can read a part of it."""
+
+    def note_size(self, key: str, size_bytes: int) -> None:
+        """What somebody knows the size of an object to be; spares a request. A wrong one does no harm."""
 
 
 def is_key(key: str) -> bool:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from kbr.errors import (
     AccessDenied,
     KbrError,
+    NotAnObject,
     ObjectMissing,
     StorageError,
     StoreFull,
@@ -189,7 +190,17 @@ class LocalStore:
         if error.errno in (errno.ENOENT, errno.ENOTDIR) and operation == "read":
             return ObjectMissing(f"{self.path(key)} is not there", object=key)
         if error.errno == errno.ELOOP:
-            return StorageError(f"{operation} of {self.path(key)}: a symbolic link is in its way", object=key)
+            return NotAnObject(
+                f"{operation} of {os.path.join(self._root, key)}: a symbolic link is in its way",
+                hint="no link below the storage folder is followed: put what it leads to in its place, or the folder there",
+                object=key,
+            )
+        if error.errno in (errno.ENXIO, errno.ENODEV):
+            return NotAnObject(
+                f"{os.path.join(self._root, key)} is not a file: a socket or a device",
+                hint="remove it, and get the object from another copy of the backup",
+                object=key,
+            )
         if error.errno == errno.EXDEV:
             return StorageError(
                 words,
@@ -270,7 +281,11 @@ class LocalStore:
             if stat.S_ISDIR(status.st_mode):
                 raise ObjectMissing(f"{self.path(key)} is not there: it is a folder", object=key)
             if not stat.S_ISREG(status.st_mode):
-                raise StorageError(f"{self.path(key)} is not a file", object=key)
+                raise NotAnObject(
+                    f"{self.path(key)} is not a file: {_kind(status.st_mode)}",
+                    hint="remove it, and get the object from another copy of the backup",
+                    object=key,
+                )
             yield descriptor, status
         finally:
             os.close(descriptor)
@@ -308,8 +323,9 @@ class LocalStore:
             for entry in entries:
                 key = above + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    # mkfs makes lost+found, for root only
-                    if f"{key}/".startswith(prefix[: len(key) + 1]) and key != "lost+found":
+                    # mkfs makes lost+found, for root only; in a folder whose name is no part of a key there are none,
+                    # and so none is so deep that this would run out of files
+                    if f"{key}/".startswith(prefix[: len(key) + 1]) and key != "lost+found" and is_key(key):
                         found.append((f"{key}/", None))
                 elif key.startswith(prefix) and not entry.name.startswith(_TEMPORARY) and is_key(key):
                     found.append((key, entry))
@@ -356,6 +372,11 @@ class _OpenFolders:
     def close(self) -> None:
         for descriptor in self._opened.values():
             os.close(descriptor)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISSOCK: "a socket"}
+    return next((name for holds, name in kinds.items() if holds(mode)), "something else")
 
 
 def _note_durable(known: set[tuple[str, ...]], parts: tuple[str, ...]) -> None:

@@ -6,11 +6,15 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from kbr.errors import ConfigError
 
-__all__ = ["ObjectOptions", "StorageOptions", "is_loopback", "without_secrets"]
+if TYPE_CHECKING:
+    from kbr.storage.base import ObjectStore
+
+__all__ = ["ObjectOptions", "StorageOptions", "StoreLayer", "is_loopback", "without_secrets"]
 
 _USER_INFO = re.compile(r"(?<=://)[^/@]*@")
 #: The key of SSE-C is one of AES-256.
@@ -53,6 +57,13 @@ class ObjectOptions:
             )
 
 
+class StoreLayer(Protocol):
+    """Something between a store and all who use it, such as encryption. Picklable and hashable, as the options are."""
+
+    def over(self, store: ObjectStore) -> ObjectStore:
+        """The store as it is to be used."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageOptions:
     """A store.
@@ -70,6 +81,7 @@ class StorageOptions:
         connect_timeout_s: for one connection.
         read_timeout_s: how long the other side may be silent, or take nothing, before a request counts as lost.
         part_bytes: an S3 object up to this size is one PUT, a larger one goes in parts of it; at least 5 MiB.
+        layer: put over the store wherever it is opened.
 
     Raises:
         ConfigError: the endpoint holds a password, which would show in messages, or a key for SSE-C would go over the
@@ -94,6 +106,7 @@ class StorageOptions:
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
     part_bytes: int = 16 * 1024 * 1024
+    layer: StoreLayer | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.endpoint_url is not None and "@" in self.endpoint_url:

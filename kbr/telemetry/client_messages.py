@@ -15,18 +15,27 @@ from dataclasses import dataclass
 from kbr.telemetry.events import ClientMessage
 from kbr.timing import SYSTEM_CLOCK, Clock
 
-__all__ = ["ClientFailure", "FoldedLine", "RepeatFolder", "explain", "parse"]
+__all__ = ["CERTIFICATE_REFUSED", "ClientFailure", "FoldedLine", "RepeatFolder", "explain", "parse"]
+
+#: Why a broker is not believed, where librdkafka does not say what is wrong with its certificate.
+CERTIFICATE_REFUSED = "its certificate can't be verified"
 
 _HOST = r"(?:[A-Za-z0-9_.\-]+|\[[0-9a-fA-F:.%]+\]):\d+"
 _THREAD = re.compile(r"^\[thrd:[^\]]*(?:\][^\]]*)?\]: ")
 _NAME = re.compile(rf"^(?:[a-z_]+://)?({_HOST})/(?:bootstrap|internal|-?\d+): ")
 #: Logical brokers' names stand without an address; the address follows when there is one.
 _LOGICAL = re.compile(rf"^(?:GroupCoordinator|TxnCoordinator|ShareCoordinator)[^:]*: (?:({_HOST}): )?")
+_PROTOCOL = re.compile(r"^[a-z_]+://")
 _QUOTED_HOST = re.compile(rf"'({_HOST})'")
-_SUFFIX = re.compile(r" \(after \d+ms in state [A-Z_\-]+(?:, \d+ identical error\(s\) suppressed)?\)$")
+_SUFFIX = re.compile(r" \(after \d+ms in state (?P<state>[A-Z_\-]+)(?:, \d+ identical error\(s\) suppressed)?\)$")
 _NUMBER = re.compile(r"\d+")
 _ALL_DOWN = re.compile(r"^\d+/\d+ brokers are down$")
 
+_CLOSED = "the connection was closed"
+_CLOSED_AT_ONCE = (
+    "it closed the connection at the first request",
+    "a TLS listener does that to a plain client: check security_protocol and the port",
+)
 #: First match counts: what is more exact stands before what is more general.
 _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
@@ -55,7 +64,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
             r"certificate verify failed|certificate could not be verified|Failed to verify broker certificate"
             r"|unable to get (?:local )?issuer|self.signed certificate"
         ),
-        "its certificate can't be verified",
+        CERTIFICATE_REFUSED,
         "set security.ssl_ca_location to the CA that signed it",
     ),
     (
@@ -73,8 +82,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     ),
     (
         re.compile(r"connecting to a SSL listener|probably due to broker version"),
-        "it closed the connection at the first request",
-        "a TLS listener does that to a plain client: check security_protocol and the port",
+        *_CLOSED_AT_ONCE,
     ),
     (
         re.compile(r"might require SASL authentication"),
@@ -85,6 +93,11 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
         re.compile(r"mechanism handshake failed.*broker's supported mechanisms: *(?P<detail>.*)"),
         "it does not offer this SASL mechanism",
         "set security.sasl_mechanism to one that it offers",
+    ),
+    (
+        re.compile(r"Failed to (?:acquire SASL OAUTHBEARER token|retrieve OIDC token from \"[^\"]*\"): (?P<why>.{1,300})"),
+        "no token could be had",
+        "check the token's source and its settings",
     ),
     (
         re.compile(r"OAUTHBEARER token|OIDC"),
@@ -108,7 +121,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     ),
     (
         re.compile(r"Disconnected|Connection reset|Broken pipe|hung up|closed by peer|[Cc]onnection closed"),
-        "the connection was closed",
+        _CLOSED,
         "a TLS or SASL listener does that to plain clients; else the broker went away",
     ),
 )
@@ -133,7 +146,12 @@ class ClientFailure:
 
 def parse(text: str) -> ClientFailure:
     """Understand a librdkafka line, as logged or as given with an error."""
-    rest = _SUFFIX.sub("", _THREAD.sub("", text.strip()))
+    rest = _THREAD.sub("", text.strip())
+    suffix = _SUFFIX.search(rest)
+    if suffix is not None:
+        rest = rest[: suffix.start()]
+    # a plain client's broker has no protocol before its name
+    is_at_once = suffix is not None and suffix.group("state") == "APIVERSION_QUERY" and not _PROTOCOL.match(rest)
     # the name stands before the text, and is matched apart: sasl_ssl:// is no failure of SASL or TLS
     name = _NAME.match(rest) or _LOGICAL.match(rest)
     broker = ""
@@ -146,9 +164,14 @@ def parse(text: str) -> ClientFailure:
     for pattern, reason, check in _CAUSES:
         match = pattern.search(rest)
         if match is not None:
-            detail = match.groupdict().get("detail")
+            detail, why = match.groupdict().get("detail"), match.groupdict().get("why")
+            if reason == _CLOSED and is_at_once:
+                return ClientFailure(broker=broker, reason=_CLOSED_AT_ONCE[0], check=_CLOSED_AT_ONCE[1], text=rest)
             return ClientFailure(
-                broker=broker, reason=reason, check=f"{check}: {detail}" if detail else check, text=rest
+                broker=broker,
+                reason=f"{reason}: {why}" if why else reason,
+                check=f"{check}: {detail}" if detail else check,
+                text=rest,
             )
     return ClientFailure(broker=broker, reason="", check="", text=rest)
 

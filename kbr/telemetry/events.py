@@ -60,10 +60,16 @@ class TaskAccount:
     Attributes:
         record_bytes: keys, values and headers that were fetched or sent, uncompressed.
         waited_s: by what was waited for: source, storage, target, rate_limit; seconds of one thread.
+        blocks: that were encoded.
+        verified_blocks: those of them that were decoded again before they were stored.
+        verify_cpu_s: CPU seconds of that.
     """
 
     record_bytes: int
     waited_s: Mapping[str, float]
+    blocks: int = 0
+    verified_blocks: int = 0
+    verify_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

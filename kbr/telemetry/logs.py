@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
-from kbr.telemetry.client_messages import FoldedLine, RepeatFolder, explain
+from kbr.secrecy import redact
+from kbr.telemetry.client_messages import CERTIFICATE_REFUSED, FoldedLine, RepeatFolder, explain
 from kbr.telemetry.events import LogLine
 from kbr.wire import dump_json
 
@@ -27,6 +28,7 @@ else:
     _StreamHandler = logging.StreamHandler  # can't be subscripted before Python 3.11
 
 __all__ = [
+    "CERTIFICATE_REFUSED",
     "FoldedLine",
     "RepeatFolder",
     "configure",
@@ -40,9 +42,13 @@ __all__ = [
 
 Field = str | int | float | bool | None
 
-#: Control characters, line separators, and the marks that turn the direction of text (a line could be shown
-#: as something else than what it is).
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+#: Control characters, line separators, marks that turn the direction of text and characters that nobody sees (a line could
+#: be shown as something else than what it is). kbr.cli.text has the same.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
 _PLAIN_WORD = re.compile(r"[^\s\"=\\]+")
 _LEVEL_NAMES = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 #: Where fields stand on a record.
@@ -56,7 +62,13 @@ def printable(text: str) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    """JSON has escapes of 16 bits only."""
+    units = match.group().encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
 
 
 def fields(**values: Field) -> dict[str, Any]:
@@ -114,7 +126,7 @@ class _JsonFormatter(_Formatter):
             content["traceback"] = traceback
         text = dump_json({_utf8(name): _json_value(value) for name, value in content.items()}).decode("utf-8")
         # JSON lets some control characters stand as they are
-        return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+        return _UNPRINTABLE.sub(_json_escape, text)
 
 
 def _fields_of(record: logging.LogRecord) -> Mapping[str, Field]:
@@ -138,6 +150,10 @@ def _json_value(value: Field) -> Field:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return _utf8(str(value))
+
+
+def _masked(value: Field) -> Field:
+    return redact(value) if isinstance(value, str) else value
 
 
 def _utf8(text: str) -> str:
@@ -208,11 +224,11 @@ class _ForwardHandler(logging.Handler):
         return LogLine(
             level=record.levelno,
             logger=record.name,
-            text=record.getMessage(),
+            text=redact(record.getMessage()),
             created_s=record.created,
             pid=record.process or 0,
-            fields={name: _json_value(value) for name, value in _fields_of(record).items()},
-            traceback=traceback,
+            fields={name: _masked(_json_value(value)) for name, value in _fields_of(record).items()},
+            traceback=redact(traceback),
         )
 
 

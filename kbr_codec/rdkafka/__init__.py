@@ -4,7 +4,16 @@
 process (``confluent_kafka.cimpl.__file__``). Clients' log lines and errors are handed out, never printed.
 """
 
-from ._api import MINIMUM_VERSION, ClientConfigError, LibraryError, library_version, load
+from ._api import (
+    MINIMUM_VERSION,
+    ClientConfigError,
+    LibraryError,
+    builtin_features,
+    has_property,
+    known_properties,
+    library_version,
+    load,
+)
 from ._events import (
     ERR_HEADER_NUL,
     ERR_LOG_REPLACED,
@@ -17,6 +26,7 @@ from ._events import (
     ClientEvent,
     Delivered,
     PartitionEnd,
+    Property,
     Sent,
     SinkFailure,
     SourceError,
@@ -41,11 +51,15 @@ __all__ = [
     "LibraryError",
     "MockCluster",
     "PartitionEnd",
+    "Property",
     "Sent",
     "Sink",
     "SinkFailure",
     "Source",
     "SourceError",
+    "builtin_features",
+    "has_property",
+    "known_properties",
     "library_version",
     "load",
 ]

@@ -6,6 +6,7 @@ structures are laid out here (rd_kafka_message_t, rd_kafka_vu_t, rd_kafka_metada
 """
 
 from libc.stdint cimport int16_t, int32_t, int64_t
+from libc.stdio cimport FILE
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
@@ -66,6 +67,7 @@ cdef enum:
     TYPE_PRODUCER = 0
     TYPE_CONSUMER = 1
     CONF_OK = 0
+    CONF_UNKNOWN = -2
     # rd_kafka_resp_err_t
     ERR_BAD_MSG = -199
     ERR_PARTITION_EOF = -191
@@ -91,6 +93,8 @@ cdef enum:
 
 # makes a socket as socket(2) does: domain, type, protocol, the client's opaque pointer
 ctypedef int (*socket_maker)(int domain, int kind, int protocol, void *opaque) noexcept nogil
+# asks for a new token: the client, sasl.oauthbearer.config, the client's opaque pointer
+ctypedef void (*token_refresher)(void *rk, const char *config, void *opaque) noexcept nogil
 
 
 ctypedef struct rdkafka_table:
@@ -109,6 +113,11 @@ ctypedef struct rdkafka_table:
     int (*conf_set)(void *conf, const char *name, const char *value, char *errstr, size_t size) noexcept nogil
     void (*conf_set_events)(void *conf, int events) noexcept nogil
     void (*conf_set_socket_cb)(void *conf, socket_maker make) noexcept nogil
+    void (*conf_set_opaque)(void *conf, void *opaque) noexcept nogil
+    void (*conf_set_token_refresh_cb)(void *conf, token_refresher refresh) noexcept nogil
+    void (*conf_enable_sasl_queue)(void *conf, int enable) noexcept nogil
+    int (*conf_get)(const void *conf, const char *name, char *value, size_t *size) noexcept nogil
+    void (*conf_properties_show)(FILE *file) noexcept nogil
     void (*conf_destroy)(void *conf) noexcept nogil
     void *(*handle_new)(int type, void *conf, char *errstr, size_t size) noexcept nogil
     void (*destroy_flags)(void *rk, int flags) noexcept nogil
@@ -118,6 +127,12 @@ ctypedef struct rdkafka_table:
     void *(*topic_new)(void *rk, const char *topic, void *conf) noexcept nogil
     void (*topic_destroy)(void *rkt) noexcept nogil
     void *(*topic_opaque)(const void *rkt) noexcept nogil
+    # tokens (SASL/OAUTHBEARER)
+    void *(*sasl_background_callbacks_enable)(void *rk) noexcept nogil
+    int (*set_token)(
+        void *rk, const char *token, int64_t expires_at_ms, const char *principal, const char **extensions,
+        size_t extension_size, char *errstr, size_t size) noexcept nogil
+    int (*set_token_failure)(void *rk, const char *reason) noexcept nogil
     # queues and events
     void *(*queue_new)(void *rk) noexcept nogil
     void *(*queue_get_main)(void *rk) noexcept nogil
@@ -166,5 +181,6 @@ ctypedef struct rdkafka_table:
 cdef rdkafka_table rd
 
 cdef int require_loaded() except -1
-cdef void *new_handle(int type, object properties, int events, socket_maker make_socket=*) except NULL
+cdef void *new_handle(
+    int type, object properties, int events, object token_source, socket_maker make_socket=*) except NULL
 cdef object take_events(void *rkqu)

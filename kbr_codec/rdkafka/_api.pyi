@@ -1,4 +1,15 @@
-__all__ = ["MINIMUM_VERSION", "ClientConfigError", "LibraryError", "library_version", "load"]
+from ._events import Property
+
+__all__ = [
+    "MINIMUM_VERSION",
+    "ClientConfigError",
+    "LibraryError",
+    "builtin_features",
+    "has_property",
+    "known_properties",
+    "library_version",
+    "load",
+]
 
 MINIMUM_VERSION: int
 
@@ -11,3 +22,6 @@ class ClientConfigError(ValueError):
 
 def load(path: str) -> str: ...
 def library_version() -> str: ...
+def builtin_features() -> frozenset[str]: ...
+def has_property(name: str) -> bool: ...
+def known_properties() -> dict[str, Property]: ...

@@ -6,9 +6,21 @@ what that module links to, so a bundled and a system librdkafka are found alike,
 of the process use the same copy. No private structure is touched.
 """
 
+from libc.stdint cimport int64_t
+from libc.stdio cimport FILE, fclose
+from libc.stdlib cimport free
 from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 
-__all__ = ["ClientConfigError", "LibraryError", "MINIMUM_VERSION", "library_version", "load"]
+from ._events import Property
+
+__all__ = [
+    "ClientConfigError", "LibraryError", "MINIMUM_VERSION", "builtin_features", "has_property", "known_properties",
+    "library_version", "load",
+]
+
+
+cdef extern from "<stdio.h>":
+    FILE *open_memstream(char **text, size_t *size) noexcept nogil
 
 # rd_kafka_query of 2.10: the oldest release whose API and behaviour are tested here.
 MINIMUM_VERSION = 0x020A0000
@@ -75,6 +87,12 @@ def load(path: str) -> str:
     resolve(library, b"rd_kafka_conf_set", <void **>&rd.conf_set)
     resolve(library, b"rd_kafka_conf_set_events", <void **>&rd.conf_set_events)
     resolve(library, b"rd_kafka_conf_set_socket_cb", <void **>&rd.conf_set_socket_cb)
+    resolve(library, b"rd_kafka_conf_set_opaque", <void **>&rd.conf_set_opaque)
+    resolve(
+        library, b"rd_kafka_conf_set_oauthbearer_token_refresh_cb", <void **>&rd.conf_set_token_refresh_cb)
+    resolve(library, b"rd_kafka_conf_enable_sasl_queue", <void **>&rd.conf_enable_sasl_queue)
+    resolve(library, b"rd_kafka_conf_get", <void **>&rd.conf_get)
+    resolve(library, b"rd_kafka_conf_properties_show", <void **>&rd.conf_properties_show)
     resolve(library, b"rd_kafka_conf_destroy", <void **>&rd.conf_destroy)
     resolve(library, b"rd_kafka_new", <void **>&rd.handle_new)
     resolve(library, b"rd_kafka_destroy_flags", <void **>&rd.destroy_flags)
@@ -84,6 +102,10 @@ def load(path: str) -> str:
     resolve(library, b"rd_kafka_topic_new", <void **>&rd.topic_new)
     resolve(library, b"rd_kafka_topic_destroy", <void **>&rd.topic_destroy)
     resolve(library, b"rd_kafka_topic_opaque", <void **>&rd.topic_opaque)
+    resolve(
+        library, b"rd_kafka_sasl_background_callbacks_enable", <void **>&rd.sasl_background_callbacks_enable)
+    resolve(library, b"rd_kafka_oauthbearer_set_token", <void **>&rd.set_token)
+    resolve(library, b"rd_kafka_oauthbearer_set_token_failure", <void **>&rd.set_token_failure)
     resolve(library, b"rd_kafka_queue_new", <void **>&rd.queue_new)
     resolve(library, b"rd_kafka_queue_get_main", <void **>&rd.queue_get_main)
     resolve(library, b"rd_kafka_queue_destroy", <void **>&rd.queue_destroy)
@@ -134,14 +156,89 @@ cdef int require_loaded() except -1:
     return 0
 
 
-cdef void *new_handle(int type, object properties, int events, socket_maker make_socket=NULL) except NULL:
+def builtin_features() -> frozenset:
+    """What this librdkafka was built with: ``ssl``, ``sasl_scram``, ``sasl_gssapi``, ``oidc``, ..."""
+    cdef char text[1024]
+    cdef size_t size = sizeof(text)
+    require_loaded()
+    conf = rd.conf_new()
+    try:
+        if rd.conf_get(conf, b"builtin.features", text, &size) != CONF_OK:
+            raise LibraryError("librdkafka does not tell its builtin.features")
+        return frozenset(one.strip() for one in (<bytes>text).decode(errors="replace").split(",") if one.strip())
+    finally:
+        rd.conf_destroy(conf)
+
+
+def known_properties() -> dict:
+    """Every property that this librdkafka has, topic properties included, by name.
+
+    Read from the table that it prints for people (rd_kafka_conf_properties_show): ``name | C/P | range | ...``.
+    """
+    cdef char *text = NULL
+    cdef size_t size = 0
+    cdef FILE *file
+    require_loaded()
+    file = open_memstream(&text, &size)
+    if file == NULL:
+        raise MemoryError
+    try:
+        rd.conf_properties_show(file)
+    finally:
+        fclose(file)
+    try:
+        lines = text[:size].decode(errors="replace").splitlines()
+    finally:
+        free(text)
+    found = {}
+    for line in lines:
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) < 6 or not cells[0] or cells[0] == "Property" or cells[0].startswith("--"):
+            continue
+        found[cells[0]] = Property(clients=cells[1], is_settable="see dedicated API" not in line)
+    return found
+
+
+def has_property(name: str) -> bool:
+    """Whether a client-wide property has that name: also one that known_properties() lacks, as it is for tests."""
+    cdef size_t size = 0
+    require_loaded()
+    if "\0" in name:
+        return False
+    conf = rd.conf_new()
+    try:
+        return rd.conf_get(conf, name.encode(), NULL, &size) != CONF_UNKNOWN
+    finally:
+        rd.conf_destroy(conf)
+
+
+cdef void refresh_token(void *rk, const char *config, void *opaque) noexcept with gil:
+    """librdkafka wants a token; called by its background thread, at 80 % of the last one's life."""
+    cdef char text[512]
+    try:
+        value, expires_at_ms, principal = (<object>opaque)()
+        token = value.encode()
+        name = principal.encode()
+        if rd.set_token(rk, token, <int64_t>expires_at_ms, name, NULL, 0, text, sizeof(text)) != 0:
+            rd.set_token_failure(rk, text)
+    except BaseException as error:  # there is no caller: librdkafka tells it as an error of the client, and asks again
+        reason = " ".join(str(error).split()).encode(errors="replace") or type(error).__name__.encode()
+        rd.set_token_failure(rk, reason)
+
+
+cdef void *new_handle(
+        int type, object properties, int events, object token_source, socket_maker make_socket=NULL) except NULL:
     """A client of ``properties`` (pairs of str) whose logs and errors come as events on its main queue.
 
-    ``make_socket`` makes its sockets; NULL is librdkafka's own way.
+    Args:
+        token_source: a callable that gives (token, when it expires as ms since the epoch, principal), for OAUTHBEARER;
+            None for none. It is called by a thread of librdkafka as long as the client lives, and so must be kept.
+        make_socket: makes its sockets; NULL is librdkafka's own way.
     """
     cdef char text[512]
     cdef void *conf
     cdef void *handle
+    cdef void *error
     require_loaded()
     conf = rd.conf_new()
     try:
@@ -153,6 +250,11 @@ cdef void *new_handle(int type, object properties, int events, socket_maker make
         rd.conf_set_events(conf, events | EVENT_LOG | EVENT_ERROR)
         if make_socket != NULL:
             rd.conf_set_socket_cb(conf, make_socket)
+        if token_source is not None:
+            rd.conf_set_opaque(conf, <void *>token_source)
+            rd.conf_set_token_refresh_cb(conf, <token_refresher>refresh_token)
+            # a queue of its own, which a thread of librdkafka serves: a worker that waits for its store polls nothing
+            rd.conf_enable_sasl_queue(conf, 1)
         handle = rd.handle_new(type, conf, text, sizeof(text))
         if handle == NULL:
             raise ClientConfigError("", text.decode(errors="replace"))
@@ -160,6 +262,14 @@ cdef void *new_handle(int type, object properties, int events, socket_maker make
         rd.conf_destroy(conf)
         raise
     rd.set_log_queue(handle, NULL)
+    if token_source is not None:
+        error = rd.sasl_background_callbacks_enable(handle)
+        if error != NULL:
+            reason = rd.error_string(error).decode(errors="replace")
+            rd.error_destroy(error)
+            with nogil:
+                rd.destroy_flags(handle, 0)
+            raise ClientConfigError("", reason)
     return handle
 
 

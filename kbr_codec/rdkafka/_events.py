@@ -18,6 +18,7 @@ __all__ = [
     "ClientEvent",
     "Delivered",
     "PartitionEnd",
+    "Property",
     "Sent",
     "SinkFailure",
     "SourceError",
@@ -31,6 +32,15 @@ ERR_OFFSETS_FELL = -100004
 ERR_TIMESTAMP_ZERO = -100005
 ERR_LOG_REPLACED = -100006
 ERR_QUEUE_TOO_SMALL = -100007
+
+
+class Property(NamedTuple):
+    """A configuration property of librdkafka."""
+
+    #: ``*`` all clients, ``C`` consumers, ``P`` producers.
+    clients: str
+    #: Not one that takes a function or a pointer, which only a program can give.
+    is_settable: bool
 
 
 class ClientEvent(NamedTuple):

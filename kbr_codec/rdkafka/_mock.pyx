@@ -30,7 +30,7 @@ cdef class MockCluster:
         require_loaded()
         if not 1 <= brokers <= 64:
             raise ValueError("between 1 and 64 brokers")
-        self.rk = new_handle(TYPE_PRODUCER, [("log_level", "0")], 0)
+        self.rk = new_handle(TYPE_PRODUCER, [("log_level", "0")], 0, None)
         self.cluster = rd.mock_cluster_new(self.rk, brokers)
         if self.cluster == NULL:
             raise RuntimeError("librdkafka could not start its mock cluster")

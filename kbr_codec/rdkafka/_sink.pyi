@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import final
 
 from .._block import RawBlock
@@ -9,7 +9,13 @@ __all__ = ["Sink"]
 @final
 class Sink:
     zero_timestamps: int
-    def __init__(self, properties: Iterable[tuple[str, str]], *, zero_timestamp_as: int = 0) -> None: ...
+    def __init__(
+        self,
+        properties: Iterable[tuple[str, str]],
+        *,
+        zero_timestamp_as: int = 0,
+        token_source: Callable[[], tuple[str, int, str]] | None = None,
+    ) -> None: ...
     def connect(self, timeout_ms: int) -> bool: ...
     def open_topic(self, topic: str) -> int: ...
     def produce(

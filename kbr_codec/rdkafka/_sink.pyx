@@ -128,6 +128,7 @@ cdef class Sink:
         properties: librdkafka's properties as pairs of str.
         zero_timestamp_as: what to send for timestamp 0, which librdkafka takes for "now"
             (rdkafka.h, RD_KAFKA_V_TIMESTAMP); 0 refuses such a record.
+        token_source: as Source's.
 
     Raises:
         ClientConfigError: librdkafka refused a property.
@@ -137,6 +138,7 @@ cdef class Sink:
     cdef void *rk
     cdef void *queue
     cdef list topics         # rkt pointers as ints
+    cdef object token_source  # the client calls it as long as it lives
     cdef dict open_tickets   # id -> address of its ticket
     cdef ticket *done
     cdef int64_t next_id
@@ -161,12 +163,13 @@ cdef class Sink:
         self.pending_events = []
         self.header_names = set()
 
-    def __init__(self, properties, *, zero_timestamp_as: int = 0):
+    def __init__(self, properties, *, zero_timestamp_as: int = 0, token_source=None):
         if self.rk != NULL:
             raise RuntimeError("a sink is made once")
         require_loaded()
         self.zero_timestamp_as = zero_timestamp_as
-        self.rk = new_handle(TYPE_PRODUCER, properties, EVENT_DR, unlingering_socket)
+        self.token_source = token_source
+        self.rk = new_handle(TYPE_PRODUCER, properties, EVENT_DR, token_source, unlingering_socket)
         self.queue = rd.queue_get_main(self.rk)
 
     def __dealloc__(self):

@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import final
 
 from ._events import BlockReady, PartitionEnd, SourceError
@@ -7,7 +7,14 @@ __all__ = ["Source"]
 
 @final
 class Source:
-    def __init__(self, properties: Iterable[tuple[str, str]], *, block_bytes: int, open_bytes: int) -> None: ...
+    def __init__(
+        self,
+        properties: Iterable[tuple[str, str]],
+        *,
+        block_bytes: int,
+        open_bytes: int,
+        token_source: Callable[[], tuple[str, int, str]] | None = None,
+    ) -> None: ...
     def start(
         self,
         partitions: Iterable[tuple[str, int, int, int]],

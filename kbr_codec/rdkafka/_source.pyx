@@ -102,6 +102,8 @@ cdef class Source:
         block_bytes: a block is sealed when its columns reach this size, bytes.
         open_bytes: all partitions' unsealed columns together; above it the largest is sealed early, so that a
             thousand partitions cost no more memory than one. One record beyond it is no error.
+        token_source: gives (token, expiry in ms since the epoch, principal) whenever librdkafka wants one for
+            OAUTHBEARER; called by a thread of its own. What it raises is told as an error of the client.
 
     Raises:
         ClientConfigError: librdkafka refused a property.
@@ -127,6 +129,7 @@ cdef class Source:
     cdef ssize_t batch_size
     cdef ssize_t batch_at
     cdef list topics         # (rkt, topic_lanes) pointers as ints
+    cdef object token_source  # the client calls it as long as it lives
     cdef int64_t record_total
     cdef int64_t stop_at_records
     cdef int64_t stop_at_bytes
@@ -144,7 +147,7 @@ cdef class Source:
         self.lanes = NULL
         self.topics = []
 
-    def __init__(self, properties, *, block_bytes: int, open_bytes: int):
+    def __init__(self, properties, *, block_bytes: int, open_bytes: int, token_source=None):
         if self.rk != NULL:
             raise RuntimeError("a source is made once")
         require_loaded()
@@ -154,7 +157,8 @@ cdef class Source:
             raise ValueError("open_bytes has to hold one block")
         self.block_bytes = block_bytes
         self.open_limit = open_bytes
-        self.rk = new_handle(TYPE_CONSUMER, properties, EVENT_STATS)
+        self.token_source = token_source
+        self.rk = new_handle(TYPE_CONSUMER, properties, EVENT_STATS, token_source)
         self.queue = rd.queue_new(self.rk)
         self.main_queue = rd.queue_get_main(self.rk)
 

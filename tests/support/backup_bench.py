@@ -63,6 +63,9 @@ class Topics:
         self._called("topics")
         return [(name, False, len(ends)) for name, ends in sorted(self.ends.items())]
 
+    def topics_without(self, names: Sequence[str], operation: str) -> list[str]:
+        return []
+
     def describe_topics(self, names: Sequence[str]) -> dict[str, TopicSpec]:
         return {
             name: TopicSpec(name=name, partition_count=len(self.ends[name]), replication_factor=1, topic_id=self.ids[name])

@@ -55,9 +55,11 @@ class KafkaHarness:
     def __init__(self, server: KafkaServer) -> None:
         self.server = server
         self.bootstrap = server.bootstrap_servers
+        #: What a client of these tests is told first.
+        self.properties: Mapping[str, str] = {"bootstrap.servers": self.bootstrap}
         #: Through the proxy of the fixture ``network`` (or ``three_network``), which has to run.
         self.proxied_bootstrap = server.proxied_bootstrap_servers if server.proxied else ""
-        self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        self.admin = AdminClient(dict(self.properties))
 
     def topic_name(self, prefix: str) -> str:
         """A name nobody else uses."""
@@ -128,7 +130,7 @@ class KafkaHarness:
         properties = {name.replace("_", "."): value for name, value in configs.items()}
         return Producer(
             {
-                "bootstrap.servers": self.bootstrap,
+                **self.properties,
                 "linger.ms": 5,
                 "max.in.flight.requests.per.connection": 1,
                 **properties,
@@ -141,7 +143,7 @@ class KafkaHarness:
         """Every record, by partition, by a plain consumer, each partition to its end."""
         consumer = Consumer(
             {
-                "bootstrap.servers": self.bootstrap,
+                **self.properties,
                 "group.id": f"reader-{next(_numbers)}",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
@@ -201,7 +203,7 @@ class KafkaHarness:
         """A plain consumer of a group, that begins where the group has no offset yet, and commits when it is told to."""
         return Consumer(
             {
-                "bootstrap.servers": self.bootstrap,
+                **self.properties,
                 "group.id": group,
                 "group.protocol": protocol,
                 "enable.auto.commit": False,

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing import process as processes
@@ -28,6 +28,7 @@ from kbr.runtime.deaths import UNKNOWN_CODE
 from kbr.runtime.framing import FrameReader, frame
 from kbr.runtime.messages import SupervisorMessage, WorkerMessage
 from kbr.runtime.worker import SHIELDED_SIGNALS, worker_main
+from kbr.secrecy import holds_secret, is_secret_variable
 from kbr.timing import Deadline
 
 __all__ = ["LocalWorker", "prestart", "spawn_worker", "worker_environment"]
@@ -48,27 +49,44 @@ _KILL_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 60.0
 _START_ROUND_S = 0.1
 
-_SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+#: What no process can do without, and what libraries find their way by: never withheld, whatever a configuration refers to.
+_NEEDED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|PWD|TMPDIR|TEMP|TMP|TZ|LANG|LANGUAGE|LC_\w+|XDG_\w+|PYTHON\w*|LD_\w+|MALLOC_\w+|\w*SAN_OPTIONS"
+    r"|SSL_CERT_\w+|\w+_CA_BUNDLE|(?:https?|all|ftp|no)_proxy|AWS_(?!ACCESS_KEY|SECRET|SESSION_TOKEN|SECURITY_TOKEN)\w+",
+    re.IGNORECASE,
+)
+#: Variables that prestart() was told to withhold.
+_withheld: frozenset[str] = frozenset()
 
 
-def worker_environment(environ: dict[str, str]) -> dict[str, str]:
-    """What workers inherit: everything but kbr's own variables and what is named like a secret.
+def worker_environment(environ: dict[str, str], withheld: Container[str] = ()) -> dict[str, str]:
+    """What workers inherit: everything but kbr's own variables, what is named like a secret, and what holds one.
 
-    Workers get their settings with the task. AWS's variables stay: a store without credentials of its own
-    finds them there.
+    Workers get their settings with the task. AWS's variables stay: a store without credentials of its own finds them
+    there; but not those that the configuration refers to.
+
+    Args:
+        withheld: names of others that are not passed on, for the configuration has its secrets from them.
     """
-    return {
-        name: value
-        for name, value in environ.items()
-        if name.startswith("AWS_") or not (name.startswith("KBR_") or _SECRET_NAME.search(name))
-    }
+    return {name: value for name, value in environ.items() if _NEEDED.fullmatch(name) or _may_pass(name, value, withheld)}
 
 
-def prestart(preload: Sequence[str]) -> None:
+def _may_pass(name: str, value: str, withheld: Container[str]) -> bool:
+    if name.startswith("KBR_") or name in withheld or holds_secret(value):
+        return False
+    return name.startswith("AWS_") or not is_secret_variable(name)
+
+
+def prestart(preload: Sequence[str], *, withheld: Iterable[str] = ()) -> None:
     """Start the forkserver, which imports ``preload`` while the caller goes on.
 
     Does nothing once a forkserver runs; what that one has not imported, each worker imports by itself.
+
+    Args:
+        withheld: see worker_environment(); for all processes from now on.
     """
+    global _withheld
+    _withheld = frozenset(withheld)
     _context.set_forkserver_preload([*_OWN_PRELOAD, *preload])
     with _discreet_start():
         forkserver.ensure_running()
@@ -117,6 +135,7 @@ def _launch(path: Any, args: Any, passfds: Any) -> int:
         return _popen([*options, dash_c, f"{first}; {command}"], path, passfds)
     # the workers' parent: it must not outlive this process, which it would if somebody has stopped it
     tie = f"from kbr.runtime.orphans import die_with; die_with({os.getpid()})"
+    tie += "; from kbr.runtime.crash_dumps import forbid_core_dumps; forbid_core_dumps()"
     return _launcher.call(lambda: _popen([*options, dash_c, f"{first}; {tie}; {command}"], path, passfds))
 
 
@@ -128,7 +147,7 @@ def _popen(arguments: list[str], path: Any, passfds: Any) -> int:
             arguments,
             executable=path,
             pass_fds=passfds,
-            env=worker_environment(dict(os.environ)),
+            env=worker_environment(dict(os.environ), _withheld),
             close_fds=True,
             restore_signals=False,
         )

@@ -68,6 +68,9 @@ class Target:
     def topics(self) -> list[tuple[str, bool, int]]:
         return [("back", False, 2)] if self.topic_id else []
 
+    def topics_without(self, names: Sequence[str], operation: str) -> list[str]:
+        return []
+
     def describe_topics(self, names: Sequence[str]) -> dict[str, TopicSpec]:
         return {
             name: TopicSpec(name=name, partition_count=2, replication_factor=1, topic_id=self.topic_id) for name in names

@@ -7,7 +7,15 @@ import random
 import pytest
 
 from kbr.backup.retries import MAX_TRIES, PartitionRetries
-from kbr.errors import AuthorizationFailed, KbrError, OffsetOutOfRange, StoreFull, StoreUnavailable, WorkerCrashed
+from kbr.errors import (
+    AuthorizationFailed,
+    IntegrityError,
+    KbrError,
+    OffsetOutOfRange,
+    StoreFull,
+    StoreUnavailable,
+    WorkerCrashed,
+)
 from kbr.model import TopicPartition
 from tests.support.clocks import FakeClock
 
@@ -33,7 +41,7 @@ def tries(error: KbrError, *, for_ever: bool = False, moves: bool = False, limit
     return limit, clock.monotonic() - begun
 
 
-@pytest.mark.parametrize("error", [OffsetOutOfRange("gone"), WorkerCrashed("died")])
+@pytest.mark.parametrize("error", [OffsetOutOfRange("gone"), WorkerCrashed("died"), IntegrityError("a bit flipped")])
 def test_a_partition_that_gets_no_further_is_given_up_after_a_few_tries(error: KbrError) -> None:
     assert tries(error)[0] == MAX_TRIES
 

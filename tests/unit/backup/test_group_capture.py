@@ -13,7 +13,7 @@ from kbr.backup.groups import GroupCapture
 from kbr.errors import AccessDenied, AuthorizationFailed, ClusterUnavailable, FetchFailed, KbrError, Locked
 from kbr.format import groups as format_groups
 from kbr.kafka.cluster import PartitionOffsets
-from kbr.kafka.groups import GroupListing
+from kbr.kafka.groups import GroupListing, GroupStanding
 from kbr.model import CommittedOffset, GroupOffsets, TopicPartition
 from kbr.repository.groups import load_snapshot
 from kbr.storage.memory import MemoryStore
@@ -35,6 +35,8 @@ class Groups:
         self.unread: dict[str, KbrError] = {}
         #: Their coordinator has just started: it answers for them, and does not list them.
         self.unlisted: set[str] = set()
+        #: The user may not see them: they are not listed either.
+        self.hidden: set[str] = set()
         self.wait_s = 0.0
         self.on_ask: Callable[[], None] = lambda: None
 
@@ -46,6 +48,14 @@ class Groups:
             raise self.error
         names = sorted(self.committed.keys() - self.unlisted)
         return [GroupListing(group=name, kind="classic", state="Empty") for name in names]
+
+    def describe(self, groups: Iterable[str]) -> dict[str, GroupStanding | KbrError]:
+        return {
+            name: AuthorizationFailed(f"not allowed; missing right: Describe on group {name}")
+            if name in self.hidden
+            else GroupStanding(state="Dead", member_count=0)
+            for name in groups
+        }
 
     def offsets(self, listings: Iterable[GroupListing]) -> tuple[list[GroupOffsets], dict[str, KbrError]]:
         self.clock.advance(self.cost_s)
@@ -112,6 +122,20 @@ def test_only_the_groups_that_were_named_are_taken() -> None:
     capture = Capture(("bill*", "[!a]x"), billing=place, search=place, ax=place, bx=place)
     capture.both()
     assert [one.group for one in load_snapshot(capture.store, "b").groups] == ["billing", "bx"]
+
+
+def test_a_named_group_that_may_not_be_seen_is_a_failure_that_names_the_right() -> None:
+    capture = Capture(("a", "dark", "typo"), a={TopicPartition("t", 0): 4})
+    capture.groups.hidden = {"dark"}
+    capture.both()
+    assert capture.it.counts.failed == ("consumer group dark: not allowed; missing right: Describe on group dark",)
+    assert capture.it.counts.warnings == ("no consumer group matches typo: nothing is kept of it",)
+
+
+def test_that_no_group_at_all_is_to_be_seen_is_told() -> None:
+    capture = Capture(("*",))
+    capture.both()
+    assert "lacks Describe on the groups" in capture.it.counts.warnings[0]
 
 
 def test_a_name_that_no_group_has_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:

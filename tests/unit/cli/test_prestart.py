@@ -25,7 +25,7 @@ def test_s3_is_guessed_from_whatever_may_name_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, settings: list[str | None], is_s3: bool
 ) -> None:
     started: list[tuple[str, ...]] = []
-    monkeypatch.setattr(prestart, "prestart", lambda modules: started.append(tuple(modules)))
+    monkeypatch.setattr(prestart, "prestart", lambda modules, withheld: started.append(tuple(modules)))
     path = tmp_path / "kbr.yaml"
     if text is not None:
         path.write_text(text)
@@ -38,7 +38,19 @@ def test_s3_is_guessed_from_whatever_may_name_it(
 def test_a_configuration_that_can_be_read_only_once_or_not_at_all_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prestart, "prestart", lambda _modules: None)
+    started: list[object] = []
+    monkeypatch.setattr(prestart, "prestart", lambda modules, withheld: started.append(modules))
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "absent", ".", "x" * 5000):
         prestart.prestart_workers("restore", config_path=tmp_path / name, settings=[])
+    assert started == [], "which variables hold secrets is not known yet"
+
+
+def test_variables_that_the_configuration_refers_to_are_withheld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+    monkeypatch.setattr(prestart, "prestart", lambda modules, withheld: seen.append(set(withheld)))
+    path = tmp_path / "kbr.yaml"
+    path.write_text("#" * 100_000 + "\nstorage: {path: '${ONE}/x', secret_key: '${TWO:-${no}'}\na: $THREE ${file:/x} ${ 4}\n")
+    prestart.prestart_workers("backup", config_path=path, settings=["${FIVE}"])
+    assert seen == [{"ONE", "TWO", "no", "FIVE"}]
+

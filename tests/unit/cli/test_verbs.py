@@ -353,6 +353,7 @@ def test_list_shows_every_backup_and_why_one_can_not_be_read(use_case: Callable[
         "status": "complete",
         "lock_held": None,
         "made_by": "kbr",
+        "encrypted": False,
         "error": None,
         "created_at": "2024-05-01T12:00:00.000Z",
         "created_at_ms": 1_714_564_800_000,
@@ -379,6 +380,22 @@ def test_list_shows_every_backup_and_why_one_can_not_be_read(use_case: Callable[
     assert "a: made by" not in result.stdout
     parsed = json.loads(run("list", "--storage", "/backups", "-o", "json").stdout)
     assert [one["backup_id"] for one in parsed["backups"]] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("encrypted", "words"), [((False, False), None), ((False, True), ["no", "yes"])])
+def test_list_has_a_column_of_what_is_encrypted_where_something_is(
+    use_case: Callable[..., Mock], encrypted: tuple[bool, bool], words: list[str] | None
+) -> None:
+    one = dict.fromkeys(("error", "created_at_ms", "topics", "partitions", "records", "stored_bytes"))
+    one |= dict.fromkeys(("min_timestamp_ms", "max_timestamp_ms", "lock_held", "made_by"))
+    backups = [
+        {**one, "backup_id": name, "status": "complete", "encrypted": is_so} for name, is_so in zip("ab", encrypted)
+    ]
+    use_case("inspect", "list_backups", report({"backups": backups}))
+    head, *rows = [line.split() for line in run("list", "--storage", "/backups").stdout.splitlines() if line.strip()]
+    assert (head[-1] == "ENCRYPTED") is (words is not None)
+    if words is not None:
+        assert [row[-1] for row in rows if row[0] in {"a", "b"}] == words
 
 
 def test_an_empty_store_is_no_error(use_case: Callable[..., Mock]) -> None:
@@ -546,6 +563,9 @@ def test_status_shows_what_a_backup_does_and_the_topics_behind(use_case: Callabl
 VERIFY: dict[str, Any] = {
     "backup_id": "a",
     "deep": True,
+    "presence_only": False,
+    "encrypted": False,
+    "signature_checked": False,
     "undamaged": False,
     "objects": 3,
     "bytes": 2**20,

@@ -22,7 +22,15 @@ TURNED_INTO = {
     "source.security.ssl_key_password_command": "ssl_key_password",
     "target.security.password_command": "password",
     "target.security.ssl_key_password_command": "ssl_key_password",
+    "source.security.oauth_client_secret_command": "oauth_client_secret",
+    "target.security.oauth_client_secret_command": "oauth_client_secret",
+    # read by kbr.config: its file's entries are keys of the layer below the configuration file
+    "source.command_config": None,
+    "target.command_config": None,
     "storage.secret_key_command": "secret_key",
+    "encryption.key_command": "key",
+    "encryption.identity_password_command": "identity_password",
+    "signing.key_password_command": "key_password",
     "storage.sse_customer_key_command": "sse_customer_key",
     # read by the command line, which sets up logging before a use case begins
     "logging.format": None,

@@ -70,8 +70,12 @@ def test_the_example_file_is_valid_as_it_is(tmp_path: Path, mode: Any) -> None:
 def test_every_line_of_the_example_file_is_valid_when_it_is_turned_on(tmp_path: Path, mode: Any) -> None:
     """All lines at once: only what excludes each other may be complained about."""
     path = tmp_path / "kbr.yaml"
-    path.write_text(re.sub(r"(?m)^( *)#(?=[a-z_]+:)", r"\1", example_file(mode)), encoding="utf-8")
-    environ = {"KAFKA_PASSWORD": "a", "KAFKA_KEY_PASSWORD": "b", "S3_ACCESS_KEY": "c", "S3_SECRET_KEY": "d", "KBR_SSE_KEY": "e"}
+    text = re.sub(r"(?m)^( *)#(?=[a-z_]+:)", r"\1", example_file(mode))
+    (tmp_path / "client.properties").touch()  # it is read, and so has to be there
+    text = text.replace("/etc/kafka/client.properties", str(tmp_path / "client.properties"))
+    path.write_text(text, encoding="utf-8")
+    environ = {"KAFKA_PASSWORD": "a", "KAFKA_CLIENT_SECRET": "e", "KAFKA_KEY_PASSWORD": "b", "S3_ACCESS_KEY": "c", "S3_SECRET_KEY": "d"}
+    environ |= {"BACKUP_KEY": "e", "IDENTITY_PASSWORD": "f", "SIGNING_PASSWORD": "g", "KBR_SSE_KEY": "h"}
     with pytest.raises(KbrError) as caught:
         load_config(path, environ=environ, mode=mode)
     for line in caught.value.context["problems"]:

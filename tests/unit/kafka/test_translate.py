@@ -16,7 +16,7 @@ from kbr.errors import (
     ProduceFailed,
     TopicMissing,
 )
-from kbr.kafka.translate import Cause, translate, translate_code
+from kbr.kafka.translate import Cause, missing_right, translate, translate_code
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,31 @@ def test_a_writer_that_may_not_be_one_is_told_which_rights_it_needs() -> None:
     code = KafkaError.CLUSTER_AUTHORIZATION_FAILED
     error = translate_code(code, "Failed to acquire ...", topic="", partition=-1, offset=-1, producing=True)
     assert isinstance(error, AuthorizationFailed)
-    assert "Write on the topics; and IdempotentWrite on the cluster" in error.hint
+    assert "missing right: Write on the topics, or IdempotentWrite on the cluster" in str(error)
 
 
 def test_a_missing_right_is_named() -> None:
     error = translate(
-        KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), "looking", servers="b:1", right="Describe on topic t"
+        KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED),
+        "looking",
+        servers="b:1",
+        right="Describe on topic t",
+        principal="User:me",
     )
-    assert "Describe on topic t" in error.hint
+    assert str(error) == "looking: not allowed; missing right: Describe on topic t (User:me)"
+    assert error.hint.endswith("--add --allow-principal User:me --operation Describe --topic t")
+
+
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        ("Create on the cluster or the topic", "--operation Create --cluster"),
+        ("Read on group g and on its topics", "--operation Read --group g"),
+        ("a right on the topic", "whoever grants rights"),
+    ],
+)
+def test_how_a_right_is_granted_is_told(right: str, words: str) -> None:
+    assert words in missing_right("looking", right).hint
 
 
 @pytest.mark.parametrize(

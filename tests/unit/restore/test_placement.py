@@ -285,6 +285,9 @@ def test_topics_of_clusters_and_registries_are_chosen_by_name_only() -> None:
     assert any("must not run while it is restored" in note for note in notes)
     with pytest.raises(UsageError, match="only _schemas matches"):
         choose_topics([topic("_schemas", 1)], ["*"], [])
+    with pytest.raises(UsageError, match="not in the backup: ordres") as caught:
+        choose_topics([topic("orders", 1)], ["ordres"], [])
+    assert caught.value.hint == "did you mean orders?"
 
 
 def test_nothing_is_written_where_brokers_write() -> None:

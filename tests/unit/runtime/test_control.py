@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kbr.errors import RunMissing, UsageError
+from kbr.runtime import control
 from kbr.runtime.control import ControlServer, ask, find_runs
 
 
@@ -115,3 +116,23 @@ def test_a_run_takes_over_the_socket_that_an_earlier_process_of_its_pid_left(fol
         assert ask(find_runs()[0], {}) == {"here": True}
     finally:
         server.close()
+
+
+@pytest.mark.parametrize(("uid", "answered"), [(os.getuid(), True), (0, True), (None, True), (os.getuid() + 1, False)])
+def test_only_this_user_and_root_are_answered(
+    server: ControlServer, folder: Path, monkeypatch: pytest.MonkeyPatch, uid: int | None, answered: bool
+) -> None:
+    """Should somebody have opened the folder to others."""
+    monkeypatch.setattr(control, "_peer_uid", lambda _connection: uid)
+    (path,) = find_runs()
+    try:
+        said = _raw(path, b"{}\n")
+    except ConnectionError:  # closed before it had read all
+        said = b""
+    assert bool(said) is answered
+
+
+def test_the_kernel_tells_who_asks() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert control._peer_uid(ours) == os.getuid()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kbr import secrecy
 from kbr.runtime.executors.local import worker_environment
 
 
@@ -32,3 +33,18 @@ def test_what_is_named_like_a_secret_is_not_inherited(name: str) -> None:
 )
 def test_what_workers_need_is_inherited(name: str) -> None:
     assert worker_environment({name: "x"}) == {name: "x"}
+
+
+def test_what_the_configuration_refers_to_is_not_inherited_but_what_nobody_can_do_without() -> None:
+    environ = {name: "x" for name in ("BROKER_WORD", "PATH", "HOME", "LC_ALL", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "OTHER", "HTTPS_PROXY")}
+    assert set(worker_environment(environ, set(environ))) == {"PATH", "HOME", "LC_ALL", "AWS_REGION", "HTTPS_PROXY"}
+    assert set(worker_environment(environ, {"BROKER_WORD"})) == set(environ) - {"BROKER_WORD"}
+
+
+def test_a_variable_that_holds_a_known_secret_is_not_inherited_whatever_its_name() -> None:
+    secrecy.hide(["s3cr3t-word"])
+    try:
+        environ = {"JAVA_OPTS": "-Dpw=s3cr3t-word", "PLAIN": "word", "ENCODED": "czNjcjN0LXdvcmQ="}
+        assert worker_environment(environ) == {"PLAIN": "word"}
+    finally:
+        secrecy.forget()

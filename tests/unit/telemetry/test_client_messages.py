@@ -116,6 +116,12 @@ def _message(text: str, level: int = 3) -> ClientMessage:
             "b1:9093",
             "it does not accept this client's certificate",
         ),
+        ("b1:9093/bootstrap: Disconnected: connection closed by peer" + IN_STATE, "b1:9093", "it closed the connection at the first request"),
+        (
+            'Failed to acquire SASL OAUTHBEARER token: {"error": "invalid_client"}',
+            "",
+            'no token could be had: {"error": "invalid_client"}',
+        ),
         (
             "ssl://b1:9093/1: Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: SSL alert"
             " number 116 (after 5ms in state APIVERSION_QUERY)",

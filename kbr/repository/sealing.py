@@ -1,0 +1,99 @@
+"""Puts encryption over stores: for a run that has secrets, and for its workers, who get one backup's data key only.
+
+Import it freely: cryptography is loaded when something is sealed or opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from kbr.errors import SealBroken
+from kbr.format.data_keys import DataKey
+from kbr.format.manifest_signature import Signature, Signer, check_signature, signature_suffix
+from kbr.repository.backup_keys import Trust
+from kbr.repository.layout import manifest_key
+from kbr.repository.sealed_store import SealedStore, seal_over
+from kbr.storage import ObjectStore, StorageOptions
+
+__all__ = ["BackupSealing", "Sealing", "begin_backup", "for_workers", "is_encrypted", "signature_check", "signer_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealing:
+    """A layer for all backups of a store (kbr.storage.options.StoreLayer)."""
+
+    trust: Trust
+
+    def over(self, store: ObjectStore) -> ObjectStore:
+        """The store, sealed."""
+        return seal_over(store, self.trust)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupSealing:
+    """A layer for one encrypted backup, whose key is known."""
+
+    backup_id: str
+    data_key: DataKey
+
+    def over(self, store: ObjectStore) -> ObjectStore:
+        """The store, sealed."""
+        return seal_over(store, Trust(), known={self.backup_id: self.data_key})
+
+
+def begin_backup(store: ObjectStore, backup_id: str) -> None:
+    """Before a run writes to a backup, and under its lock: see BackupKeys.begin().
+
+    Raises:
+        WrongKey: it is encrypted, and can't be gone on with by what was given.
+        BackupExists: it was begun without encryption, and that is asked for.
+        SealBroken: its keys are damaged.
+    """
+    if isinstance(store, SealedStore):
+        store.keys.begin(backup_id)
+
+
+def for_workers(store: ObjectStore, options: StorageOptions, backup_id: str) -> StorageOptions:
+    """The options of a store for processes that have to do with one backup only: they need no secret but its key.
+
+    Args:
+        store: opened with these options.
+    """
+    if not isinstance(store, SealedStore):
+        return options
+    data_key = store.keys.data_key(backup_id)
+    layer = None if data_key is None else BackupSealing(backup_id=backup_id, data_key=data_key)
+    return replace(options, layer=layer)
+
+
+def is_encrypted(store: ObjectStore, backup_id: str) -> bool:
+    """Whether a backup is known to be encrypted, by what was read of it so far."""
+    try:
+        return isinstance(store, SealedStore) and store.keys.is_sealed(backup_id)
+    except SealBroken:  # its keys are there, and damaged
+        return True
+
+
+def signer_of(trust: Trust) -> Signer | None:
+    """What signs the manifests that are written; None where they are not to be signed."""
+    private = trust.signing_key
+    if private is None:
+        return None
+    return lambda backup_id, digest: signature_suffix(private, backup_id, digest)
+
+
+def signature_check(store: ObjectStore, backup_id: str) -> Callable[[Signature | None, bytes], None] | None:
+    """Checks a manifest that is read piece by piece, which the store can't; None where no signature is wanted.
+
+    Returns:
+        Takes the signature and the SHA-256 of all bytes before it; raises SignatureInvalid.
+    """
+    if not isinstance(store, SealedStore) or not store.trust.public_keys:
+        return None
+    keys, name = store.trust.public_keys, manifest_key(backup_id)
+
+    def check(found: Signature | None, digest: bytes) -> None:
+        check_signature(found, backup_id=backup_id, digest=digest, public_keys=keys, name=name)
+
+    return check

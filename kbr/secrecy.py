@@ -1,0 +1,219 @@
+"""Which values of this process are secret, and how they stay out of every text that people may see.
+
+Messages are made without secrets where they are made. This is the second line, for what nobody foresaw: words of
+libraries, an exception's text, a traceback. What was hidden once is masked in every error of kbr (kbr.errors), in workers'
+log lines (kbr.telemetry.logs), and in all that Python writes to standard error (`guard_stderr`). Data is never changed:
+results and records don't pass here.
+
+State of the process, as logging's is: whoever prints a traceback knows no configuration. The lowest layer; knows no keys
+of the configuration.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+__all__ = [
+    "MASK",
+    "MIN_CHARS",
+    "forget",
+    "guard_stderr",
+    "hide",
+    "holds_secret",
+    "is_secret_option",
+    "is_secret_property",
+    "is_secret_variable",
+    "redact",
+    "secrets_of",
+]
+
+#: What stands in a text in a secret's place.
+MASK = "***"
+#: A shorter one is not looked for: it would be found in half of all words, which would then tell it.
+MIN_CHARS = 6
+#: Lines of a longer text, such as a key in PEM, are looked for one by one; those that say only what it is are not.
+_MIN_LINE_CHARS = 16
+#: So much of a value is quoted in a message about it (kbr.config.values.shown).
+_QUOTED_CHARS = 57
+#: Parts of librdkafka's and Kafka's property names whose values are secrets: what librdkafka marks so (_RK_SENSITIVE in
+#: rdkafka_conf.c) but for user names and paths, and Java's sasl.jaas.config.
+_SECRET_PARTS = ("password", "secret", "passphrase", "key.pem", "ssl_key", "private.key", "oauthbearer.config", "jaas", "token.value")
+#: Parts of names of filesystems' options whose values are secrets, or may hold one.
+_SECRET_OPTIONS = ("pass", "secret", "token", "key", "cred", "sas", "connection_string", "auth", "private", "session")
+#: Names among them that only say where something is.
+_PLACES = (".location", ".url", ".file", "_file", "_location")
+_SECRET_VARIABLE = re.compile(
+    r"PASS|SECRET|TOKEN|CREDENTIAL|PRIVATE|(?:API|ACCESS|ACCOUNT)_?KEY|CONNECTION_?STRING", re.IGNORECASE
+)
+
+
+def is_secret_property(name: str) -> bool:
+    """Whether the value of a client property of that name has to stay hidden."""
+    lowered = name.lower()
+    return any(part in lowered for part in _SECRET_PARTS) and not lowered.endswith(_PLACES)
+
+
+def is_secret_option(name: str) -> bool:
+    """Whether the value of a filesystem's option of that name has to stay hidden."""
+    lowered = name.lower()
+    return any(part in lowered for part in _SECRET_OPTIONS)
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether an environment variable is named as one that holds a secret."""
+    return _SECRET_VARIABLE.search(name) is not None
+
+
+class _Mask:
+    """The secrets that are known so far, in all the forms in which a text may show them."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._forms: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, values: Iterable[str]) -> None:
+        new = {value for value in values if len(value) >= MIN_CHARS} - self._known
+        if not new:
+            return
+        self._known |= new
+        for value in new:
+            self._forms.update(form for form in _forms(value) if len(form) >= MIN_CHARS)
+        # the longest first: a form may be the beginning of another
+        ordered = sorted(self._forms, key=lambda form: (-len(form), form))
+        self._pattern = re.compile("|".join(map(re.escape, ordered)))
+
+    def sub(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(MASK, text)
+
+    def finds(self, text: str) -> bool:
+        return self._pattern is not None and self._pattern.search(text) is not None
+
+    def clear(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+_mask = _Mask()
+
+
+def hide(values: Iterable[str | None]) -> None:
+    """These are secrets from now on, in this process."""
+    _mask.add(value for value in values if value)
+
+
+def redact(text: str) -> str:
+    """``text`` with `MASK` in place of every secret that is known: as it is, escaped, in percent or base64 encoding."""
+    return _mask.sub(text)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a secret that is known shows in ``text``."""
+    return _mask.finds(text)
+
+
+def forget() -> None:
+    """Nothing is secret any more: for tests, whose secrets are other tests' words."""
+    _mask.clear()
+
+
+def secrets_of(value: object) -> Iterator[str]:
+    """The secrets in a value that travels to a worker: texts and keys in those fields of its dataclasses that no repr shows.
+
+    Of a mapping in such a field, the entries whose names are those of secrets.
+    """
+    if not is_dataclass(value) or isinstance(value, type):
+        return
+    for one in fields(value):
+        inner: Any = getattr(value, one.name)
+        if is_dataclass(inner):
+            yield from secrets_of(inner)
+        elif not one.repr and isinstance(inner, str):
+            yield inner
+        elif not one.repr and isinstance(inner, bytes):
+            yield inner.hex()
+            yield from _in_base64(inner)
+        elif not one.repr and isinstance(inner, Mapping):
+            for name, entry in inner.items():
+                if isinstance(entry, str) and _is_secret_entry(str(name)):
+                    yield entry
+
+
+def _is_secret_entry(name: str) -> bool:
+    """A client property's name has dots; an argument of a filesystem is named like a variable."""
+    return is_secret_property(name) or ("." not in name and (is_secret_variable(name) or is_secret_option(name)))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """How a text may show a secret."""
+    import json
+    from urllib.parse import quote, quote_plus
+
+    yield from _plain_forms(secret)
+    data = secret.encode("utf-8", "surrogatepass")
+    yield json.dumps(secret)[1:-1]
+    yield repr(secret)[1:-1]
+    yield ascii(secret)[1:-1]
+    yield repr(data)[2:-1]
+    for quoted in (quote(data, safe=""), quote(data), quote_plus(data)):
+        yield quoted
+        yield re.sub(r"%[0-9A-F]{2}", lambda match: match.group().lower(), quoted)
+    yield data.hex()
+    yield data.hex().upper()
+    yield from _in_base64(data)
+
+
+def _plain_forms(secret: str) -> Iterator[str]:
+    yield secret
+    yield secret.strip()
+    if len(secret) > _QUOTED_CHARS:
+        yield secret[:_QUOTED_CHARS]
+        yield ascii(secret[:_QUOTED_CHARS])[1:-1]
+    if "\n" in secret:
+        for line in map(str.strip, secret.splitlines()):
+            if len(line) >= _MIN_LINE_CHARS and not line.startswith("-----"):
+                yield line
+    if "=" in secret and " " in secret:
+        # name=value pairs of sasl.oauthbearer.config or a JAAS line: librdkafka quotes from the middle of them
+        for pair in secret.split():
+            yield pair.partition("=")[2].strip("\"';,")
+
+
+def _in_base64(data: bytes) -> Iterator[str]:
+    """What of it stands in the base64 of a longer text, wherever it begins there."""
+    import base64
+
+    for lead in range(3):
+        encoded = base64.b64encode(bytes(lead) + data).decode("ascii")
+        core = encoded[-(-8 * lead // 6) : 8 * (lead + len(data)) // 6]
+        yield core
+        yield core.replace("+", "-").replace("/", "_")
+
+
+class _MaskedStream:
+    """A text stream on which no secret is written; in all else it is the stream that it stands for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._stream, name)
+
+
+def guard_stderr() -> None:
+    """From now on, what Python writes to standard error in this process shows no secret: logs, tracebacks, warnings."""
+    if sys.stderr is not None and not isinstance(sys.stderr, _MaskedStream):  # None when the descriptor is closed
+        sys.stderr = cast("TextIO", _MaskedStream(sys.stderr))

@@ -1,0 +1,161 @@
+"""The mask: a secret that a text shows in any way is no longer in it, and nothing else is changed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import pickle
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from kbr import secrecy
+from kbr.errors import ClusterError, KbrError
+from kbr.kafka.settings import ClientSettings
+from kbr.secrecy import guard_stderr, hide, holds_secret, is_secret_property, redact, secrets_of
+from kbr.storage import StorageOptions
+from tests.support.leaks import forms_of, leaks_in
+
+SECRET = 'pw/7+"=é&%<\\q'
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    secrecy.forget()
+    yield
+    secrecy.forget()
+
+
+@pytest.mark.parametrize("form", [form for form in forms_of(SECRET) if form not in ("HTML", "UTF-16", "backwards", "JSON in JSON")])
+def test_a_secret_is_masked_in_every_form(form: str) -> None:
+    text = f"before {forms_of(SECRET)[form].decode('utf-8', 'backslashreplace')} after"
+    assert redact(text) == text
+    hide([SECRET])
+    assert redact(text) == "before *** after"
+    assert holds_secret(text)
+
+
+def test_a_user_and_password_in_base64_are_masked() -> None:
+    hide([SECRET])
+    for user in ("", "u", "us", "use", "user"):
+        header = "Basic " + base64.b64encode(f"{user}:{SECRET}".encode()).decode()
+        assert not leaks_in("header", redact(header), {"it": SECRET}), user
+
+
+def test_short_words_and_what_is_no_secret_stay() -> None:
+    hide(["me", "12345", None, ""])
+    assert redact("tell me 12345") == "tell me 12345"
+    hide([SECRET])
+    assert redact("nothing of that kind: pw/7") == "nothing of that kind: pw/7"
+
+
+def test_each_line_of_a_key_is_masked() -> None:
+    hide([PEM])
+    assert redact(f"line 2 is {PEM.splitlines()[1]}") == "line 2 is ***"
+    assert redact("-----BEGIN PRIVATE KEY-----") == "-----BEGIN PRIVATE KEY-----"
+    assert "***" in redact(f"can't read {PEM!r}")
+
+
+def test_what_a_message_quotes_of_a_long_secret_is_masked() -> None:
+    long = "s3" * 60
+    hide([long])
+    assert redact(f"not '{long[:57]}...'") == "not '***...'"
+
+
+def test_a_part_of_a_list_of_settings_is_masked() -> None:
+    hide([f"principal=admin.me scope={SECRET}-2 x=y"])
+    assert redact(f"beginning at: scope={SECRET}-2 x=y") == "beginning at: scope=*** x=y"
+
+
+def test_errors_are_born_without_secrets_and_travel_so() -> None:
+    hide([SECRET])
+    error = ClusterError(f"can't log in with {SECRET}", hint=f"try another than {SECRET}", topic=SECRET)
+    for one in (error, pickle.loads(pickle.dumps(error))):
+        assert (str(one), one.message, one.hint) == ("can't log in with ***", "can't log in with ***", "try another than ***")
+        assert one.context == {"topic": SECRET}, "a fact for programs is never changed"
+        assert one.args == ("can't log in with ***",)
+
+
+def test_what_goes_to_standard_error_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    guard_stderr()
+    guard_stderr()  # again is fine
+    hide([SECRET])
+    try:
+        raise ValueError(f"no {SECRET}")
+    except ValueError:
+        traceback.print_exc()
+    print(json.dumps({"error": SECRET}), "and", SECRET, file=sys.stderr)
+    sys.stderr.writelines([f"{SECRET}\n"])
+    assert sys.stderr.getvalue() == stream.getvalue()  # all else is the stream's own
+    assert stream.getvalue().count("***") == 4
+    assert not leaks_in("stderr", stream.getvalue(), {"it": SECRET})
+
+
+def test_a_process_without_standard_error_has_nothing_to_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    guard_stderr()
+    assert sys.stderr is None
+
+
+def test_a_task_tells_which_of_its_settings_are_secret() -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Task:
+        backup_id: str
+        client: ClientSettings
+        storage: StorageOptions
+        paths: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    client = ClientSettings(
+        bootstrap_servers=("broker:9092",), username="me-myself", password="p-1", ssl_key_password="p-2",
+        client={"ssl.key.pem": PEM, "client.id": "my-client", "ssl.keystore.password": "p-3"},
+    )  # fmt: skip
+    storage = StorageOptions(url="s3://bucket/p", access_key="a-1", secret_key="s-1", session_token="t-1", extra={"password": "p-4", "host": "h"})
+    task = Task(backup_id="nightly", client=client, storage=storage, paths={"a": "b", "secret": "p-5"})
+    assert set(secrets_of(task)) == {"p-1", "p-2", "p-3", "p-4", "p-5", PEM, "a-1", "s-1", "t-1"}
+    assert list(secrets_of("text")) == list(secrets_of(None)) == list(secrets_of(ClientSettings)) == []
+
+
+def test_every_error_masks_though_it_has_a_constructor_of_its_own() -> None:
+    hide([SECRET])
+
+    def below(kind: type[KbrError]) -> Iterator[type[KbrError]]:
+        yield kind
+        for one in kind.__subclasses__():
+            yield from below(one)
+
+    for kind in below(KbrError):
+        if kind.__module__ == "kbr.errors":
+            assert SECRET not in str(kind(f"x {SECRET}")), kind
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem", "sasl.oauthbearer.config", "sasl.jaas.config",
+     "sasl.oauthbearer.client.secret", "sasl.oauthbearer.assertion.private.key.pem", "ssl_key", "Ssl.Truststore.Password"],
+)  # fmt: skip
+def test_properties_that_hold_secrets(name: str) -> None:
+    assert is_secret_property(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sasl.username", "ssl.key.location", "ssl.ca.location", "ssl.certificate.pem", "ssl.ca.pem", "linger.ms", "client.id",
+     "sasl.oauthbearer.assertion.private.key.file", "sasl.oauthbearer.token.endpoint.url", "sasl.mechanism"],
+)  # fmt: skip
+def test_properties_that_hold_none(name: str) -> None:
+    assert not is_secret_property(name)
+
+
+def test_the_mask_is_loaded_without_anything_heavy() -> None:
+    """Every process of kbr imports it first of all."""
+    source = Path(secrecy.__file__).read_text()
+    top = [line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))]
+    assert set(top) <= {"__future__", "re", "sys", "collections.abc", "dataclasses", "typing"}
