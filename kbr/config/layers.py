@@ -16,7 +16,7 @@ from kbr.config.document import DocumentError, Node, Scalar, parse_document
 from kbr.config.document import Mapping as MappingNode
 from kbr.config.expand import expand
 from kbr.config.keys import Key, UnknownKey, all_keys, find_key, hint_of_later, is_secret_path, section_at, suggest
-from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, Rank
+from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, Rank, as_name
 from kbr.config.storage import S3_KEYS
 from kbr.secrecy import is_secret_variable
 
@@ -242,7 +242,7 @@ class Layers:
         known = error.what == "unknown key"
         self.problems.append(
             Problem(
-                path=error.path,
+                path=(*error.path[:-1], as_name(error.path[-1])),
                 what=error.what + hint_of_later(error.path),
                 origin=origin,
                 suggestion=suggest(error.path) if known else "",

@@ -17,7 +17,7 @@ from kbr.config.fields import ChoiceError, EntryError
 from kbr.config.keys import all_keys, hint_of_later, is_secret_path, section_at, suggest
 from kbr.config.layers import Layers
 from kbr.config.model import Config
-from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, raise_problems
+from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, as_name, raise_problems
 from kbr.config.rules import findings
 from kbr.errors import ConfigError
 from kbr.secrecy import hide
@@ -129,8 +129,10 @@ def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin], *, with_
     path: Path = tuple(str(step) for step in detail["loc"])
     cause = detail.get("ctx", {}).get("error")
     what, suggestion = str(cause or detail["msg"]), ""
+    shown: Path | None = None
     if detail["type"] == "extra_forbidden":
-        what, suggestion = "unknown key" + hint_of_later(path), suggest(path) if with_suggestion else ""
+        shown = (*path[:-1], as_name(path[-1]))
+        what, suggestion = "unknown key" + hint_of_later(shown), suggest(shown) if with_suggestion else ""
     elif detail["type"] in ("model_type", "model_attributes_type"):
         what = "is a section: it takes keys of its own, not a value" if path else "must be a mapping of keys"
     elif detail["type"] == "greater_than_equal":
@@ -138,10 +140,13 @@ def _problem(detail: Mapping[str, Any], origins: Mapping[Path, Origin], *, with_
     elif detail["type"] == "less_than_equal":
         what = f"must be {detail['ctx']['le']} or less"
     elif isinstance(cause, EntryError):
+        # a name in front of a value that may be a secret, whatever is wrong with it
+        named = path in {key.path for key in all_keys() if key.kind in ("properties", "mapping of options")}
+        shown = (*path, *map(as_name, cause.steps)) if named else None
         path = (*path, *cause.steps)
     elif isinstance(cause, ChoiceError):
         suggestion = cause.nearest
-    return Problem(path=path, what=what, origin=_nearest_origin(path, origins), suggestion=suggestion)
+    return Problem(path=shown or path, what=what, origin=_nearest_origin(path, origins), suggestion=suggestion)
 
 
 def _nearest_origin(path: Path, origins: Mapping[Path, Origin]) -> Origin:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import SplitResult, urlsplit
 
+from kbr.config.problems import as_name
 from kbr.config.values import parse_text, shown
 from kbr.secrecy import is_secret_option, is_secret_property
 
@@ -132,7 +133,7 @@ def check_property_name(value: object) -> str:
     """A librdkafka property's name, such as fetch.min.bytes."""
     name = parse_text(value)
     if not _PROPERTY.fullmatch(name):
-        raise ValueError(f"{shown(name)} is no librdkafka property: lower-case letters, digits, '.' and '_'")
+        raise ValueError(f"{shown(as_name(name))} is no librdkafka property: lower-case letters, digits, '.' and '_'")
     return name
 
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 from kbr.errors import ConfigError
 from kbr.secrecy import redact
 
-__all__ = ["DEFAULT_ORIGIN", "Origin", "Path", "Problem", "Rank", "raise_problems"]
+__all__ = ["DEFAULT_ORIGIN", "Origin", "Path", "Problem", "Rank", "as_name", "raise_problems"]
 
 #: What comes behind a name in a step that somebody took for a name and a value.
 _VALUE = re.compile(r"[:=].*", re.DOTALL)
@@ -64,7 +64,7 @@ class Problem:
 
     @property
     def key(self) -> str:
-        return ".".join(map(_as_name, self.path))
+        return ".".join(self.path)
 
     def __str__(self) -> str:
         key = f"key {self.key}: " if self.path else ""
@@ -73,8 +73,8 @@ class Problem:
         return "\\n".join(f"{self.origin.where}: {key}{self.what}{asked}".splitlines())
 
 
-def _as_name(step: str) -> str:
-    """A step as far as it looks like a name: ``{password:secret}`` is a key with all of that, as YAML goes."""
+def as_name(step: str) -> str:
+    """What may be said of a key that there is none of: ``{password:secret}`` is a key with all of that, as YAML goes."""
     return _VALUE.sub("...", step)
 
 

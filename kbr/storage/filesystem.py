@@ -16,7 +16,7 @@ from contextlib import nullcontext, suppress
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar
 
-from kbr.errors import KbrError, ObjectMissing, PreconditionFailed, StorageError, StoreUnavailable
+from kbr.errors import KbrError, ObjectMissing, ObjectTooLarge, PreconditionFailed, StorageError, StoreUnavailable
 from kbr.storage.base import (
     NO_METADATA,
     ObjectInfo,
@@ -144,7 +144,7 @@ class FilesystemStore:
             # one byte more than may come: it may be replaced by a larger one in between
             data = self._cat(path, 0, max_bytes + 1) if size else b""
             if max(size, len(data)) > max_bytes:
-                raise StorageError(
+                raise ObjectTooLarge(
                     f"{self.name(key)} has {size} bytes, more than the {max_bytes} that are expected", object=key
                 )
             return data

@@ -288,6 +288,8 @@ def _everything(place: Place) -> str:
         elif key.kind == "properties":
             for name in CLIENT:
                 put((*key.path, name), _mark(f"{key.name}.{name}"))
+        elif key.kind == "mapping of options":
+            put((*key.path, "password"), _mark(f"{key.name}.password"))
     for side in ("source", "target"):
         put((side, "bootstrap_servers"), "127.0.0.1:1")
     put(("storage", "url"), str(place.work / "unused"))
@@ -303,6 +305,7 @@ def test_no_key_of_the_model_that_is_secret_is_ever_shown(place: Place) -> None:
     config = place.write("everything.yaml", _everything(place))
     markers = {key.name: _mark(key.name) for key in all_keys() if key.secret}
     markers |= {f"{side}.{name}": _mark(f"{side}.client.{name}") for side in ("source", "target") for name in CLIENT}
+    markers |= {key.name: _mark(f"{key.name}.password") for key in all_keys() if key.kind == "mapping of options"}
     assert len(markers) > 10
     for words in (["config", "show"], ["config", "check"], ["config", "show", "--mode-typo"], ["backup", "--debug"], ["list"]):
         done = place.run(*words, *DEBUG, config=config)

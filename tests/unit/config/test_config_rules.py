@@ -110,7 +110,7 @@ def test_security_that_fits_is_accepted(tmp_path: Path, cluster: str) -> None:
         ("{url: 's3://b', object_lock_retain_days: 3}", ["object_lock_mode: is missing"]),
         ("{url: 's3://b', object_lock_mode: legal, object_lock_retain_days: 1}", ["object_lock_mode: must be one of"]),
         ("{url: 's3://b', object_lock_mode: governance, object_lock_retain_days: 0}", ["object_lock_retain_days: must be 1"]),
-        ("{url: 's3://b', tags: {'aws:a': b}}", ["tags.aws...: 'aws:a' is no tag"]),
+        ("{url: 's3://b', tags: {'aws:a': b}}", ["tags.aws:a: 'aws:a' is no tag"]),
         ("{url: 's3://b', tags: {a: 'b&c'}}", ["tags.a: 'b&c' can't be a tag's value"]),
         (
             "{url: 's3://b', tags: {a: 1, b: 2, c: 3, d: 4, e: 5, f: 6, g: 7, h: 8, i: 9, j: 10, k: 11}}",

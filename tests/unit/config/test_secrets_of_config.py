@@ -30,6 +30,8 @@ def _clean() -> Iterator[None]:
 
 SECRET_KEYS = [key.name for key in all_keys() if key.secret]
 CLIENTS = [key.name for key in all_keys() if key.kind == "properties"]
+#: Mappings of which some entries are secrets, each with such a one.
+MAPS = [*(f"{name}.sasl.password" for name in CLIENTS), *(f"{key.name}.password" for key in all_keys() if key.kind == "mapping of options")]
 
 
 def test_there_are_secret_keys() -> None:
@@ -37,7 +39,7 @@ def test_there_are_secret_keys() -> None:
     assert {"source.client", "target.client"} <= set(CLIENTS)
 
 
-@pytest.mark.parametrize("name", [*SECRET_KEYS, *(f"{client}.sasl.password" for client in CLIENTS)])
+@pytest.mark.parametrize("name", [*SECRET_KEYS, *MAPS])
 def test_every_secret_key_is_refused_on_the_command_line(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, sets=["storage.url=/backups", f"{name}={SECRET}"], environ={})
@@ -46,10 +48,12 @@ def test_every_secret_key_is_refused_on_the_command_line(name: str) -> None:
     assert SECRET not in f"{caught.value} {caught.value.hint} {caught.value.context}"
 
 
-@pytest.mark.parametrize("name", CLIENTS)
-def test_a_whole_mapping_of_properties_is_refused_on_the_command_line(name: str) -> None:
+@pytest.mark.parametrize("name", MAPS)
+def test_a_whole_mapping_with_secrets_is_refused_on_the_command_line(name: str) -> None:
+    section, step, entry = name.partition(".client." if ".client." in name else ".options.")
     with pytest.raises(ConfigError) as caught:
-        load_config(None, sets=[f"{name}={{sasl.password: {SECRET}}}"], environ={})
+        load_config(None, sets=[f"{section}{step[:-1]}={{{entry}: {SECRET}}}"], environ={})
+    assert "secret" in str(caught.value)
     assert SECRET not in f"{caught.value} {caught.value.hint} {caught.value.context}"
 
 
@@ -95,6 +99,8 @@ def _load(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> s
         "backup_id: ${KAFKA_PASSWORD}\n",
         f"source: {{security: {{password:{SECRET}}}}}\n",
         f"source: {{security: {{'password={SECRET}'}}}}\n",
+        f"source: {{client: {{sasl.password:{SECRET}}}}}\n",
+        f"{{'source.security.password:{SECRET}'}}\n",
         "logging: {level: '${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}${KAFKA_PASSWORD}'}\n",
     ],
 )
