@@ -22,6 +22,7 @@ from confluent_kafka import libversion
 import kbr
 from benchmarks.checkpoint import checkpoint_command
 from benchmarks.data import MissingData
+from benchmarks.encryption import encryption_command
 from benchmarks.engines import ENGINES, Engine, parse_peer
 from benchmarks.flame import flame_command
 from benchmarks.index import index_command
@@ -212,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     throttle_command(verbs.add_parser("throttle", help="asked against measured rates, while a limit changes"), cluster)
     simulate_command(verbs.add_parser("simulate", help="how long kbr's schedule takes on more cores than there are"))
     checkpoint_command(verbs.add_parser("checkpoint", help="what a checkpoint costs as a backup grows old"))
+    encryption_command(verbs.add_parser("encryption", help="what encryption costs a backup, and a large manifest"), cluster)
     index_command(verbs.add_parser("index", help="what it takes to plan an hour out of a very large backup"))
     offsets_command(verbs.add_parser("offsets", help="what it takes to map the offsets of many records"))
     window_command(verbs.add_parser("window", help="bytes that a window of 1 % of a backup's time costs"), cluster)

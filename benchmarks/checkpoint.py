@@ -13,6 +13,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from kbr.format.documents import SourceInfo
 from kbr.kafka.cluster import PartitionOffsets
 from kbr.model import RunStatus, SegmentRef, TopicPartition, TopicSpec
 from kbr.repository.publish import ManifestPublisher
+from kbr.storage import ObjectStore
 from kbr.storage.local import LocalStore
 from kbr.telemetry.events import SegmentCommitted
 
@@ -44,8 +46,19 @@ def _segment(partition: int, sequence: int) -> SegmentRef:
     )  # fmt: skip
 
 
-def measure_checkpoints(folder: Path, *, segments: int, partitions: int, new: int, rounds: int) -> dict[str, Any]:
+def measure_checkpoints(
+    folder: Path,
+    *,
+    segments: int,
+    partitions: int,
+    new: int,
+    rounds: int,
+    layer: Callable[[ObjectStore], ObjectStore] = lambda store: store,
+) -> dict[str, Any]:
     """Checkpoints of a backup that has so many segments, with ``new`` ones before each.
+
+    Args:
+        layer: put over the folder, as encryption is.
 
     Returns:
         Seconds of the first checkpoint of a run, median and most of those after it, the manifest's size, and the
@@ -69,7 +82,7 @@ def measure_checkpoints(folder: Path, *, segments: int, partitions: int, new: in
             state.segment_committed(SegmentCommitted(topic="t", partition=number % partitions, ref=reference))
         made += count
 
-    publisher = ManifestPublisher(LocalStore(str(folder)))
+    publisher = ManifestPublisher(layer(LocalStore(str(folder))))
 
     def checkpoint() -> float:
         begun = time.perf_counter()

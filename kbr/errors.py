@@ -36,6 +36,7 @@ __all__ = [
     "NotAnObject",
     "NotEncrypted",
     "ObjectMissing",
+    "ObjectTooLarge",
     "OffsetMapMissing",
     "OffsetMapUnreadable",
     "OffsetOutOfRange",
@@ -325,6 +326,12 @@ class ObjectMissing(StorageError):
 
 class NotAnObject(StorageError):
     """Something else stands where an object has to be: a symbolic link, a pipe, a device. Never followed, nor read."""
+
+    exit_code = 4
+
+
+class ObjectTooLarge(StorageError):
+    """An object is larger than anything that kbr writes there: it is not read."""
 
     exit_code = 4
 

@@ -24,7 +24,7 @@ from tests.support.s3_proxy import S3Proxy
 from tests.support.secure_kafka import SecureKafka
 from tests.support.servers import KafkaServer, S3Server, free_port
 
-pytest_plugins = ["tests.support.fault_table", "tests.support.compatibility_table"]
+pytest_plugins = ["tests.support.fault_table", "tests.support.compatibility_table", "tests.support.other_fixtures"]
 
 settings.register_profile(
     "kbr", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -33,7 +33,7 @@ settings.register_profile("long", max_examples=3000, deadline=None, suppress_hea
 settings.load_profile("kbr")
 
 #: The fixtures that start a real server.
-SERVERS = frozenset({"kafka", "three_kafka", "secure_kafka", "s3"})
+SERVERS = frozenset({"kafka", "three_kafka", "secure_kafka", "s3", "sftp", "ftp", "azure"})
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 _buckets = itertools.count(1)

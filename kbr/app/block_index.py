@@ -11,7 +11,14 @@ from kbr.app.inspect import catalog_of, opened_store
 from kbr.app.run_lock import RunLock
 from kbr.app.wiring import storage_options
 from kbr.config import Config
-from kbr.errors import BlockIndexUnreadable, Incomplete, PreflightRefused, UnsupportedFormat
+from kbr.errors import (
+    BlockIndexUnreadable,
+    Incomplete,
+    NotAnObject,
+    ObjectTooLarge,
+    PreflightRefused,
+    UnsupportedFormat,
+)
 from kbr.format.documents import Manifest
 from kbr.repository.index_writing import IndexBuilt, IndexWriter
 from kbr.repository.indexes import open_index
@@ -138,7 +145,7 @@ def show_index(config: Config, backup_id: str) -> IndexReport:
         try:
             index = open_index(store, backup_id)
             standing = index.standing(manifest)
-        except (BlockIndexUnreadable, UnsupportedFormat) as error:
+        except (BlockIndexUnreadable, UnsupportedFormat, NotAnObject, ObjectTooLarge) as error:
             return IndexReport(document={**document, "reasons": [f"{error}; {_HINT}"]})
         head = index.head
         document.update(

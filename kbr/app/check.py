@@ -50,7 +50,7 @@ def check_config(config: Config) -> ConfigCheck:
         ConfigError: something in it can't work.
     """
     verbs = ["list", "describe", "verify"]
-    storage = storage_options(config)
+    storage = storage_options(config, commands_ran=False)
     if config.source.bootstrap_servers:
         _check_cluster(client_settings(config.source))
         if config.backup_id is not None:

@@ -31,7 +31,9 @@ _S3_WORDS = (b"s3", b"ceph")
 
 def worker_modules(verb: str, config: Config) -> tuple[str, ...]:
     """What the verb's workers are going to import."""
-    return _modules(verb, config.storage.location)
+    encryption = config.encryption
+    is_sealed = bool(encryption.key or encryption.identity or encryption.recipients)
+    return (*_modules(verb, config.storage.location), *(("kbr.format.crypto",) if is_sealed else ()))
 
 
 def prestart_workers(verb: str, *, config_path: Path | None, settings: Iterable[str | None]) -> None:

@@ -80,7 +80,8 @@ def probe_config(config: Config, *, mode: Literal["backup", "restore"] | None) -
 def _storage(config: Config) -> list[ProbeLine]:
     options = store_options(config.storage)
     warn_of_plain_http(options)
-    options = replace(options, part_bytes=PART_BYTES, deadline_s=min(DEADLINE_S, options.deadline_s))
+    deadline_s = min(DEADLINE_S, options.deadline_s)
+    options = replace(options, part_bytes=PART_BYTES, deadline_s=deadline_s, check_deadline_s=deadline_s)
     try:
         store = open_store(options)
     except KbrError as error:

@@ -21,17 +21,18 @@ __all__ = ["storage_options", "store_options", "warn_of_plain_http"]
 _log = logging.getLogger("kbr.storage")
 
 
-def storage_options(config: Config, *, lenient: bool = False) -> StorageOptions:
+def storage_options(config: Config, *, lenient: bool = False, commands_ran: bool = True) -> StorageOptions:
     """Where backups lie, and what opens them.
 
     Args:
         lenient: for who only shows what is there: also backups that are not encrypted, or not signed, as they should be.
+        commands_ran: the programs that print secrets.
 
     Raises:
         ConfigError: a key for encryption or signing is none, or its file can't be read; the key of SSE-C is none, or
             would go over the network in the clear.
     """
-    return replace(store_options(config.storage), layer=Sealing(trust=trust_of(config, lenient=lenient)))
+    return replace(store_options(config.storage), layer=Sealing(trust=trust_of(config, lenient=lenient, commands_ran=commands_ran)))
 
 
 def store_options(config: StorageConfig) -> StorageOptions:

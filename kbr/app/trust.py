@@ -21,26 +21,28 @@ __all__ = ["KEY_KINDS", "NewKey", "make_key", "trust_of"]
 
 #: A key file is some hundred bytes.
 _MAX_FILE_BYTES = 64 * 1024
-_KEY_BYTES = 32
 #: What can be made, and what it is for.
 KEY_KINDS = {"identity": "x25519", "signing": "ed25519"}
 
 
-def trust_of(config: Config, *, lenient: bool = False) -> Trust:
+def trust_of(config: Config, *, lenient: bool = False, commands_ran: bool = True) -> Trust:
     """What a run opens backups with, and whom it believes.
 
     Args:
         lenient: for who only shows what is there: plain and unsigned backups, too.
+        commands_ran: the programs that print secrets; else what they would open is left out.
 
     Raises:
         ConfigError: a key is none, or its file can't be read; the message never holds any of it.
     """
     encryption, signing = config.encryption, config.signing
+    if commands_ran and encryption.key is None and encryption.key_command is not None:
+        raise ConfigError("encryption.key_command was not run", hint="this is a bug in kbr")
     secrets = KeySecrets(
         key=None if encryption.key is None else _symmetric(encryption.key.get_secret_value()),
-        identity=_private(
-            "encryption.identity", encryption.identity, encryption.identity_password, kind="x25519"
-        ),
+        identity=None
+        if not commands_ran and encryption.identity_password_command is not None
+        else _private("encryption.identity", encryption.identity, encryption.identity_password, kind="x25519"),
         recipients=_publics("encryption.recipients", encryption.recipients, kind="x25519"),
     )
     if lenient:
@@ -49,21 +51,25 @@ def trust_of(config: Config, *, lenient: bool = False) -> Trust:
         secrets=secrets,
         accept_plain=encryption.accept_plain,
         public_keys=_publics("signing.public_keys", signing.public_keys, kind="ed25519"),
-        signing_key=_private("signing.key", signing.key, signing.key_password, kind="ed25519"),
+        signing_key=None
+        if not commands_ran and signing.key_password_command is not None
+        else _private("signing.key", signing.key, signing.key_password, kind="ed25519"),
     )
 
 
 def _symmetric(text: str) -> bytes:
+    from kbr.format.crypto import KEY_BYTES  # said here, and not half-way: the package may be missing
+
     text = text.strip()
     found = b""
     try:
-        if len(text) == 2 * _KEY_BYTES:
+        if len(text) == 2 * KEY_BYTES:
             found = bytes.fromhex(text)
         else:
             found = base64.b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), validate=True)
     except (ValueError, binascii.Error):
         found = b""
-    if len(found) != _KEY_BYTES:
+    if len(found) != KEY_BYTES:
         raise ConfigError(
             "encryption.key is no key: it has to be 32 bytes as base64 (44 characters) or hex (64)",
             hint="kbr config key makes one; so does: openssl rand -base64 32",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from kbr.errors import CorruptSegment
+from kbr.format.packed import PackedError, PackedReader
 from kbr.model import Record
 from kbr_codec import BlockStats, CodecError
 from kbr_codec import decode_block as codec_decode_block
 from kbr_codec import scan_block as codec_scan_block
 
-__all__ = ["BlockStats", "decode_records", "scan_block"]
+__all__ = ["BlockStats", "block_begins", "decode_records", "scan_block"]
+
+#: The three entries that a block begins with take less, bytes.
+_BEGINNING_BYTES = 64
 
 
 def scan_block(block: bytes, *, name: str, position: int) -> BlockStats:
@@ -26,6 +30,20 @@ def scan_block(block: bytes, *, name: str, position: int) -> BlockStats:
         return codec_scan_block(block)
     except CodecError as error:
         raise _damaged(name, position, error) from error
+
+
+def block_begins(block: bytes) -> tuple[int, int]:
+    """How many records a block says that it has, and the offset of the first: 6 us, whatever its size.
+
+    Nothing else of it is checked. (-1, -1) for what does not begin as a block.
+    """
+    reader = PackedReader(block[:_BEGINNING_BYTES])
+    try:
+        reader.map_size()
+        found = {reader.text(): reader.integer() for _ in range(3)}
+    except PackedError:
+        return -1, -1
+    return found.get("count", -1), found.get("offset", -1)
 
 
 def decode_records(block: bytes, *, name: str, position: int) -> list[Record]:

@@ -128,7 +128,7 @@ def decompress_frame(
     if not 1 <= raw_bytes <= limit:
         raise CorruptSegment(
             f"{name}: the block at byte {position} claims {raw_bytes} bytes; {limit} are allowed",
-            hint="raise max_block_bytes if a record may be that large; else the object is damaged",
+            hint="raise limits.max_block_bytes if a record may be that large; else the object is damaged",
             object=name,
             position=position,
         )

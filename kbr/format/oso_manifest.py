@@ -22,9 +22,10 @@ from kbr.model import Compression, Gap, GapReason, PartitionStatus, RunStatus, S
 
 __all__ = ["MAX_PARTITIONS", "oso_document", "parse_oso_manifest"]
 
-#: Partitions of all topics together, the empty ones too, which a manifest only counts: what shows them takes a kilobyte
-#: for each.
-MAX_PARTITIONS = 200_000
+#: Partitions of all topics together, the empty ones too.
+MAX_PARTITIONS = 1_000_000
+#: Those of them that are only counted: a manifest of 300 bytes may claim them, and a kilobyte or more is made of each.
+MAX_UNLISTED = 100_000
 #: Names of topics and texts that a note repeats, and their lengths.
 _NAMES_SHOWN = 10
 _TEXT_SHOWN = 100
@@ -88,6 +89,7 @@ class _Parser:
 
     document: Mapping[str, Any]
     partition_total: int = 0
+    unlisted_total: int = 0
     without_count: list[str] = field(default_factory=list)
 
     def manifest(self) -> Manifest:
@@ -168,8 +170,12 @@ class _Parser:
         # at least one: no topic has none
         count = max(count or 0, max(found, default=0) + 1)
         self.partition_total += count
-        if self.partition_total > MAX_PARTITIONS:
-            fail(f"{path}original_partition_count", f"makes more than {MAX_PARTITIONS} partitions")
+        self.unlisted_total += count - len(found)
+        if self.partition_total > MAX_PARTITIONS or self.unlisted_total > MAX_UNLISTED:
+            fail(
+                f"{path}original_partition_count",
+                f"makes more than {MAX_PARTITIONS} partitions, or more than {MAX_UNLISTED} that are not listed",
+            )
         return TopicEntry(
             name=name,
             topic_id="",

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from kbr.errors import BlockIndexUnreadable, IntegrityError, SealBroken, UnsupportedFormat
+from kbr.errors import (
+    BlockIndexUnreadable,
+    IntegrityError,
+    NotAnObject,
+    ObjectTooLarge,
+    SealBroken,
+    UnsupportedFormat,
+)
 from kbr.format.block_index_head import INDEX_HINT, SegmentPlace
 from kbr.format.documents import Manifest
 from kbr.maintain.objects import Damage, damage_of
@@ -38,7 +45,7 @@ def check_index(store: ObjectStore, manifest: Manifest, *, deep: bool) -> tuple[
         if standing.covered < standing.segments:
             notes.append(f"the block index covers {standing.covered} of {standing.segments} segments; {INDEX_HINT}")
         return _lies(store, manifest, index, deep=deep), notes
-    except (BlockIndexUnreadable, SealBroken, UnsupportedFormat) as error:
+    except (BlockIndexUnreadable, SealBroken, UnsupportedFormat, NotAnObject, ObjectTooLarge) as error:
         return [damage_of(error, str(error.context.get("object", key)))], []
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from kbr.errors import IntegrityError, KbrError, NotAnObject, ObjectMissing, RepositoryError
+from kbr.errors import IntegrityError, KbrError, NotAnObject, ObjectMissing, ObjectTooLarge, RepositoryError
 from kbr.format.compression import MAX_BLOCK_BYTES
 from kbr.format.documents import Manifest
 from kbr.format.oso_names import GROUPS_NAME, is_segment_name
@@ -268,7 +268,7 @@ class _Verification:
         """The consumer groups' offsets carry their own checksum."""
         try:
             load_snapshot(self._store, self._manifest.backup_id)
-        except (RepositoryError, IntegrityError) as error:
+        except (RepositoryError, IntegrityError, NotAnObject, ObjectTooLarge) as error:
             self._errors.append(damage_of(error, key))
 
     def _size_in_doubt(self, key: str) -> int | None:

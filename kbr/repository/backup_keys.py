@@ -27,6 +27,7 @@ from kbr.format.data_keys import (
     load_keys,
     new_keys,
     open_keys,
+    recipient_id,
     wrong_key,
 )
 from kbr.format.envelope import HEADER_BYTES, broken, is_sealed_object, parse_header
@@ -80,6 +81,7 @@ class BackupKeys:
         self._store = store
         self._trust = trust
         self._lock = threading.Lock()
+        self._documents: dict[str, bytes] = {}
         self._backups = {backup_id: _Backup(backup_id, None, key) for backup_id, key in known.items()}
 
     def data_key(self, backup_id: str) -> DataKey | None:
@@ -167,7 +169,16 @@ class BackupKeys:
         return load_open_part(data, name=key, backup_id=backup_id)
 
     def document(self, backup_id: str) -> bytes:
-        """keys.json as it is stored, for the manifest's copy."""
+        """keys.json as it is stored, for the manifest's copy; read once, as it never changes."""
+        with self._lock:
+            known = self._documents.get(backup_id)
+        if known is None:
+            known = self._read_document(backup_id)
+            with self._lock:
+                self._documents[backup_id] = known
+        return known
+
+    def _read_document(self, backup_id: str) -> bytes:
         key = keys_key(backup_id)
         try:
             data = self._store.get(key, max_bytes=MAX_KEYS_BYTES)
@@ -193,12 +204,17 @@ class BackupKeys:
         """
         with self._lock:
             self._backups.pop(backup_id, None)
+            self._documents.pop(backup_id, None)
         keys, is_stored = self.find(backup_id)
         if keys is None:
             if self._trust.secrets.are_given:
                 self._begin_new(backup_id)
             return
         self._opened(self._remember(_Backup(backup_id, keys)))
+        known = {one.key_id for one in keys.wrapped}
+        for one in map(recipient_id, self._trust.secrets.recipients):
+            if one not in known:
+                _log.warning("recipient %s can't open backup %s: who can is fixed when a backup begins", one, backup_id)
         if not is_stored:
             self._store.put(keys_key(backup_id), self.open_part(backup_id).keys)
             _log.warning("%s was missing, and was put back from the manifest", keys_key(backup_id))

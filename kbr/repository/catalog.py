@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from kbr.errors import (
-    AccessDenied,
     BackupMissing,
     ManifestUnreadable,
-    NotAnObject,
     ObjectMissing,
+    ObjectTooLarge,
     RepositoryError,
     SealBroken,
     StorageError,
@@ -135,12 +134,8 @@ class Catalog:
         small = min(SMALL_MANIFEST_BYTES, self._max_manifest_bytes)
         try:
             return self._store.get(key, max_bytes=small)
-        except StorageError as error:
-            if error.retriable or isinstance(error, (AccessDenied, NotAnObject, ObjectMissing)):
-                raise
+        except ObjectTooLarge:
             size_bytes = self._store.head(key).size_bytes
-            if size_bytes <= small:
-                raise
         if size_bytes > self._max_manifest_bytes:
             raise ManifestUnreadable(
                 f"{key}: the manifest has {size_bytes} bytes; {self._max_manifest_bytes} are read",

@@ -28,6 +28,7 @@ from kbr.format.envelope import (
     open_chunks,
     parse_header,
     plain_bytes,
+    seal_whole,
     sealed_bytes,
 )
 from kbr.format.manifest_signature import SUFFIX_BYTES, check_signature, find_signature
@@ -198,7 +199,7 @@ class SealedStore:
         place = _place_of(key)
         if place is None or not self._keys.is_sealed(place.backup_id):
             return info
-        return plain_info(info, open_bytes=self._open_bytes(place, key))
+        return plain_info(info, open_bytes=self._open_bytes(place, info))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore; where the prefix is not of one backup, sizes are as stored."""
@@ -285,11 +286,11 @@ class SealedStore:
             size = plain_bytes(stored or 0, open_bytes=header.open_bytes)
         return _Known(header, _cipher(data_key, header, open_part, place), size)
 
-    def _open_bytes(self, place: _Place, key: str) -> int:
+    def _open_bytes(self, place: _Place, info: ObjectInfo) -> int:
         if place.path != MANIFEST_NAME:
             return 0
-        stored = self._inner.head(key).size_bytes
-        return parse_header(self._inner.read_range(key, 0, min(stored, HEADER_BYTES)), name=key).open_bytes
+        begin = self._inner.read_range(info.key, 0, min(info.size_bytes, HEADER_BYTES))
+        return parse_header(begin, name=info.key).open_bytes
 
     def _list(self, infos: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
         for info in infos:
@@ -298,7 +299,7 @@ class SealedStore:
                 yield info
                 continue
             try:
-                open_bytes = self._open_bytes(place, info.key)
+                open_bytes = self._open_bytes(place, info)
             except (StorageError, UnsupportedFormat) as error:  # who reads it is told
                 if error.retriable:
                     raise
@@ -373,5 +374,4 @@ def _cipher(data_key: DataKey, header: Header, open_part: bytes, place: _Place) 
 
 def _sealed(place: _Place, data_key: DataKey, data: bytes, open_part: bytes = b"") -> bytes:
     header = new_header(data_key.key_id, open_bytes=len(open_part))
-    sealer = Sealer(_cipher(data_key, header, open_part, place), header, open_part)
-    return sealer.update(data) + sealer.finish()
+    return seal_whole(_cipher(data_key, header, open_part, place), header, open_part, data)

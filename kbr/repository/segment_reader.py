@@ -2,7 +2,7 @@
 
 Everything read is checked before it is used: the index against itself, the key and the manifest;
 a frame against its CRC-32 before it is decompressed; a block's size before it is allocated.
-Knows no Kafka and nothing of what is in a block. Not thread-safe; one reader per thread.
+Knows no Kafka, and of what is in a block only how it begins. Not thread-safe; one reader per thread.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import NoReturn
 
 from kbr.errors import CorruptSegment, IntegrityError, ObjectMissing, StorageError
+from kbr.format.blocks import block_begins
 from kbr.format.compression import MAX_BLOCK_BYTES, decompress_frame, stored_bytes_bound
 from kbr.format.segment import (
     BlockEntry,
@@ -126,7 +127,16 @@ class SegmentReader:
             StorageError: the object can't be read.
         """
         for entry, frame in self.read_frames(entries):
-            yield entry, self.decode_frame(entry, frame)
+            block = self.decode_frame(entry, frame)
+            count, first = block_begins(block)
+            if (count, first) != (entry.record_count, entry.first_offset):
+                # before a restore sends a record of it: an index may say 1, and the block hold millions
+                self._corrupt(
+                    f"the block in the frame at byte {entry.position} has {count} records from offset {first}, the index "
+                    f"says {entry.record_count} from {entry.first_offset}",
+                    entry.position,
+                )
+            yield entry, block
 
     def read_frames(self, entries: Sequence[BlockEntry]) -> Iterator[tuple[BlockEntry, memoryview]]:
         """Read frames as they are stored, unchecked, in the order given."""
@@ -234,7 +244,7 @@ class SegmentReader:
             raise CorruptSegment(
                 f"{self._key}: the block at byte {entry.position} claims {entry.raw_bytes} bytes; "
                 f"{self._max_block_bytes} are allowed",
-                hint="raise max_block_bytes if a record may be that large; else the object is damaged",
+                hint="raise limits.max_block_bytes if a record may be that large; else the object is damaged",
                 object=self._key,
                 position=entry.position,
             )

@@ -150,7 +150,7 @@ class ObjectStore(Protocol):
 
         Raises:
             ObjectMissing: it is not there.
-            StorageError: it is larger than ``max_bytes``.
+            ObjectTooLarge: it is larger than ``max_bytes``.
         """
 
     def read_range(self, key: str, start: int, length: int) -> bytes:

@@ -12,11 +12,11 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar
 
-from kbr.errors import KbrError, ObjectMissing, PreconditionFailed, StorageError, StoreUnavailable
+from kbr.errors import KbrError, ObjectMissing, ObjectTooLarge, PreconditionFailed, StorageError, StoreUnavailable
 from kbr.storage.base import (
     NO_METADATA,
     ObjectInfo,
@@ -48,7 +48,7 @@ _OBJECT_STORES = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory",
 #: Beginning of names that are being written, on the others.
 _TEMPORARY = ".kbr-tmp-"
 #: Where filesystems keep the time of the last change.
-_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "modify", "created")
 #: In this process: no server, no connection, and any number of threads at once.
 _HERE = frozenset({"file", "local", "memory"})
 
@@ -144,7 +144,7 @@ class FilesystemStore:
             # one byte more than may come: it may be replaced by a larger one in between
             data = self._cat(path, 0, max_bytes + 1) if size else b""
             if max(size, len(data)) > max_bytes:
-                raise StorageError(
+                raise ObjectTooLarge(
                     f"{self.name(key)} has {size} bytes, more than the {max_bytes} that are expected", object=key
                 )
             return data
@@ -187,6 +187,9 @@ class FilesystemStore:
                 self._filesystem.rm_file(path)
             except FileNotFoundError:
                 return
+            except Exception:
+                if self._is_there(path):  # not every filesystem says so by its error
+                    raise
 
         self._call(attempt, "delete", key)
 
@@ -322,7 +325,7 @@ class FilesystemStore:
         self._call(attempt, "put", key)
 
     def _write_if_absent(self, path: str, write: _Write) -> None:
-        if self._filesystem.exists(path):
+        if self._is_there(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         if not self._is_object_store:
             self._place(path, write)
@@ -348,17 +351,28 @@ class FilesystemStore:
                 self._filesystem.cp_file(temporary, path)
                 self._filesystem.rm_file(temporary)
         except BaseException:
-            if self._filesystem.exists(temporary):
+            with suppress(Exception):  # the error that led here is the one to tell; what stays is a temporary file
                 self._filesystem.rm_file(temporary)
             raise
 
     def _find(self, folder: str) -> dict[str, dict[str, Any]]:
         self._filesystem.invalidate_cache()
         try:
+            # of a file, filesystems find the file itself, or (FTP) one of its name in it, or (adlfs) no dictionary
+            if folder != self._root and self._filesystem.info(folder).get("type") == "file":
+                return {}
             found: dict[str, dict[str, Any]] = self._filesystem.find(folder, detail=True)
         except FileNotFoundError:
             return {}
         return found
+
+    def _is_there(self, path: str) -> bool:
+        """Not by exists(): that takes every error for a no."""
+        try:
+            self._filesystem.info(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _info(self, key: str) -> ObjectInfo:
         self._filesystem.invalidate_cache()
@@ -371,7 +385,7 @@ class FilesystemStore:
     def _to_info(key: str, entry: Mapping[str, Any]) -> ObjectInfo:
         moment = next((entry[name] for name in _TIMES if entry.get(name) is not None), None)
         if isinstance(moment, str):
-            moment = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+            moment = _parsed(moment)
         if isinstance(moment, datetime):
             moment = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
         return ObjectInfo(
@@ -388,6 +402,16 @@ class FilesystemStore:
 
     def _translate(self, error: Exception, operation: str, key: str) -> KbrError:
         return translate(error, operation, name=self.name(key), key=key, url=self._url)
+
+
+def _parsed(moment: str) -> datetime | None:
+    """A time as ISO-8601 or as FTP has it (RFC 3659); None for one that says no year."""
+    try:
+        if moment[:14].isdecimal():
+            return datetime.strptime(moment[:14], "%Y%m%d%H%M%S").replace(tzinfo=timezone.utc)
+        return datetime.fromisoformat(moment.replace("Z", "+00:00"))
+    except ValueError:
+        return None
 
 
 def takes_ranges(filesystem: Any) -> bool:
@@ -411,6 +435,7 @@ def connected_store(
     def unexpected(error: Exception, _operation: str, _target: str) -> KbrError:
         return StorageError(f"{without_secrets(options.url)}: {type(error).__name__}", hint="this is a bug in kbr")
 
-    retry = Retry(deadline_s=options.check_deadline_s, translate=unexpected, clock=clock)
+    deadline_s = min(options.check_deadline_s, options.deadline_s)
+    retry = Retry(deadline_s=deadline_s, translate=unexpected, clock=clock)
     filesystem, root = retry.call(lambda _deadline: opener(options), "open", "")
     return FilesystemStore(options, filesystem, root, clock=clock, reopen=lambda: opener(options)[0])

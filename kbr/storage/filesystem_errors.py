@@ -37,6 +37,8 @@ _DENIED = frozenset(
 )
 #: Names of those that say that there is no room.
 _FULL = frozenset({"SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded"})
+#: How sshfs says, by a ValueError, that its connection is gone (sshfs/pools/soft.py).
+_NO_CHANNEL = "Can't create any SFTP connections"
 #: Of FTP (RFC 959): not logged in, no account, not allowed, name not allowed.
 _FTP_DENIED = ("530", "532", "550", "553")
 
@@ -57,6 +59,8 @@ def translate(error: Exception, operation: str, *, name: str, key: str, url: str
         return AccessDenied(words, hint="check the credentials and rights", object=key)
     if type(error).__name__ in _FULL or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return StoreFull(words, hint="make room, then run the same command again", object=key)
+    if _NO_CHANNEL in str(error):
+        return StoreUnavailable(words, hint=f"check that {url} can be reached from here", object=key)
     if isinstance(error, _PERMANENT) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
         return StorageError(f"{operation} of {name}: {type(error).__name__}: {one_line(error)}", object=key)
     return StoreUnavailable(words, hint=f"check that {url} can be reached from here", object=key)

@@ -20,6 +20,7 @@ from kbr.errors import (
     KbrError,
     NotAnObject,
     ObjectMissing,
+    ObjectTooLarge,
     StorageError,
     StoreFull,
     UsageError,
@@ -108,7 +109,7 @@ class LocalStore:
     def get(self, key: str, *, max_bytes: int) -> bytes:
         with self._opened(key) as (descriptor, status):
             if status.st_size > max_bytes:
-                raise StorageError(
+                raise ObjectTooLarge(
                     f"{self.path(key)} has {status.st_size} bytes, more than the {max_bytes} that are expected",
                     object=key,
                 )

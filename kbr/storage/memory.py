@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 
-from kbr.errors import ObjectMissing, PreconditionFailed, StorageError
+from kbr.errors import ObjectMissing, ObjectTooLarge, PreconditionFailed, StorageError
 from kbr.storage.base import (
     NO_METADATA,
     ObjectInfo,
@@ -69,7 +69,9 @@ class MemoryStore:
     def get(self, key: str, *, max_bytes: int) -> bytes:
         data, _info = self._find(key)
         if len(data) > max_bytes:
-            raise StorageError(f"{key} has {len(data)} bytes, more than the {max_bytes} that are expected", object=key)
+            raise ObjectTooLarge(
+                f"{key} has {len(data)} bytes, more than the {max_bytes} that are expected", object=key
+            )
         return data
 
     def read_range(self, key: str, start: int, length: int) -> bytes:

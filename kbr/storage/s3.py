@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from kbr.errors import ConfigError, KbrError, ObjectMissing, PreconditionFailed, StorageError
+from kbr.errors import ConfigError, KbrError, ObjectMissing, ObjectTooLarge, PreconditionFailed, StorageError
 from kbr.storage.base import (
     NO_METADATA,
     ObjectInfo,
@@ -413,7 +413,7 @@ class S3Store:
         try:
             reply = self.request("get_object", key, deadline, max_body_bytes=max_bytes, **arguments)
         except BodyTooLarge as error:
-            raise StorageError(
+            raise ObjectTooLarge(
                 f"{self.name(key)} has {error.size_bytes} bytes, more than the {max_bytes} that are expected",
                 object=key,
             ) from error

@@ -275,7 +275,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", required=True)
     parser.add_argument("--inputs", type=int)
-    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--seconds", "--time", type=float)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--last")
     parser.add_argument("--replay")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -106,6 +107,10 @@ class S3Proxy:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    def speak_tls(self, context: ssl.SSLContext) -> None:
+        """From now on, to its clients; before the first connection."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     @property
     def endpoint_url(self) -> str:

@@ -75,6 +75,7 @@ class ScriptedS3:
         self.ignores_prefixes = False  # in listings of uploads
         self.ignores_options = False  # takes what objects are to be kept like, and does nothing of it
         self.refused_headers: dict[str, tuple[str, int, str]] = {}  # by the beginning of a name: code, status, message
+        self.mangles = False  # stores other bytes, as many
         self.wants_md5 = False  # as buckets with a default retention do
         self.denied: frozenset[str] = frozenset()  # operations
         self.token_ended = ""  # a session token that has expired
@@ -200,6 +201,8 @@ def _handler(s3: ScriptedS3) -> type[BaseHTTPRequestHandler]:
             if self.refused_condition(key, s3.conditions):
                 return
             framed = b"5\r\n" + body if kind == "frame" else body
+            if s3.mangles:
+                framed = bytes(len(body))
             s3.objects[key] = StoredObject(framed, self.metadata(), options=self.kept())
             self.answer(200, b"", {"ETag": '"e"'}, lose=kind == "lose")
 

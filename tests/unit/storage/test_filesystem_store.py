@@ -152,6 +152,7 @@ def test_leftovers_that_can_not_be_removed_are_told_and_fail_nothing(
     def fail(*_arguments: object, **_named: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
+    store.put("b/m", b"x")
     monkeypatch.setattr(filesystem, "find", fail)
     assert store.remove_leftovers("b") == 0
     assert "Permission denied" in caplog.text

@@ -1,0 +1,412 @@
+"""Hostile backups, files and values through the command line: bounded memory and time, one clear error, the right exit code.
+
+A table of classes of input; each is read by every command that meets it, as a process of its own. Whoever can write to the
+store has written them, so every checksum fits. What a command may take is stated with each class: 300 MB where nothing is
+said, whatever an input of some kilobytes claims.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbr.model import Compression
+from kbr_codec import Record, encode_block, scan_block
+from tests.support import kbak
+from tests.support.hostile import (
+    BACKUP_ID,
+    Lie,
+    Limited,
+    edit_document,
+    lz4_frame,
+    lz4_without_size,
+    offset_map_file,
+    packed_nils,
+    reseal,
+    run_limited,
+    sealed,
+    thrift_list_bomb,
+    with_index_entry,
+    write_backup,
+    write_index_of,
+    write_segment_of,
+    zstd_frame,
+)
+from tests.support.kafka import KafkaHarness
+
+MB = 10**6
+#: What a command may take for a small input, whatever that claims.
+LIMIT_BYTES = 300 * MB
+#: A machine with more to do needs some seconds for each; what has no bound needs minutes, or never ends.
+DEADLINE_S = 60
+
+RESTORE_ID = "0" * 32
+SEGMENT = "topics/orders/partition=0/segment-00000000000000000100.zst"
+FIRST_SEGMENT = "topics/orders/partition=0/segment-00000000000000000000"
+OFFSETS_FILE = f"restores/{RESTORE_ID}/offsets.parquet"
+SMALL = encode_block([Record(0, 1_700_000_000_000, 1, None, b"v", ())])
+MANIFEST_HEAD = b'{"format":"kbr-manifest","format_version":1,'
+
+LIST = ("list",)
+DESCRIBE = ("describe", BACKUP_ID)
+VERIFY = ("verify", BACKUP_ID)
+DEEP = ("verify", BACKUP_ID, "--deep")
+CAT = ("cat", BACKUP_ID, "-J")
+GROUPS = ("groups", "list", BACKUP_ID)
+OFFSETS = ("offsets", "show", BACKUP_ID)
+EXPORT = ("offsets", "export", BACKUP_ID)
+INDEX = ("index", "show", BACKUP_ID)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One hostile input.
+
+    Attributes:
+        row: the class.
+        make: writes it into a store's folder.
+        readers: commands, each with the exit code that it has to end with.
+        names: what the error, or the report, has to name.
+        limit_bytes: what each may take.
+    """
+
+    row: str
+    make: Callable[[Path], object]
+    readers: dict[tuple[str, ...], int]
+    names: str = "manifest.json"
+    limit_bytes: int = LIMIT_BYTES
+
+
+def manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """A good backup whose manifest says something else, and is sealed again."""
+    return lambda store: edit_document(write_backup(store) / "manifest.json", change)
+
+
+def topic_named(name: str) -> Callable[[Path], None]:
+    return manifest(lambda document: document["topics"][0].update(name=name))
+
+
+def key_named(key: str) -> Callable[[Path], None]:
+    return manifest(lambda document: document["topics"][1]["partitions"][0]["segments"][0].update(key=key))
+
+
+def manifest_bytes(data: bytes) -> Callable[[Path], None]:
+    def make(store: Path) -> None:
+        (store / BACKUP_ID).mkdir()
+        (store / BACKUP_ID / "manifest.json").write_bytes(data)
+
+    return make
+
+
+def sparse_manifest(store: Path) -> None:
+    """A gigabyte that takes no place on the disk."""
+    manifest_bytes(b"")(store)
+    os.truncate(store / BACKUP_ID / "manifest.json", 2**30)
+
+
+def in_place_of(name: str, put: Callable[[Path, Path], object]) -> Callable[[Path], None]:
+    """Something else in place of an object: ``put`` gets its place and a folder outside the store, where the object is."""
+
+    def make(store: Path) -> None:
+        path = write_backup(store) / name
+        outside = store.parent / "outside"
+        outside.mkdir()
+        path.rename(outside / path.name)
+        put(path, outside / path.name)
+
+    return make
+
+
+def beside(name: str, data: bytes) -> Callable[[Path], None]:
+    """A good backup and one more object."""
+
+    def make(store: Path) -> None:
+        path = write_backup(store) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    return make
+
+
+def deep_folders(store: Path) -> None:
+    """Deeper than any key is long, and than Python's own recursion goes."""
+    write_backup(store)
+    descriptor = os.open(store, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+
+
+def offset_map(data: bytes) -> Callable[[Path], None]:
+    """A mapping with the notes of its restore."""
+
+    def make(store: Path) -> None:
+        beside(OFFSETS_FILE, data)(store)
+        notes = {
+            "format": "kbr-restore-state", "format_version": 1, "kbr_version": "1", "backup_id": BACKUP_ID,
+            "restore_id": RESTORE_ID, "cluster_id": "c", "status": "complete", "created_at": 1, "updated_at": 1, "topics": [],
+        }  # fmt: skip
+        (store / BACKUP_ID / f"restores/{RESTORE_ID}/state.json").write_bytes(sealed(notes))
+
+    return make
+
+
+def oso(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """A backup of another tool with a manifest that says something else."""
+
+    def make(store: Path) -> None:
+        backup = kbak.OsoBackup(kbak.put_files(store), backup_id=BACKUP_ID)
+        backup.topic("orders", 1)
+        backup.partition("orders", 0, [kbak.rows_of(0, 20)])
+        document = backup.document()
+        change(document)
+        (store / BACKUP_ID / "manifest.json").write_text(json.dumps(document))
+
+    return make
+
+
+def kbak_body(body: bytes, *, raw_bytes: int, compression: str = "zstd") -> Callable[[Path], None]:
+    """One segment of the other tool with this body as stored, and a manifest that says this of it."""
+
+    def make(store: Path) -> None:
+        data = kbak.sealed(kbak.header_bytes(1, 0, 0, compression), body)
+        key = f"{BACKUP_ID}/{FIRST_SEGMENT}.bin{kbak.EXTENSIONS[compression]}"
+        kbak.put_files(store)(key, data)
+        segment = {
+            "key": key, "start_offset": 0, "end_offset": 0, "start_timestamp": 1, "end_timestamp": 1, "record_count": 1,
+            "uncompressed_size": raw_bytes, "compressed_size": len(data),
+        }  # fmt: skip
+        topic = {
+            "name": "orders", "original_partition_count": 1, "partitions": [{"partition_id": 0, "segments": [segment]}]
+        }  # fmt: skip
+        document = {"backup_id": BACKUP_ID, "created_at": 1, "compression": compression, "topics": [topic]}
+        (store / BACKUP_ID / "manifest.json").write_text(json.dumps(document))
+
+    return make
+
+
+def segment(*lies: Lie, compression: Compression = Compression.ZSTD) -> Callable[[Path], object]:
+    return lambda store: write_segment_of(store, lies, compression)
+
+
+def index_entry(value: bytes) -> Callable[[Path], object]:
+    """A segment whose index has one entry that no reader knows."""
+    return lambda store: write_segment_of(
+        store, [Lie(zstd_frame(SMALL), len(SMALL))], tail=lambda frame: with_index_entry(frame, value)
+    )
+
+
+def zeros(count: int) -> bytes:
+    """One record of so many zeros, as a block."""
+    return encode_block([Record(0, 1_700_000_000_000, 1, None, bytes(count), ())])
+
+
+def overlapping(document: dict[str, Any]) -> None:
+    segments = document["topics"][1]["partitions"][0]["segments"]
+    segments.append(segments[0])
+
+
+def cases() -> Iterator[Case]:
+    """The table."""
+    refused = {LIST: 0, DESCRIBE: 4}
+    damaged = {DEEP: 4, CAT: 4}
+    long_name, short_name = "a" * 250, "a" * 249
+    yield Case("topic name '..'", topic_named(".."), {**refused, VERIFY: 4, CAT: 4})
+    for row, name in {
+        "topic name '.'": ".", "topic name with a slash": "a/b", "topic name, percent-encoded": "%2e%2e",
+        "topic name with NUL": "a\0b", "topic name of 250 characters": long_name,
+        "topic name with a terminal escape": "\x1b[2J", "topic name with a bidi override": "\u202eevil",
+    }.items():  # fmt: skip
+        yield Case(row, topic_named(name), {DESCRIBE: 4})
+    yield Case("topic name of 249 characters", topic_named(short_name), {DESCRIBE: 0}, names=short_name)
+    yield Case("absolute segment key", key_named("/etc/passwd"), {DESCRIBE: 4, CAT: 4})
+    yield Case("segment key with ../", key_named("topics/orders/../../../../outside"), {DESCRIBE: 4, CAT: 4})
+
+    for row, put in {
+        "symlink to a file outside": lambda path, outside: path.symlink_to(outside),
+        "symlink to a device": lambda path, _outside: path.symlink_to("/dev/zero"),
+        "symlink loop": lambda path, _outside: path.symlink_to(path),
+        "FIFO": lambda path, _outside: os.mkfifo(path),
+        "device": lambda path, _outside: os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5)),
+    }.items():
+        yield Case(f"{row} for a segment", in_place_of(SEGMENT, put), {VERIFY: 4, CAT: 4}, names=SEGMENT)
+    yield Case(
+        "symlink to a folder outside", in_place_of("topics/orders", lambda path, outside: path.symlink_to(outside)),
+        {VERIFY: 4, CAT: 4}, names=SEGMENT,
+    )  # fmt: skip
+    yield Case(
+        "symlink for a manifest", in_place_of("manifest.json", lambda path, outside: path.symlink_to(outside)), refused
+    )
+    yield Case("FIFO for a manifest", in_place_of("manifest.json", lambda path, _outside: os.mkfifo(path)), refused)
+    yield Case("folders 1,500 deep", deep_folders, {LIST: 0, VERIFY: 0}, names=BACKUP_ID)
+
+    small, frame = len(SMALL), zstd_frame(SMALL)
+    yield Case("10 GB claimed in 100 bytes", segment(Lie(frame, 10 * 2**30)), damaged, names=FIRST_SEGMENT)
+    yield Case("200 MB claimed in 100 bytes", segment(Lie(frame, 200 * 2**20)), damaged, names=FIRST_SEGMENT)
+    window = zstd_frame(SMALL, window_log=31)
+    yield Case("zstd window of 2 GB", segment(Lie(window, small)), damaged, names=FIRST_SEGMENT)
+    yield Case("zstd frame without a size", segment(Lie(zstd_frame(SMALL, declared=0), small)), damaged, names=FIRST_SEGMENT)
+    big = bytes(250 * 2**20)
+    yield Case("zstd bomb", segment(Lie(zstd_frame(big), small)), damaged, names=FIRST_SEGMENT)
+    lz4 = Compression.LZ4
+    yield Case("LZ4 bomb", segment(Lie(lz4_frame(big), small), compression=lz4), damaged, names=FIRST_SEGMENT)
+    yield Case(
+        "LZ4 bomb without a size", segment(Lie(lz4_without_size(bytes(16 * 2**20)), 70_000), compression=lz4), damaged,
+        names=FIRST_SEGMENT,
+    )  # fmt: skip
+    del big
+    honest = zeros(16 * 2**20)
+    yield Case(
+        "1000:1 within the claimed size", segment(Lie(zstd_frame(honest), len(honest), scan_block(honest))), {DEEP: 0, CAT: 0},
+        names="",
+    )  # fmt: skip
+    nils = packed_nils(60_000_000)
+    # the block itself, 240 MB as claimed and allowed, and nothing made of what is in it
+    yield Case("60 million records in 7 kB", segment(Lie(zstd_frame(nils), len(nils))), damaged, FIRST_SEGMENT, 500 * MB)
+    del nils
+    million = b"\xdd" + struct.pack(">I", 10**6) + b"\x90" * 10**6
+    yield Case("msgpack of a million empty arrays", index_entry(million), {DEEP: 0, CAT: 0}, names="")
+    yield Case("msgpack of a million levels", index_entry(b"\x91" * 10**6 + b"\x90"), {DEEP: 0, CAT: 0}, names="")
+    yield Case("msgpack that claims 4 G pairs", index_entry(b"\xdf\xff\xff\xff\xff"), damaged, names=FIRST_SEGMENT)
+
+    yield Case("JSON of a million levels", manifest_bytes(reseal(MANIFEST_HEAD + b'"a":' + b"[" * 10**6 + b"}")), refused)
+    arrays, objects = b"[]," * 5 * 10**6, b'{"a":1},' * 10**6
+    yield Case("JSON of 5 million empty arrays", manifest_bytes(reseal(MANIFEST_HEAD + b'"a":[' + arrays + b"0]}")), refused)
+    yield Case(
+        "JSON of a million objects", manifest_bytes(b'{"backup_id":"x","created_at":1,"topics":[' + objects + b"0]}"), refused
+    )
+    yield Case("NaN", manifest_bytes(reseal(MANIFEST_HEAD + b'"created_at":NaN}')), {DESCRIBE: 4})
+    yield Case("integer of a million digits", manifest_bytes(reseal(MANIFEST_HEAD + b'"a":' + b"9" * 10**6 + b"}")), {DESCRIBE: 4})
+    yield Case("manifest of 1 GiB, sparse", sparse_manifest, {**refused, CAT: 4})
+    yield Case("overlapping segments", manifest(overlapping), {DESCRIBE: 4, DEEP: 4})
+    twice = manifest(lambda document: document["topics"].append(document["topics"][0]))
+    yield Case("topic twice", twice, {DESCRIBE: 4})
+
+    groups = b'{"format":"kbr-groups","format_version":1,"groups":['
+    yield Case("groups: empty arrays", beside("groups.json", reseal(groups + arrays + b"0]}")), {GROUPS: 4, VERIFY: 4}, "groups.json")
+    yield Case("groups: 20 MB", beside("groups.json", bytes(20 * MB)), {GROUPS: 4, VERIFY: 4}, "groups.json")
+    notes = b'{"format":"kbr-restore-state","format_version":1,"topics":['
+    yield Case(
+        "restore state: empty arrays", beside(f"restores/{RESTORE_ID}/state.json", reseal(notes + b"[]," * 2 * 10**6 + b"0]}")),
+        {DESCRIBE: 0}, names="state.json",
+    )  # fmt: skip
+    lock = f"locks/{1_700_000_000_000:013d}-{'0' * 16}.json"
+    yield Case("lock: a megabyte", beside(lock, b"[" * 2**20), {LIST: 0, DESCRIBE: 0, VERIFY: 0}, names=BACKUP_ID)
+
+    for field, what in ((2, "schema"), (4, "row groups"), (5, "metadata")):
+        bomb = thrift_list_bomb(field, 16_000_000)
+        yield Case(f"offset mapping: 16 million {what} in 20 bytes", offset_map(bomb), {OFFSETS: 4}, names=OFFSETS_FILE)
+    yield Case("offset mapping: good", offset_map(offset_map_file(10)), {OFFSETS: 0, EXPORT: 0}, names="")
+    squeezed = offset_map_file(10, compression="zstd")
+    yield Case("offset mapping: compressed pages", offset_map(squeezed), {OFFSETS: 4, EXPORT: 4}, names=OFFSETS_FILE)
+    lying = offset_map_file(3_000_000, told=10)
+    yield Case("offset mapping: 3 million rows where 10 are told of", offset_map(lying), {OFFSETS: 4}, names=OFFSETS_FILE)
+    for field, what in ((4, "row groups"), (7, "column orders")):
+        bomb = thrift_list_bomb(field, 200_000_000)
+        yield Case(
+            f"block index: 200 million {what} in 20 bytes", lambda store, bomb=bomb: write_index_of(store, bomb),
+            {INDEX: 4, VERIFY: 4}, names="index/",
+        )  # fmt: skip
+    head = b'{"format":"kbr-block-index","format_version":1,"pieces":['
+    yield Case("block index: empty arrays", beside("index/head.json", reseal(head + arrays + b"0]}")), {INDEX: 4, VERIFY: 4}, "head.json")
+
+    counted = oso(lambda document: document["topics"][0].update(original_partition_count=2**31 - 1))
+    yield Case("other tool's: 2 G partitions", counted, refused)
+    claim = struct.pack("<I", 200 * 2**20) + bytes(100)
+    yield Case("other tool's: a record of 200 MB in 100 bytes", kbak_body(kbak.compressed(claim, "zstd"), raw_bytes=2**40), damaged, FIRST_SEGMENT)
+    yield Case(
+        "other tool's: an LZ4 block of 200 MB in 100 bytes", kbak_body(claim, raw_bytes=200 * 2**20, compression="lz4"), damaged,
+        FIRST_SEGMENT,
+    )  # fmt: skip
+
+
+CASES = {case.row: case for case in cases()}
+
+
+def _outside(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Everything outside the store and the run's own output, to be the same afterwards."""
+    found = [folder, *folder.iterdir(), *(folder / "outside").rglob("*")]
+    return {
+        str(path): (path.lstat().st_mode, path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in found
+        if path.name not in ("store", "run")
+    }
+
+
+def _check(done: Limited, exit_code: int, names: str, limit_bytes: int = LIMIT_BYTES) -> None:
+    """It ended in time, as it should, with one error, and without taking more than it may."""
+    shown = f"exit {done.returncode}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+    assert not done.timed_out, shown
+    assert "Traceback" not in done.stderr, shown
+    assert done.returncode == exit_code, shown
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    # who verifies, or shows an index, reports damage on standard output
+    assert len(errors) == (0 if exit_code == 0 or "DAMAGE" in done.stdout or "unreadable" in done.stdout else 1), shown
+    assert names in done.stdout + done.stderr, shown
+    assert len(done.stderr) < 10_000, shown
+    assert done.peak_bytes <= limit_bytes, f"{done.peak_bytes / MB:.0f} MB\n{shown}"
+
+
+@pytest.mark.parametrize("row", CASES)
+def test_hostile_input_is_bounded_and_told_in_one_line(
+    row: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    case = CASES[row]
+    store = tmp_path / "store"
+    store.mkdir()
+    case.make(store)
+    (tmp_path / "run").mkdir()
+    before = _outside(tmp_path)
+    try:
+        for words, exit_code in case.readers.items():
+            column = " ".join(word for word in words if word not in (BACKUP_ID, "-J", "--deep"))
+            column += " --deep" if "--deep" in words else ""
+            record_property("compatibility", {"table": "hostile input", "row": row, "column": column})
+            done = run_limited(*words, "--storage", str(store), folder=tmp_path / "run", deadline_s=DEADLINE_S)
+            _check(done, exit_code, case.names, case.limit_bytes)
+        assert _outside(tmp_path) == before
+    finally:
+        subprocess.run(["rm", "-rf", str(store)], check=True)  # rmtree() recurses
+
+
+def test_a_smaller_limit_for_manifests_is_kept(tmp_path: Path) -> None:
+    manifest_bytes(b"{" + b" " * 3_000_000 + b"}")(tmp_path)
+    words = ("describe", BACKUP_ID, "--storage", str(tmp_path), "--set", "limits.max_manifest_bytes=2MiB")
+    _check(run_limited(*words, folder=tmp_path / "run"), 4, "limits.max_manifest_bytes")
+
+
+# -- restores -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row", ["10 GB claimed in 100 bytes", "60 million records in 7 kB", "symlink to a device for a segment", "topic name '..'"]
+)
+def test_nothing_of_a_hostile_backup_reaches_kafka(
+    kafka: KafkaHarness, row: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    case = CASES[row]
+    store = tmp_path / "store"
+    store.mkdir()
+    case.make(store)
+    target = kafka.topic_name("hostile")
+    words = ("restore", "-b", kafka.bootstrap, "--backup-id", BACKUP_ID, "--storage", str(store), "--topic-map", f"orders={target}")
+    words = (*words, "--set", "restore.replication_factor=1", "--topic-config", "retention.ms=-1", "-t", "orders")
+    record_property("compatibility", {"table": "hostile input", "row": row, "column": "restore"})
+    done = run_limited(*words, folder=tmp_path / "run", deadline_s=DEADLINE_S)
+    assert not done.timed_out
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (3, 4), done.stderr
+    assert "manifest.json" in done.stderr or "segment-" in done.stdout + done.stderr
+    assert not kafka.topic_exists(target) or not any(kafka.read_all(target))
