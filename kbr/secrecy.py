@@ -135,6 +135,7 @@ def secrets_of(value: object) -> Iterator[str]:
             yield inner
         elif not one.repr and isinstance(inner, bytes):
             yield inner.hex()
+            yield repr(inner)[2:-1]
             yield from _in_base64(inner)
         elif not one.repr and isinstance(inner, Mapping):
             for name, entry in inner.items():

@@ -14,6 +14,7 @@ from kbr.config.names import is_secret_option
 from kbr.errors import ConfigError
 from kbr.repository.layout import RETAINED_KEYS, SEGMENT_KEYS
 from kbr.repository.sealing import Sealing
+from kbr.secrecy import hide, secrets_of
 from kbr.storage import ObjectOptions, StorageOptions
 
 __all__ = ["storage_options", "store_options", "warn_of_plain_http"]
@@ -32,7 +33,9 @@ def storage_options(config: Config, *, lenient: bool = False, commands_ran: bool
         ConfigError: a key for encryption or signing is none, or its file can't be read; the key of SSE-C is none, or
             would go over the network in the clear.
     """
-    return replace(store_options(config.storage), layer=Sealing(trust=trust_of(config, lenient=lenient, commands_ran=commands_ran)))
+    options = replace(store_options(config.storage), layer=Sealing(trust=trust_of(config, lenient=lenient, commands_ran=commands_ran)))
+    hide(secrets_of(options))  # keys as bytes, which the configuration has as text
+    return options
 
 
 def store_options(config: StorageConfig) -> StorageOptions:

@@ -186,7 +186,7 @@ def check_endpoint(value: object) -> str:
     """The http(s) address of an S3 server."""
     text = parse_text(value)
     parts = _split(text)
-    if parts.username is not None or parts.password is not None:
+    if parts.username is not None or parts.password is not None or "@" in text:
         raise ValueError("holds credentials: use access_key and secret_key")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{shown(text)} is no endpoint: write http://host:port or https://host")
@@ -238,8 +238,8 @@ def check_url(value: object) -> str:
         return text.split("://", 1)[1].removeprefix("localhost")
     if parts.scheme != "s3":
         return _check_other_url(text, parts)
-    if "@" in parts.netloc:
-        raise ValueError("holds credentials: use storage.access_key and storage.secret_key")
+    if "@" in parts.netloc or ":" in parts.netloc:  # what follows a / in a secret is taken for the prefix
+        raise ValueError("holds credentials, or a port: use storage.access_key and storage.secret_key, and storage.endpoint")
     bucket, prefix = split_s3_url(text)
     check_bucket(bucket)
     prefix = check_prefix(prefix)
@@ -272,5 +272,13 @@ def _split(text: str) -> SplitResult:
         parts = urlsplit(text)
         _ = parts.port  # raises for a port that is no number
     except ValueError as error:
-        raise ValueError(f"{shown(text.rsplit('@', maxsplit=1)[-1])} is no URL: {error}") from error
+        # Not urllib's own words, and nothing behind a colon: http://me:pass/word@host has the "port" pass.
+        scheme, _, rest = text.rsplit("@", maxsplit=1)[-1].rpartition("://")
+        host = rest.partition(":")[0] + ("..." if ":" in rest else "")
+        raise ValueError(f"{shown(f'{scheme}://{host}' if scheme else host)} is no URL: write {_example_of(text)}") from error
     return parts
+
+
+def _example_of(text: str) -> str:
+    """How a URL of that kind is written."""
+    return "s3://bucket/prefix" if text.startswith("s3:") else "https://host or https://host:port"

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 
+from kbr.secrecy import redact
+
 __all__ = ["not_this", "parse_bool", "parse_count", "parse_duration", "parse_instant", "parse_int", "parse_list", "parse_numbers", "parse_offsets", "parse_rate", "parse_record_rate", "parse_size", "parse_text", "shown"]
 
 _INTEGER = re.compile(r"[+-]?[0-9](?:_?[0-9]){0,18}")
@@ -51,7 +53,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 def shown(value: object) -> str:
     """A value as messages quote it: on one line, not too long."""
-    text = value if isinstance(value, str) else repr(value)
+    # before it is cut: what is left of a secret would not be known as one
+    text = redact(value if isinstance(value, str) else repr(value))
     return ascii(text if len(text) <= 60 else text[:57] + "...")
 
 

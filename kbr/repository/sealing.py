@@ -14,6 +14,7 @@ from kbr.format.manifest_signature import Signature, Signer, check_signature, si
 from kbr.repository.backup_keys import Trust
 from kbr.repository.layout import manifest_key
 from kbr.repository.sealed_store import SealedStore, seal_over
+from kbr.secrecy import hide, secrets_of
 from kbr.storage import ObjectStore, StorageOptions
 
 __all__ = ["BackupSealing", "Sealing", "begin_backup", "for_workers", "is_encrypted", "signature_check", "signer_of"]
@@ -64,6 +65,7 @@ def for_workers(store: ObjectStore, options: StorageOptions, backup_id: str) -> 
         return options
     data_key = store.keys.data_key(backup_id)
     layer = None if data_key is None else BackupSealing(backup_id=backup_id, data_key=data_key)
+    hide(secrets_of(layer))
     return replace(options, layer=layer)
 
 

@@ -16,9 +16,11 @@ import pytest
 
 from kbr import secrecy
 from kbr.errors import ClusterError, KbrError
+from kbr.format.data_keys import DataKey
 from kbr.kafka.settings import ClientSettings
+from kbr.repository.sealing import BackupSealing
 from kbr.secrecy import guard_stderr, hide, holds_secret, is_secret_property, redact, secrets_of
-from kbr.storage import StorageOptions
+from kbr.storage import ObjectOptions, StorageOptions
 from tests.support.leaks import forms_of, leaks_in
 
 SECRET = 'pw/7+"=é&%<\\q'
@@ -159,3 +161,13 @@ def test_the_mask_is_loaded_without_anything_heavy() -> None:
     source = Path(secrecy.__file__).read_text()
     top = [line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert set(top) <= {"__future__", "re", "sys", "collections.abc", "dataclasses", "typing"}
+
+
+def test_keys_of_bytes_are_masked_as_hex_base64_and_repr() -> None:
+    key = bytes(range(200, 232))
+    options = StorageOptions(url="s3://b", objects=ObjectOptions(sse_customer_key=key), layer=BackupSealing(backup_id="b", data_key=DataKey(b"id" * 8, key[::-1])))
+    hide(secrets_of(options))
+    for secret in (key, key[::-1]):
+        for text in (secret.hex(), repr(secret)[2:-1], base64.b64encode(secret).decode().rstrip("="), base64.urlsafe_b64encode(b"x" + secret).decode()):
+            assert holds_secret(text), text
+    assert not holds_secret((b"id" * 8).hex())

@@ -59,7 +59,7 @@ basic.auth.user.info=KEY:SECRET
     assert (security.security_protocol, security.sasl_mechanism, security.username) == ("SASL_SSL", "PLAIN", "KEY")
     assert security.password.get_secret_value() == "s3cret/+"
     assert dict(config.source.client) == {"client.dns.lookup": "use_all_dns_ips"}
-    (note,) = config.notes
+    (note,) = config.warnings
     assert note.endswith("left out: session.timeout.ms, acks, schema.registry.url, basic.auth.user.info")
 
 
@@ -252,7 +252,7 @@ def test_no_secret_of_the_file_is_shown(tmp_path: Path) -> None:
         f"sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username='u' password='{SECRET}';\n",
     )
     assert config.source.security.password.get_secret_value() == SECRET
-    shown = f"{to_plain(config)} {describe_origin(config)} {config!r} {config.notes}"
+    shown = f"{to_plain(config)} {describe_origin(config)} {config!r} {config.warnings}"
     assert "hush" not in shown
     assert "hush" not in repr(parse_jaas(f"a.B required x='{SECRET}';"))
 

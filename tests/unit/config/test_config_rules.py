@@ -120,7 +120,7 @@ def test_security_that_fits_is_accepted(tmp_path: Path, cluster: str) -> None:
         ("{url: 's3://b/../c'}", ["url: '../c' has an empty, '.' or '..' step"]),
         ("{url: 'file://host/x'}", ["url: 'file://host/x': write file:///absolute/path"]),
         ("{url: 's3://b', endpoint: 'host:9000'}", ["endpoint: 'host:9000' is no endpoint"]),
-        ("{url: 's3://b', endpoint: 'http://h:x'}", ["endpoint: 'http://h:x' is no URL"]),
+        ("{url: 's3://b', endpoint: 'http://h:x'}", ["endpoint: 'http://h...' is no URL"]),
         ("{url: 's3://b', deadline_ms: 5}", ["deadline_ms: must be 100 or more"]),
     ],
 )

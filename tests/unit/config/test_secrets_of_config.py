@@ -94,6 +94,13 @@ def _load(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> s
         "storage: {url: 's3://me:${KAFKA_PASSWORD}@bucket'}\n",
         "storage: {url: 'file://me:${KAFKA_PASSWORD}@host/x'}\n",
         "storage: {endpoint: 'http://me:${KAFKA_PASSWORD}@host:port'}\n",
+        "storage: {url: 's3://me:m4rk-7Qx/x@bucket/p'}\n",
+        "storage: {url: 's3://me:123/m4rk-7Qx@bucket/p'}\n",
+        "storage: {endpoint: 'http://me:m4rk-7Qx/x@host'}\n",
+        "storage: {endpoint: 'http://me:123/m4rk-7Qx@host'}\n",
+        "storage: {url: 'sftp://me:m4rk-7Qx/x@host/p'}\n",
+        "source: {security: {oauth_token_url: 'https://me:m4rk-7Qx/x@host/p'}}\n",
+        "source: {bootstrap_servers: 'me:m4rk-7Qx/x@host:9092'}\n",
         "backup: {compression: '${file:FOLDER/secret}'}\n",
         "restore: {time_window_start: '${file:FOLDER/secret}'}\n",
         "backup_id: ${KAFKA_PASSWORD}\n",
@@ -108,6 +115,7 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(tmp_path: Path, text: str) 
     (tmp_path / "secret").write_text(SECRET)
     said = _load(tmp_path, text.replace("FOLDER", str(tmp_path)), {"KAFKA_PASSWORD": SECRET})
     assert SECRET not in said
+    assert "m4rk" not in said, "not a part of it either"
 
 
 def test_what_librdkafka_calls_sensitive_is_secret_here() -> None:
