@@ -20,8 +20,10 @@ from typing import Any
 import pytest
 
 from kbr.model import Compression
+from kbr.repository.publish import publish_manifest
 from kbr_codec import Record, encode_block, scan_block
 from tests.support import kbak
+from tests.support.backups import RecordingStore, identity_of, manifest_of, partition_of, topic_of, write_segment
 from tests.support.hostile import (
     BACKUP_ID,
     Lie,
@@ -385,6 +387,21 @@ def test_a_smaller_limit_for_manifests_is_kept(tmp_path: Path) -> None:
     manifest_bytes(b"{" + b" " * 3_000_000 + b"}")(tmp_path)
     words = ("describe", BACKUP_ID, "--storage", str(tmp_path), "--set", "limits.max_manifest_bytes=2MiB")
     _check(run_limited(*words, folder=tmp_path / "run"), 4, "limits.max_manifest_bytes")
+
+
+def test_many_large_blocks_at_once_take_what_one_may(tmp_path: Path) -> None:
+    """Objects are verified side by side; their blocks share what one block may have."""
+    memory = RecordingStore()
+    block = zeros(100 * 2**20)
+    partitions = [
+        partition_of([write_segment(memory, identity_of(partition=number), [block], 1)], partition=number) for number in range(6)
+    ]
+    publish_manifest(memory, manifest_of([topic_of("orders", partitions)]))
+    for key in memory.stored_keys():
+        (tmp_path / "store" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "store" / key).write_bytes(memory.data(key))
+    words = (*DEEP, "--storage", str(tmp_path / "store"), "--set", "limits.max_block_bytes=110MiB")
+    _check(run_limited(*words, folder=tmp_path / "run", deadline_s=DEADLINE_S), 0, "good", 250 * MB)
 
 
 # -- restores -------------------------------------------------------------------------------
