@@ -58,6 +58,7 @@ _SECRET_PROPERTIES = frozenset(
     {
         "sasl.oauthbearer.assertion.private.key.passphrase",
         "sasl.oauthbearer.assertion.private.key.pem",
+        "sasl.oauthbearer.client.credentials.client.secret",
         "sasl.oauthbearer.client.secret",
         "sasl.oauthbearer.config",
         "sasl.password",
