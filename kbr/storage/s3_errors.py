@@ -118,7 +118,7 @@ _TEMPORARY = frozenset(
 )
 _FULL = frozenset({"quotaexceeded", "xminiostoragefull", "insufficientstorage", "insufficientcapacity", "507"})
 _REGION = frozenset({"permanentredirect", "authorizationheadermalformed", "301", "invalidregion"})
-#: Ceph RGW 16 answers a conditional PUT with EINVAL; others have not implemented it.
+#: Servers that have not implemented conditional writes, and say so.
 _REFUSED_CONDITION = frozenset(
     {"invalidargument", "einval", "notimplemented", "invalidrequest", "unknownerror", "400", "501"}
 )
