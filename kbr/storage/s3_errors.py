@@ -132,7 +132,7 @@ _FULL = frozenset({"quotaexceeded", "xminiostoragefull", "insufficientstorage", 
 _REGION = frozenset({"permanentredirect", "authorizationheadermalformed", "301", "invalidregion"})
 #: A read answered with 400: seen for objects of SSE-C, whose HEAD tells no more.
 _OTHER_KEY = "objects that were written with storage.sse_customer_key can be read with the same key only"
-#: Ceph RGW 16 answers a conditional PUT with EINVAL; others have not implemented it.
+#: Servers that have not implemented conditional writes, and say so.
 _REFUSED_CONDITION = frozenset(
     {"invalidargument", "einval", "notimplemented", "invalidrequest", "unknownerror", "400", "501"}
 )
