@@ -133,7 +133,9 @@ def _launch(path: Any, args: Any, passfds: Any) -> int:
         return _popen([*options, dash_c, f"{first}; {command}"], path, passfds)
     # the workers' parent: it must not outlive this process, which it would if somebody has stopped it
     tie = f"from kbr.runtime.orphans import die_with; die_with({os.getpid()})"
+    # before anything is preloaded: a library's log handler may keep the standard error that it finds
     tie += "; from kbr.runtime.crash_dumps import forbid_core_dumps; forbid_core_dumps()"
+    tie += "; from kbr.secrecy import guard_stderr; guard_stderr()"
     return _launcher.call(lambda: _popen([*options, dash_c, f"{first}; {tie}; {command}"], path, passfds))
 
 
