@@ -135,7 +135,10 @@ def encryption_command(
                         layer=_sealed if kind == "encrypted" else lambda store: store,
                     )  # fmt: skip
                     document["checkpoints"].append({"kind": kind, **one})
-                    print(f"{segments:,} segments, {kind}: a checkpoint takes {one['median_s'] * 1000:.0f} ms")
+                    print(
+                        f"{segments:,} segments, {kind}: a checkpoint takes {one['median_s'] * 1000:.0f} ms, "
+                        f"{one['median_cpu_s'] * 1000:.0f} of CPU"
+                    )
         if arguments.output:
             arguments.output.write_text(json.dumps(document, indent=1) + "\n")
         return 0

@@ -24,10 +24,13 @@ from typing import Any
 from benchmarks.topics import Topics
 from kbr.backup.task import BLOCK_BYTES
 from kbr.format.compression import BlockCompressor
+from kbr.format.data_keys import KeySecrets
 from kbr.format.documents import Manifest, PartitionEntry, SourceInfo, TopicEntry
 from kbr.format.segment import SegmentIdentity
 from kbr.model import Compression, PartitionStatus, Record, RunStatus, SegmentRef
+from kbr.repository.backup_keys import Trust
 from kbr.repository.publish import publish_manifest
+from kbr.repository.sealing import Sealing, begin_backup
 from kbr.repository.segment_writer import SegmentWriter
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr_codec import encode_block, scan_block
@@ -64,8 +67,10 @@ class _Place:
 
 
 @contextmanager
-def _place(folder: Path) -> Iterator[tuple[_Place, ObjectStore]]:
+def _place(folder: Path, *, encrypted: bool) -> Iterator[tuple[_Place, ObjectStore]]:
     """A server of our own, and its store past the proxy."""
+    key = os.urandom(32)
+    layer = Sealing(trust=Trust(secrets=KeySecrets(key=key))) if encrypted else None
     server = S3Server(folder / "s3", port=free_port())
     server.start()
     try:
@@ -77,15 +82,17 @@ def _place(folder: Path) -> Iterator[tuple[_Place, ObjectStore]]:
                 "KBR_STORAGE_ACCESS_KEY": server.access_key,
                 "KBR_STORAGE_SECRET_KEY": server.secret_key,
                 "KBR_STORAGE_REGION": "us-east-1",
+                **({"KBR_ENCRYPTION_KEY": key.hex()} if encrypted else {}),
             }
             url = f"s3://{BUCKET}/backups"
             store = open_store(
                 StorageOptions(
                     url=url, endpoint_url=server.endpoint_url, access_key=server.access_key, secret_key=server.secret_key,
-                    region="us-east-1", path_style=True,
+                    region="us-east-1", path_style=True, layer=layer,
                 )
             )  # fmt: skip
             try:
+                begin_backup(store, BACKUP_ID)
                 yield _Place(url=url, endpoint_url=environ["KBR_STORAGE_ENDPOINT"], environ=environ, proxy=proxy), store
             finally:
                 store.close()
@@ -181,7 +188,9 @@ def _restore(place: _Place, window: list[str], servers: str, target: str) -> int
     return int(report["totals"]["records"])
 
 
-def measure_window(folder: Path, servers: str, *, stored_bytes: int, late_each: int, prefix: str) -> dict[str, Any]:
+def measure_window(
+    folder: Path, servers: str, *, stored_bytes: int, late_each: int, prefix: str, encrypted: bool = False
+) -> dict[str, Any]:
     """Read windows of 1 % of the time, at the beginning, in the middle and at the end of a backup.
 
     Args:
@@ -190,11 +199,12 @@ def measure_window(folder: Path, servers: str, *, stored_bytes: int, late_each: 
         stored_bytes: about the size of the backup.
         late_each: each so many-th record is late; 0 is none.
         prefix: of the target topics' names.
+        encrypted: the backup is.
 
     Raises:
         SystemExit: kbr failed, or what it gave is not what the window holds.
     """
-    with _place(folder) as (place, store):
+    with _place(folder, encrypted=encrypted) as (place, store):
         manifest, stamps = _fill(store, stored_bytes=stored_bytes, late_each=late_each)
         segments = [ref for partition in manifest.topics[0].partitions for ref in partition.segments]
         size = sum(ref.stored_bytes for ref in segments)
@@ -241,7 +251,7 @@ def window_command(
             for number, (layout, late_each) in enumerate(LAYOUTS.items()):
                 one = measure_window(
                     Path(name) / str(number), servers, stored_bytes=arguments.mib << 20, late_each=late_each,
-                    prefix=f"bench-window-{os.getpid()}-{number}",
+                    prefix=f"bench-window-{os.getpid()}-{number}", encrypted=arguments.encrypted,
                 )  # fmt: skip
                 found.append({"layout": layout, **one})
                 for window in one["windows"]:
@@ -250,10 +260,11 @@ def window_command(
                         f"cat {window['cat_percent']} %, restore {window['restore_percent']} %"
                     )
         if arguments.output:
-            arguments.output.write_text(json.dumps({"benchmark": "window", "results": found}, indent=1) + "\n")
+            arguments.output.write_text(json.dumps({"benchmark": "window", "encrypted": arguments.encrypted, "results": found}, indent=1) + "\n")
         return 0
 
     parser.add_argument("--mib", type=int, default=1024, help="size of the backup, MiB")
+    parser.add_argument("--encrypted", action="store_true", help="the backup is encrypted")
     parser.add_argument("--bootstrap-servers", help="a Kafka to restore into; default: one of its own")
     parser.add_argument("--directory", type=Path, help="where the servers keep their data")
     parser.add_argument("--output", type=Path)

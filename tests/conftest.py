@@ -21,10 +21,16 @@ from kbr_codec import _block
 from tests.support.kafka import KafkaHarness
 from tests.support.proxy import FaultProxy
 from tests.support.s3_proxy import S3Proxy
+from tests.support.s3_servers import CephServer, SeaweedServer
 from tests.support.secure_kafka import SecureKafka
 from tests.support.servers import KafkaServer, S3Server, free_port
 
-pytest_plugins = ["tests.support.fault_table", "tests.support.compatibility_table", "tests.support.other_fixtures"]
+pytest_plugins = [
+    "tests.support.fault_table",
+    "tests.support.compatibility",
+    "tests.support.compatibility_table",
+    "tests.support.other_fixtures",
+]
 
 settings.register_profile(
     "kbr", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -33,7 +39,7 @@ settings.register_profile("long", max_examples=3000, deadline=None, suppress_hea
 settings.load_profile("kbr")
 
 #: The fixtures that start a real server.
-SERVERS = frozenset({"kafka", "three_kafka", "secure_kafka", "s3", "sftp", "ftp", "azure"})
+SERVERS = frozenset({"kafka", "three_kafka", "secure_kafka", "s3", "ceph", "seaweedfs", "sftp", "ftp", "azure"})
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 _buckets = itertools.count(1)
@@ -98,17 +104,17 @@ def _no_secrets_of_other_tests() -> Iterator[None]:
 class S3Place:
     """A real S3 server as tests see it."""
 
-    def __init__(self, server: S3Server) -> None:
+    def __init__(self, server: S3Server | CephServer | SeaweedServer) -> None:
+        self.server = server
         self.endpoint_url = server.endpoint_url
         self.port = server.port
         self.access_key = server.access_key
         self.secret_key = server.secret_key
-        self._server = server
 
     def make_bucket(self) -> str:
         """A bucket nobody else uses."""
         name = f"bucket-{next(_buckets)}"
-        self._server.make_bucket(name)
+        self.server.make_bucket(name)
         return name
 
     def storage_url(self, bucket: str, prefix: str = "") -> str:
@@ -116,8 +122,8 @@ class S3Place:
         return f"s3://{bucket}/{prefix}".rstrip("/")
 
     def folder(self, bucket: str) -> Path:
-        """Where the server keeps a bucket's objects, as files."""
-        return self._server.folder / "buckets" / bucket
+        """Where versitygw keeps a bucket's objects, as files."""
+        return self.server.folder / "buckets" / bucket
 
     @property
     def env(self) -> dict[str, str]:
@@ -196,8 +202,30 @@ def s3_network(s3: S3Place) -> Iterator[S3Proxy]:
 
 @pytest.fixture(scope="session")
 def s3(servers_folder: Path) -> Iterator[S3Place]:
-    """A real S3 server."""
+    """A real S3 server: versitygw."""
     server = S3Server(servers_folder / "s3", port=free_port())
+    try:
+        server.start()
+        yield S3Place(server)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def ceph(servers_folder: Path) -> Iterator[S3Place]:
+    """A real S3 server: Ceph's RGW."""
+    server = CephServer(servers_folder / "ceph", port=free_port(CephServer.PORTS))
+    try:
+        server.start()
+        yield S3Place(server)
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(servers_folder: Path) -> Iterator[S3Place]:
+    """A real S3 server: SeaweedFS."""
+    server = SeaweedServer(servers_folder / "seaweedfs", port=free_port(SeaweedServer.PORTS))
     try:
         server.start()
         yield S3Place(server)

@@ -58,7 +58,8 @@ class RestoreRun:
         if self.groups_error is not None:
             # refused or not: something was written by then
             return ClusterUnavailable.exit_code if self.groups_error.retriable else Incomplete.exit_code
-        return 0 if self.groups is None else self.groups.exit_code
+        # the records are there, whatever the groups lack
+        return Incomplete.exit_code if self.groups is not None and self.groups.exit_code else 0
 
     def to_document(self) -> dict[str, Any]:
         """JSON-ready."""

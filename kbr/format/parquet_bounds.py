@@ -106,6 +106,7 @@ class _Walk:
         self._data = data
         self._at = at
         self._left = _FREE_BYTES + _BYTES_PER_BYTE * len(data)
+        self._has_groups = False
 
     def row_groups(self) -> list[int]:
         """Where each row group begins; all of the footer has been seen then."""
@@ -169,8 +170,9 @@ class _Walk:
             elif kind > _FALSE:
                 self._at = at
                 if number == _ROW_GROUPS and groups is not None:
-                    if groups or kind != _LIST:
+                    if self._has_groups or kind != _LIST:
                         raise BadFooter("its row groups are no list, or there are two")
+                    self._has_groups = True
                     self._pass_list(depth + 1, groups)
                 else:
                     self._pass(kind, depth)

@@ -44,6 +44,8 @@ LOOK_S = 0.1
 #: What the client said longer ago explains nothing, seconds. It repeats itself every 30 s at most
 #: (rdkafka_broker.c, rd_kafka_broker_set_error).
 CAUSE_LIFETIME_S = 60.0
+#: For so long a refused login explains closed connections, seconds; it is tried again, and refused again, sooner.
+REFUSAL_LIFETIME_S = 10.0
 #: What librdkafka's mock cluster calls itself (rdkafka_mock.c, rd_kafka_mock_cluster_new).
 MOCK_CLUSTER_PREFIX = "mockCluster"
 
@@ -87,7 +89,8 @@ class _ClientLog(logging.Handler):
         if "SSL handshake failed" in text or "tls alert" in text:
             code = KafkaError._SSL  # also said of a listener without TLS, and of a client's certificate, as a mere disconnect
         last = self.cause()
-        if last is not None and last.code in _REFUSED and code not in _REFUSED and last.broker in {"", broker}:
+        is_fresh = self._clock.monotonic() - self._said_at < REFUSAL_LIFETIME_S
+        if last is not None and last.code in _REFUSED and code not in _REFUSED and is_fresh and last.broker in {"", broker}:
             return  # that a connection was closed follows from why it was
         if last is not None and last.broker == broker and last.reason == reason and code not in _REFUSED:
             code = last.code  # the log's line beside the callback's, which alone has the code

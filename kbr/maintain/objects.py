@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kbr.errors import CorruptSegment, KbrError
@@ -13,7 +16,7 @@ from kbr.repository.kbak_reader import KbakReader
 from kbr.repository.segment_reader import SegmentReader
 from kbr.storage.base import ObjectStore
 
-__all__ = ["Damage", "Findings", "check_blocks", "check_foreign", "check_sha256", "damage_of"]
+__all__ = ["ByteBudget", "Damage", "Findings", "check_blocks", "check_foreign", "check_sha256", "damage_of"]
 
 #: Bytes of one read where an object is only hashed.
 _READ_BYTES = 8 * 1024 * 1024
@@ -40,6 +43,31 @@ class Findings:
     blocks: int = 0
     records: int = 0
     damage: tuple[Damage, ...] = ()
+
+
+class ByteBudget:
+    """What blocks that are decoded at the same time may have together: one alone may have any size. Thread-safe.
+
+    kbr's own have 1 MiB, and none ever waits; hostile ones may each have all that one may.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size = size_bytes
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, size_bytes: int) -> Iterator[None]:
+        """Wait until there is room, and have it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + size_bytes <= self._size)
+            self._used += size_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size_bytes
+                self._changed.notify_all()
 
 
 def damage_of(error: KbrError, key: str) -> Damage:
@@ -84,7 +112,9 @@ def _sha256_damage(key: str, digest: str, reference: SegmentRef) -> tuple[Damage
     return (Damage(object=key, position=None, what=what),)
 
 
-def check_blocks(store: ObjectStore, backup_id: str, reference: SegmentRef, *, max_block_bytes: int) -> Findings:
+def check_blocks(
+    store: ObjectStore, backup_id: str, reference: SegmentRef, *, max_block_bytes: int, budget: ByteBudget
+) -> Findings:
     """Read an object once: decode every block, compare all that is said of it, hash all bytes.
 
     Args:
@@ -92,6 +122,7 @@ def check_blocks(store: ObjectStore, backup_id: str, reference: SegmentRef, *, m
         backup_id: whose it is.
         reference: what the manifest says of it.
         max_block_bytes: the largest block that is accepted, bytes.
+        budget: shared by all that check at the same time.
 
     Raises:
         IntegrityError: its index can't be used, so nothing can be said of its blocks.
@@ -105,7 +136,8 @@ def check_blocks(store: ObjectStore, backup_id: str, reference: SegmentRef, *, m
     for number, (entry, frame) in enumerate(reader.read_frames(index.blocks)):
         digest.update(frame)
         try:
-            stats = scan_block(reader.decode_frame(entry, frame), name=reader.key, position=entry.position)
+            with budget.hold(entry.raw_bytes):
+                stats = scan_block(reader.decode_frame(entry, frame), name=reader.key, position=entry.position)
             _compare(reader.key, index, number, stats)
         except CorruptSegment as error:
             damaged += 1

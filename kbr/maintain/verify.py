@@ -19,7 +19,7 @@ from kbr.format.documents import Manifest
 from kbr.format.oso_names import GROUPS_NAME, is_segment_name
 from kbr.maintain.coverage import coverage_errors, incompleteness_notes
 from kbr.maintain.index_check import check_index
-from kbr.maintain.objects import Damage, Findings, check_blocks, check_foreign, check_sha256, damage_of
+from kbr.maintain.objects import ByteBudget, Damage, Findings, check_blocks, check_foreign, check_sha256, damage_of
 from kbr.model import SegmentRef
 from kbr.repository.groups import load_snapshot
 from kbr.repository.layout import (
@@ -147,6 +147,7 @@ class _Verification:
         self._manifest = manifest
         self._deep = deep
         self._max_block_bytes = max_block_bytes
+        self._budget = ByteBudget(max_block_bytes)
         self._errors: list[Damage] = []
         self._notes: list[str] = [*manifest.notes, *incompleteness_notes(manifest)]
         self._has_index = False
@@ -333,6 +334,7 @@ class _Verification:
                     self._manifest.backup_id,
                     reference,
                     max_block_bytes=self._max_block_bytes,
+                    budget=self._budget,
                 )
             return check_sha256(self._store, key, reference)
         except KbrError as error:

@@ -203,7 +203,6 @@ class BackupKeys:
             SealBroken: its keys are damaged.
         """
         with self._lock:
-            self._backups.pop(backup_id, None)
             self._documents.pop(backup_id, None)
         keys, is_stored = self.find(backup_id)
         if keys is None:

@@ -90,7 +90,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "it may require SASL: check security_protocol and sasl_mechanism",
     ),
     (
-        re.compile(r"mechanism handshake failed.*broker's supported mechanisms: *(?P<detail>.*)"),
+        re.compile(r"mechanism handshake failed.*Unsupported SASL mechanism.*broker's supported mechanisms: *(?P<detail>.*)"),
         "it does not offer this SASL mechanism",
         "set security.sasl_mechanism to one that it offers",
     ),

@@ -1,20 +1,21 @@
-"""The conformance suite on every store."""
+"""The conformance suite on every store but for the servers that have a file of their own (test_ceph.py, test_seaweedfs.py)."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kbr.errors import AccessDenied, KbrError, StorageError
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.storage.filesystem import FilesystemStore
-from kbr.storage.fsspec_store import S3fsClient, open_filesystem
-from tests.contract.object_store import PART_BYTES, ObjectStoreConformance
+from kbr.storage.fsspec_store import open_filesystem
+from tests.contract.backup_jobs import BackupJobs
+from tests.contract.object_store import ObjectStoreConformance
+from tests.contract.s3_store import S3StoreConformance
+from tests.support.servers import S3Server
 
 if TYPE_CHECKING:
     from tests.conftest import S3Place
@@ -29,6 +30,8 @@ class TestMemoryStore(ObjectStoreConformance):
 
 
 class TestLocalStore(ObjectStoreConformance):
+    row = "filesystem"
+
     @pytest.fixture
     def store(self, tmp_path: Path) -> ObjectStore:
         return open_store(StorageOptions(url=str(tmp_path / "not" / "yet" / "there")))
@@ -55,77 +58,12 @@ class TestFsspecFiles(ObjectStoreConformance):
         return open_store(StorageOptions(url=f"local://{tmp_path}/not/yet/there"))
 
 
-class TestS3Store(ObjectStoreConformance):
-    """A real server."""
+class TestVersitygw(S3StoreConformance, BackupJobs):
+    """An S3 server over a folder."""
+
+    row = S3Server.label
+    puts_if_absent = completes_if_absent = "honoured"
 
     @pytest.fixture
-    def options(self, s3: S3Place) -> StorageOptions:
-        return StorageOptions(
-            url=f"s3://{s3.make_bucket()}/some/prefix",
-            endpoint_url=s3.endpoint_url,
-            access_key=s3.access_key,
-            secret_key=s3.secret_key,
-            region="us-east-1",
-            path_style=True,
-            part_bytes=PART_BYTES,
-            deadline_s=20,
-        )
-
-    @pytest.fixture
-    def store(self, options: StorageOptions) -> Iterator[ObjectStore]:
-        opened = open_store(options)
-        yield opened
-        opened.close()
-        opened.close()
-
-    def test_an_aborted_upload_leaves_no_parts(self, store: ObjectStore, options: StorageOptions) -> None:
-        client = S3fsClient(options)
-        bucket = options.url.split("/")[2]
-
-        def unfinished() -> int:
-            return len(client.call("list_multipart_uploads", timeout_s=10, Bucket=bucket).get("Uploads") or [])
-
-        upload = store.open_upload("up")
-        upload.write(b"x" * (2 * PART_BYTES + 1))
-        assert unfinished() == 1
-        upload.abort()
-        assert unfinished() == 0
-        client.close()
-
-    def test_unfinished_uploads_below_one_folder_are_ended_and_those_of_others_are_not(
-        self, store: ObjectStore, options: StorageOptions
-    ) -> None:
-        keys = ["nightly/topics/a", "nightly/topics/b", "nightly-2/a", "other"]
-        uploads = [store.open_upload(key) for key in keys]
-        for upload in uploads:
-            upload.write(b"x" * (PART_BYTES + 1))
-        assert store.remove_leftovers("nightly") == 2
-        assert store.remove_leftovers("nightly") == 0
-        with pytest.raises(StorageError, match="unfinished upload"):
-            uploads[0].commit()
-        for upload in uploads[2:]:
-            upload.commit()
-        assert [info.key for info in store.list("")] == ["nightly-2/a", "other"]
-
-    @pytest.mark.parametrize(
-        ("changes", "kind", "words"),
-        [
-            ({"access_key": "nobody"}, AccessDenied, "the access key is not known"),
-            ({"secret_key": "a-wrong-secret"}, AccessDenied, "the signature is wrong"),
-            (
-                {"url": "s3://no-such-bucket/p"},
-                StorageError,
-                "bucket no-such-bucket does not exist at http://127.0.0.1",
-            ),
-        ],
-        ids=["access key", "secret key", "bucket"],
-    )
-    def test_wrong_settings_are_one_clear_line(
-        self, options: StorageOptions, changes: dict[str, str], kind: type[KbrError], words: str
-    ) -> None:
-        opened = open_store(replace(options, **changes))
-        with pytest.raises(kind) as caught:
-            opened.check()
-        assert words in str(caught.value)
-        assert "wrong-secret" not in f"{caught.value!r}{caught.value.hint}"
-        opened.close()
+    def place(self, s3: S3Place) -> S3Place:
+        return s3

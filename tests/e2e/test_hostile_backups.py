@@ -20,8 +20,10 @@ from typing import Any
 import pytest
 
 from kbr.model import Compression
+from kbr.repository.publish import publish_manifest
 from kbr_codec import Record, encode_block, scan_block
 from tests.support import kbak
+from tests.support.backups import RecordingStore, identity_of, manifest_of, partition_of, topic_of, write_segment
 from tests.support.hostile import (
     BACKUP_ID,
     Lie,
@@ -387,6 +389,21 @@ def test_a_smaller_limit_for_manifests_is_kept(tmp_path: Path) -> None:
     _check(run_limited(*words, folder=tmp_path / "run"), 4, "limits.max_manifest_bytes")
 
 
+def test_many_large_blocks_at_once_take_what_one_may(tmp_path: Path) -> None:
+    """Objects are verified side by side; their blocks share what one block may have."""
+    memory = RecordingStore()
+    block = zeros(100 * 2**20)
+    partitions = [
+        partition_of([write_segment(memory, identity_of(partition=number), [block], 1)], partition=number) for number in range(6)
+    ]
+    publish_manifest(memory, manifest_of([topic_of("orders", partitions)]))
+    for key in memory.stored_keys():
+        (tmp_path / "store" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "store" / key).write_bytes(memory.data(key))
+    words = (*DEEP, "--storage", str(tmp_path / "store"), "--set", "limits.max_block_bytes=110MiB")
+    _check(run_limited(*words, folder=tmp_path / "run", deadline_s=DEADLINE_S), 0, "good", 250 * MB)
+
+
 # -- restores -------------------------------------------------------------------------------
 
 
@@ -410,3 +427,120 @@ def test_nothing_of_a_hostile_backup_reaches_kafka(
     assert done.returncode in (3, 4), done.stderr
     assert "manifest.json" in done.stderr or "segment-" in done.stdout + done.stderr
     assert not kafka.topic_exists(target) or not any(kafka.read_all(target))
+
+
+# -- configurations and the environment -----------------------------------------------------
+
+
+def yaml_laughs(merge: bool) -> bytes:
+    """Nine levels of nine each; as merge keys they are exponential to most parsers."""
+    lines = ["a: &a {x: 1}" if merge else "a: &a [x, x, x]"]
+    for level in range(9):
+        above = ", ".join([f"*{chr(97 + level)}"] * 9)
+        name = chr(98 + level)
+        lines.append(f"{name}: &{name} {{<<: [{above}]}}" if merge else f"{name}: &{name} [{above}]")
+    return "\n".join(lines).encode()
+
+
+CONFIGS = {
+    "YAML aliases": (yaml_laughs(merge=False), "anchors"),
+    "YAML merge keys": (yaml_laughs(merge=True), "anchors"),
+    "YAML merge key, plain": (b"storage:\n  <<: {url: /x}\n", "merge keys"),
+    "YAML 100,000 levels deep": (b"[" * 100_000, "deeper than 20"),
+    "YAML of more than 1 MiB": (b"#" * (2**20 + 1), "larger than"),
+    "YAML key twice": (b"backup_id: a\nbackup_id: b\n", "given twice"),
+    "YAML tag": (b"a: !!python/object:os.system x\n", "tags"),
+    "YAML, 10,000 unknown keys": (b"".join(b"key%d: 1\n" % number for number in range(10_000)), "10001 mistakes"),
+    "YAML key with a line feed": (b'"a\\nError: all is well": 1\n', "a\\nError"),
+}
+
+
+@pytest.mark.parametrize("row", CONFIGS)
+def test_a_hostile_configuration_is_refused(row: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    data, words = CONFIGS[row]
+    (tmp_path / "kbr.yaml").write_bytes(data)
+    record_property("compatibility", {"table": "hostile input", "row": row, "column": "config check"})
+    done = run_limited("config", "check", str(tmp_path / "kbr.yaml"), folder=tmp_path / "run", deadline_s=DEADLINE_S)
+    shown = done.stderr[:3000]
+    assert (done.timed_out, done.returncode) == (False, 2), shown
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == done.stderr.splitlines()[:1]
+    assert words in done.stderr, shown
+    assert len(done.stderr) < 30_000
+    assert done.peak_bytes <= LIMIT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KBR_BACKUP_SEGMENT_MAX_BYTES", "9" * 100_000),
+        ("KBR_RESTORE_TIME_WINDOW_START", "1\x1b[2J"),
+        ("KBR_SOURCE_TOPICS_INCLUDE", "[" * 100_000),
+        ("KBR_STORAGE_DEADLINE_MS", "1e308"),
+        ("KBR_LIMITS_MAX_BLOCK_BYTES", "-1"),
+    ],
+)
+def test_hostile_values_of_the_environment_are_refused(name: str, value: str, tmp_path: Path) -> None:
+    done = run_limited("list", "--storage", str(tmp_path), folder=tmp_path / "run", env={name: value}, deadline_s=DEADLINE_S)
+    assert (done.timed_out, done.returncode) == (False, 2), done.stderr[:3000]
+    (error,) = done.stderr.splitlines()
+    assert error.startswith(f"Error: {name}")
+    assert error.isprintable()
+    assert len(error) < 1000
+    assert done.peak_bytes <= LIMIT_BYTES
+
+
+# -- what people see ------------------------------------------------------------------------
+
+#: Clears the screen, turns the text around, hides a letter, begins a line, ends a line.
+EVIL = "=HYPERLINK(1)\x1b[2J\x9b1m\u202e\u200b\U000e0041\nError: all is lost\r"
+
+
+def evil_backup(store: Path) -> None:
+    """A backup whose free texts act on a terminal."""
+    folder = write_backup(store)
+
+    def change(document: dict[str, Any]) -> None:
+        document["source"].update(cluster_id=EVIL, brokers=[EVIL])
+        document["kbr_version"] = EVIL
+        partition = document["topics"][0]["partitions"][0]
+        partition.update(status="failed", error=EVIL, high_watermark=5, end_offset_exclusive=5)
+        partition["gaps"] = [
+            {"start_offset": 0, "end_offset_exclusive": 3, "reason": "retention", "detected_at": 1, "detail": EVIL}
+        ]
+
+    edit_document(folder / "manifest.json", change)
+    topics = [{"topic": "orders", "partitions": [0], "offsets": [3], "leader_epochs": [-1], "metadata": {}}]
+    groups = {
+        "format": "kbr-groups", "format_version": 1, "kbr_version": EVIL, "backup_id": BACKUP_ID, "cluster_id": EVIL, "captured_at": 1,
+        "other_offsets": 0, "unread": {EVIL: EVIL}, "log_ends": {},
+        "groups": [{"group": EVIL, "type": EVIL, "state": EVIL, "topics": topics}],
+    }  # fmt: skip
+    (folder / "groups.json").write_bytes(sealed(groups))
+
+
+@pytest.mark.parametrize("words", [DESCRIBE, GROUPS, LIST, VERIFY])
+def test_nothing_that_people_see_acts_on_their_terminal(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Tables show it written out, and no text begins a line; JSON has it exactly, as escapes."""
+    store = tmp_path / "store"
+    store.mkdir()
+    evil_backup(store)
+    table = run_limited(*words, "--storage", str(store), folder=tmp_path / "run")
+    assert table.returncode == 0, table.stderr
+    shown = table.stdout + table.stderr
+    assert all(character == "\n" or character.isprintable() for character in shown)
+    assert not [line for line in shown.splitlines() if line.lstrip().startswith("Error")]
+    if words in (DESCRIBE, GROUPS):
+        assert "\\x1b[2J\\x9b1m\\u202e\\u200b\\U000e0041\\x0aError" in shown
+    document = run_limited(*words, "-o", "json", "--storage", str(store), folder=tmp_path / "run")
+    assert document.returncode == 0, document.stderr
+    assert all(character == "\n" or " " <= character <= "~" for character in document.stdout)
+    if words in (DESCRIBE, GROUPS):
+        assert EVIL in set(_texts(json.loads(document.stdout)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(inner)

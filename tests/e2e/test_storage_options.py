@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
+import socket
 import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +24,8 @@ from tests.support.cli import run_kbr, run_kbr_json
 from tests.support.kafka import KafkaHarness, send
 from tests.support.s3_proxy import S3Proxy
 from tests.support.scripted_s3 import ScriptedS3
-from tests.support.servers import S3Server, free_port
+from tests.support.servers import Process, S3Server, free_port, versitygw_binary
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import S3Place
@@ -202,3 +206,96 @@ def test_a_run_finds_its_credentials_in_a_profile(
     without = run_kbr("list", "-c", str(config), env={**env, "AWS_SHARED_CREDENTIALS_FILE": "/nowhere"})
     assert without.returncode == 1
     assert "storage.profile" in without.stderr
+
+
+@pytest.fixture(scope="module")
+def least_user(servers_folder: Path) -> Iterator[tuple[str, Callable[[list[str], list[str]], None]]]:
+    """A real server with users; gives its endpoint, and what sets the rights of one on ``backups`` and its objects."""
+    folder = servers_folder / "s3-iam"
+    for name in ("data", "users"):
+        (folder / name).mkdir(parents=True)
+    (folder / "data" / "backups").mkdir()
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    binary = str(versitygw_binary())
+    process = Process("versitygw-iam", folder)
+    process.start(
+        [binary, "--port", f"127.0.0.1:{port}", "--iam-dir", str(folder / "users"), "posix", str(folder / "data")],
+        port=port,
+        env={"ROOT_ACCESS_KEY": "rootkey", "ROOT_SECRET_KEY": "rootsecret"},
+    )
+    root = S3fsClient(
+        StorageOptions(
+            url="s3://backups", endpoint_url=endpoint, access_key="rootkey", secret_key="rootsecret",
+            region="us-east-1", path_style=True,
+        )
+    )  # fmt: skip
+    try:
+        wait_until(lambda: _listens(port), deadline_s=20, what="versitygw listens")
+        made = subprocess.run(
+            [
+                binary, "admin", "--access", "rootkey", "--secret", "rootsecret", "--endpoint-url", endpoint,
+                "create-user", "--access", "least", "--secret", "leastsecret", "--role", "user",
+            ],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+
+        def allow(on_bucket: list[str], on_objects: list[str]) -> None:
+            statements = [
+                {"Effect": "Allow", "Principal": {"AWS": ["least"]}, "Action": actions, "Resource": f"arn:aws:s3:::{place}"}
+                for actions, place in ((on_bucket, "backups"), (on_objects, "backups/production/*"))
+            ]
+            policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+            root.call("put_bucket_policy", timeout_s=10, Bucket="backups", Policy=policy)
+
+        yield endpoint, allow
+    finally:
+        root.close()
+        process.stop()
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.timeout(180)
+def test_the_documented_least_rights_are_enough_and_no_more(
+    kafka: KafkaHarness,
+    topic: str,
+    least_user: tuple[str, Callable[[list[str], list[str]], None]],
+    tmp_path: Path,
+    record_property: Record,
+) -> None:
+    """The policies of docs/how-to/storage.md, for a user of a server that keeps to them."""
+    record_property("compatibility", {"table": "storage options", "row": "least rights", "column": "versitygw"})
+    endpoint, allow = least_user
+    storage = {"url": "s3://backups/production", "endpoint": endpoint, "access_key": "least", "secret_key": "leastsecret"}
+    config = _config(tmp_path, kafka, storage)
+    on_bucket, on_objects, read_bucket, read_objects = (one["Action"] for one in _documented_statements())
+    allow(on_bucket, on_objects)
+    assert run_kbr_json("backup", "-c", config, "-t", topic)["status"] == "complete"
+    again = run_kbr_json("backup", "-c", config, "-t", topic)  # its lock could not be deleted, and disturbs nobody
+    assert again["totals"]["records"] == 201
+    allow([read_bucket], [read_objects])
+    denied = run_kbr("backup", "-c", config, "-t", topic)
+    assert denied.returncode == 1
+    assert "rights on the bucket" in denied.stderr
+    assert run_kbr_json("verify", "kept", "-c", config, "--deep")["undamaged"]
+    restored = run_kbr_json("restore", "-c", config, "--topic-map", f"{topic}={topic}-least")
+    assert restored["totals"]["records"] == 201
+    allow([read_bucket], ["s3:PutObject"])
+    blind = run_kbr("verify", "kept", "-c", config)
+    assert blind.returncode == 1
+    assert "rights on the bucket" in blind.stderr
+
+
+def _documented_statements() -> list[dict[str, Any]]:
+    """Of the page's two policies, in order."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "storage.md").read_text(encoding="utf-8")
+    blocks = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    return [statement for block in blocks if "Statement" in block for statement in block["Statement"]]

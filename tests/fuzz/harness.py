@@ -34,6 +34,8 @@ EDGES = (0, 1, -1, 2, 3, 127, 128, -32, -33, 255, 256, 2**16 - 1, 2**16, 2**31 -
 GROWTH_LIMIT_KIB = 64 * 1024
 #: One input in so many goes through the pure codec, too.
 PURE_EVERY = 64
+#: And one in so many through what gives ranges and routes.
+DERIVED_EVERY = 4
 BATCH = 500
 LAST_BYTES = 2**20
 
@@ -242,6 +244,26 @@ class Runner:
         except self.codec.CodecError as error:
             return type(error), error.position
 
+    def _derived(self, exact):
+        """Ranges, routes and counts of a block, each by its own walk through it; the window takes the larger half."""
+        window = {"timestamp_from": 0, "timestamp_to": 2**63 - 1}
+        route = {"partitioner": 1 + self.tried % 3, "count": 7, "position": self.tried % 5}
+        counts = array("q", [0] * 7)
+        return (
+            self._outcome(lambda data: self.codec.offset_ranges(data, **window), exact),
+            self._outcome(lambda data: self.codec.route_ranges(data, **route, **window), exact),
+            self._outcome(lambda data: (self.codec.count_routes(data, counts, **route, **window), sum(counts)), exact),
+        )
+
+    def _check_derived(self, decoded, ranges, routes, counted):
+        inside = [record.offset for record in decoded if record.timestamp >= 0]
+        for starts, counts in (ranges[:2], routes[:2]):
+            pairs = zip(array("q", starts), array("q", counts), strict=True)
+            if [start + n for start, count in pairs for n in range(count)] != inside:
+                raise Wrong(f"ranges of other records than decode_block gives: {ranges}, {routes}")
+        if counted != (len(decoded), len(inside)):
+            raise Wrong(f"count_routes says {counted} of {len(decoded)} records, {len(inside)} of them in the window")
+
     def run(self, data: bytes) -> None:
         """One input; raises Wrong, or whatever came that is no CodecError."""
         if self.last is not None:
@@ -250,6 +272,7 @@ class Runner:
         begin = time.process_time()  # its own, whatever else the machine does
         scanned = self._outcome(self.codec.scan_block, exact)
         decoded = self._outcome(self.codec.decode_block, exact)
+        derived = self._derived(exact) if self.tried % DERIVED_EVERY == DERIVED_EVERY - 1 else None
         took = time.process_time() - begin
         self.tried += 1
         self.slowest = max(self.slowest, took)
@@ -262,8 +285,12 @@ class Runner:
                     raise Wrong("what was decoded can't be encoded and decoded again")
             else:
                 raise Wrong(f"scan_block says {scanned}, decode_block decodes")
+            if derived is not None:
+                self._check_derived(decoded, *derived)
         elif scanned != decoded:
             raise Wrong(f"scan_block says {scanned}, decode_block {decoded}")
+        elif derived is not None and set(derived) != {decoded}:
+            raise Wrong(f"decode_block says {decoded}, what gives ranges {derived}")
         if self.tried % PURE_EVERY == 0:
             self.compared += 1
             plain = self._outcome(self.pure.decode_block, data)
@@ -291,7 +318,8 @@ def main() -> int:
     sys.path.insert(0, options.folder)
     import kbr_codec
 
-    assert Path(kbr_codec._block.__file__).is_relative_to(options.folder), kbr_codec._block.__file__
+    for module in (kbr_codec._block, kbr_codec._route):
+        assert Path(module.__file__).is_relative_to(options.folder), module.__file__
     if options.replay:
         stored = Path(options.replay).read_bytes()
         data = stored[8 : 8 + int.from_bytes(stored[:8], "big")]

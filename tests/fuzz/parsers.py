@@ -43,6 +43,7 @@ from kbr.model import SegmentRef
 from kbr.repository.kbak_reader import KbakReader
 from kbr.repository.lock_file import dump_lock, parse_lock
 from kbr.storage.memory import MemoryStore
+from tests.support.hostile import varint
 
 from .mutations import mutate_bytes, mutate_json, mutate_text
 
@@ -207,8 +208,8 @@ TARGETS: dict[str, tuple[Callable[[bytes], object], str]] = {
         "sealed",
     ),
     "lock": (_lock, "json"),
-    "offset_map": (_offset_map, "bytes"),
-    "block_index": (_block_index, "bytes"),
+    "offset_map": (_offset_map, "parquet"),
+    "block_index": (_block_index, "parquet"),
     "index_head": (lambda data: load_head(data, name=_NAME), "sealed"),
     "config": (_config, "text"),
     "values": (_values, "text"),
@@ -227,12 +228,31 @@ def mutated(seed: bytes, seeds: Sequence[bytes], kind: str, source: random.Rando
         return mutate_text(seed.decode(), other, source).encode("utf-8", "surrogateescape")
     if kind == "segment":
         return _resized_index(seed, seeds, source)
+    if kind == "parquet":
+        return mutate_bytes(seed, seeds, source) if source.randrange(2) else _with_directory(seed, source)
     document = mutate_json(json.loads(seed), source)
     if kind == "json" or not isinstance(document, dict):
         return json.dumps(document).encode()
+    return _sealed(document)
+
+
+def _sealed(document: dict[str, Any]) -> bytes:
     document.pop("sha256", None)
     body = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     return body[:-1] + b',"sha256":"%b"}' % hashlib.sha256(body[:-1]).hexdigest().encode()
+
+
+def _with_directory(seed: bytes, source: random.Random) -> bytes:
+    """A Parquet file whose own JSON in the footer is changed and sealed again."""
+    start = seed.rindex(b'{"format"')
+    end = seed.index(b'"}', seed.index(b'"sha256"', start)) + 2
+    before = varint(end - start)
+    assert seed[start - len(before) : start] == before
+    document = mutate_json(json.loads(seed[start:end]), source)
+    changed = _sealed(document) if isinstance(document, dict) else json.dumps(document).encode()
+    data = seed[: start - len(before)] + varint(len(changed)) + changed + seed[end:-8]
+    size = int.from_bytes(seed[-8:-4], "little") + len(data) - len(seed) + 8
+    return data + size.to_bytes(4, "little") + b"PAR1"
 
 
 def _resized_index(seed: bytes, seeds: Sequence[bytes], source: random.Random) -> bytes:

@@ -17,6 +17,7 @@ from kbr.kafka.settings import ClientSettings
 from kbr.model import TopicPartition, TopicSpec
 from tests.support.kafka import KafkaHarness, send
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -161,8 +162,13 @@ def test_topics_are_made_as_they_were(kafka: KafkaHarness, cluster: Cluster) -> 
 def test_single_configs_are_set_and_put_back(kafka: KafkaHarness, cluster: Cluster) -> None:
     name = kafka.create_topic("changed", 1, {"retention.ms": "1000", "max.message.bytes": "2000000"})
     cluster.set_topic_configs(name, {"retention.ms": None, "cleanup.policy": "compact,delete"})
-    found = cluster.describe_topics([name])[name].configs
-    assert found == {"max.message.bytes": "2000000", "cleanup.policy": "compact,delete"}
+    # the controller has them when it answers, a broker tells them when they have come to it
+    wait_until(
+        lambda: cluster.describe_topics([name])[name].configs
+        == {"max.message.bytes": "2000000", "cleanup.policy": "compact,delete"},
+        deadline_s=30,
+        what="the topic's new configs",
+    )
 
 
 def test_a_replication_factor_beyond_the_brokers_is_lowered_and_said(kafka: KafkaHarness, cluster: Cluster) -> None:

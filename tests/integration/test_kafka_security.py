@@ -207,3 +207,51 @@ def test_groups_are_put_with_read_on_them_and_on_their_topics(
     assert done.exit_code == 0, done
     assert sum(secure_kafka.harness.committed("copy").values()) == 10
     record_property("compatibility", {"table": "security", "row": WAY.row, "column": "least rights"})
+
+
+@pytest.fixture(scope="module")
+def kept_with_configs(secure_kafka: SecureKafka, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A backup of a topic with its configs, which make the brokers stamp records."""
+    topic = secure_kafka.harness.create_topic(secure_kafka.name("stamped"), 2, {"message.timestamp.type": "LogAppendTime"})
+    send(secure_kafka.harness.producer(), topic, [{"value": b"1", "partition": 0}, {"value": b"2", "partition": 1}])
+    folder = tmp_path_factory.mktemp("stamped")
+    with secure_kafka.rights(READER, [Right("Read", "topic", topic), Right("DescribeConfigs", "topic", topic)]):
+        assert back_up(secure_kafka, WAY, "reader", folder, topic).exit_code == 0
+    return topic, folder
+
+
+@pytest.mark.parametrize(("partitions", "missing"), [(2, "AlterConfigs"), (1, "Alter")])
+def test_changing_an_existing_topic_needs_a_right_that_is_named(
+    secure_kafka: SecureKafka, kept_with_configs: tuple[str, Path], partitions: int, missing: str
+) -> None:
+    topic, folder = kept_with_configs
+    target = secure_kafka.harness.create_topic(secure_kafka.name("changed"), partitions, {"retention.ms": "3600000000"})
+    names = ["Write", "DescribeConfigs", "AlterConfigs", "Alter"]
+    rights = [Right(one, "topic", target) for one in names if one != missing]
+    with secure_kafka.rights(WRITER, rights):
+        done = restore(secure_kafka, WAY, "writer", folder, topic, target, existing_topics="apply")
+    assert done.exit_code == 1, done
+    assert _names(done.text, f"{missing} on topic {target}", WRITER), done
+    assert secure_kafka.harness.count(target) == 0
+    with secure_kafka.rights(WRITER, [Right(one, "topic", target) for one in names]):
+        done = restore(secure_kafka, WAY, "writer", folder, topic, target, existing_topics="apply")
+    assert done.exit_code == 0, done
+    assert secure_kafka.harness.count(target) == 2
+
+
+def test_configs_that_come_last_need_a_right_that_is_named_and_the_records_are_there(
+    secure_kafka: SecureKafka, kept_with_configs: tuple[str, Path]
+) -> None:
+    topic, folder = kept_with_configs
+    target = secure_kafka.name("stamped-again")
+    rights = [Right(one, "topic", target) for one in ("Write", "Create", "Read", "AlterConfigs")]
+    with secure_kafka.rights(WRITER, rights[:2]):
+        done = restore(secure_kafka, WAY, "writer", folder, topic, target)
+    assert done.exit_code == 1, done
+    assert f"missing right: AlterConfigs on topic {target} ({WRITER})" in done.text, done
+    assert secure_kafka.harness.count(target) == 2
+    with secure_kafka.rights(WRITER, rights):
+        done = restore(secure_kafka, WAY, "writer", folder, topic, target)
+    assert done.exit_code == 0, done
+    assert secure_kafka.harness.topic_configs(target)["message.timestamp.type"] == "LogAppendTime"
+    assert [[one[1] for one in part] for part in _exact(secure_kafka, target)] == [[b"1"], [b"2"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.support.secure_runs import back_up, restore
 from tests.support.servers import REPOSITORY
 
 WAY = Way("SASL_SSL", "OAUTHBEARER")
+RECORD_BYTES = 5000
 ACCESS_KEY, SECRET_KEY = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
 #: Loaded by every Python that is started with it on its path: AWS's signer makes tokens of 15 minutes, here of 5 s, and it
@@ -39,8 +41,10 @@ signer.generate_auth_token = _noted
 
 def _filled(secure: SecureKafka, count: int) -> str:
     topic = secure.harness.create_topic(secure.name("tokens"), 1)
-    records = [{"value": b"v%d" % number, "timestamp": BASE_MS + number} for number in range(count)]
-    send(secure.harness.producer(), topic, records)
+    source = random.Random(count)
+    records = [{"value": source.randbytes(RECORD_BYTES), "timestamp": BASE_MS + number} for number in range(count)]
+    # in many batches: what a broker gives at once is fetched before a token has ended, whatever the rate
+    send(secure.harness.producer(batch_size=20_000), topic, records)
     return topic
 
 
@@ -61,18 +65,18 @@ def short_tokens(secure_kafka: SecureKafka) -> Iterator[None]:
 def test_a_run_outlives_its_tokens(
     secure_kafka: SecureKafka, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    topic = _filled(secure_kafka, 350)
+    topic = _filled(secure_kafka, 700)
     target = secure_kafka.name("target")
     before = len(secure_kafka.oidc.issued)
     with secure_kafka.rights("User:reader", [Right("Read", "topic", topic)]):
-        done = back_up(secure_kafka, WAY, "reader", tmp_path, topic, rate_limit_records="50")
+        done = back_up(secure_kafka, WAY, "reader", tmp_path, topic, rate_limit="500kB/s")
     assert done.exit_code == 0, done
     assert done.report["duration_s"] > 2 * secure_kafka.oidc.life_s
     # the supervisor's client and the worker's, each at least three
     assert len(secure_kafka.oidc.issued) - before >= 6
     before = len(secure_kafka.oidc.issued)
     with secure_kafka.rights("User:writer", [Right("Write", "topic", target), Right("Create", "topic", target)]):
-        done = restore(secure_kafka, WAY, "writer", tmp_path, topic, target, rate_limit_records="50")
+        done = restore(secure_kafka, WAY, "writer", tmp_path, topic, target, rate_limit="500kB/s")
     assert done.exit_code == 0, done
     assert done.report["duration_s"] > 2 * secure_kafka.oidc.life_s
     assert len(secure_kafka.oidc.issued) - before >= 6
@@ -94,7 +98,7 @@ def msk(secure_kafka: SecureKafka) -> Iterator[MskFront]:
 def test_amazon_msks_tokens_are_signed_anew_in_every_process_before_they_end(
     secure_kafka: SecureKafka, msk: MskFront, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    topic = _filled(secure_kafka, 400)
+    topic = _filled(secure_kafka, 700)
     target = secure_kafka.name("target")
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(SHORT_TOKENS)
@@ -119,8 +123,8 @@ def test_amazon_msks_tokens_are_signed_anew_in_every_process_before_they_end(
                 "source": {**cluster, "topics": {"include": [topic]}},
                 "target": cluster,
                 "storage": {"url": str(tmp_path / "store")},
-                "backup": {"workers": 1, "rate_limit_records": "60"},
-                "restore": {"workers": 1, "rate_limit_records": "60", "topic_mapping": {topic: target}},
+                "backup": {"workers": 1, "rate_limit": "500kB/s"},
+                "restore": {"workers": 1, "rate_limit": "500kB/s", "topic_mapping": {topic: target}},
             }
         )
     )

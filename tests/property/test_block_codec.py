@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import kbr_codec
-from kbr_codec import BlockStats, CodecError, Record, decode_block, encode_block, pure, scan_block
+from kbr_codec import BlockStats, CodecError, Corrupt, Record, decode_block, encode_block, pure, scan_block
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TIMESTAMPS = INT64 | st.sampled_from([-1, 0, 1, 2**63 - 1, -(2**63), 1_714_564_800_000])
@@ -165,3 +167,17 @@ def test_what_is_no_record_is_refused_by_both_codecs(records: list[Record]) -> N
 def test_the_highest_offset_of_all_is_kept() -> None:
     records = [Record(0, 0, 1, None, b"", ()), Record(2**63 - 1, 0, 1, None, b"", ())]
     assert decode_block(encode_block(records)) == records
+
+
+@pytest.mark.parametrize("codec", [kbr_codec, pure])
+def test_no_more_records_and_headers_are_made_than_are_accepted(codec: Any) -> None:
+    """Records and headers count together; a scan, which makes none, takes any number."""
+    records = [Record(number, 0, 1, None, None, ((b"h", None),) * number) for number in range(4)]
+    block = codec.encode_block(records)
+    assert codec.decode_block(block, max_items=10) == records
+    with pytest.raises(Corrupt, match="more than 9 records and headers") as caught:
+        codec.decode_block(block, max_items=9)
+    assert caught.value.position == 0
+    with pytest.raises(Corrupt, match="more than 3 records"):
+        codec.decode_block(block, max_items=3)
+    assert codec.scan_block(block).record_count == 4

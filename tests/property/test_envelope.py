@@ -7,11 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbr.errors import IntegrityError, KbrError, SealBroken, StorageError
-from kbr.format.data_keys import DataKey
-from kbr.format.envelope import CHUNK_BYTES, HEADER_BYTES, SEALED_CHUNK_BYTES, plain_bytes, sealed_bytes
+from kbr.format.crypto import object_cipher
+from kbr.format.data_keys import DataKey, KeySecrets
+from kbr.format.envelope import (
+    CHUNK_BYTES,
+    HEADER_BYTES,
+    SEALED_CHUNK_BYTES,
+    key_info,
+    new_header,
+    plain_bytes,
+    sealed_bytes,
+)
 from kbr.repository.backup_keys import Trust
 from kbr.repository.sealed_store import SealedStore, seal_over
-from tests.support.backups import RecordingStore
+from kbr.repository.sealing import begin_backup
+from kbr.repository.segment_reader import SegmentReader
+from tests.support.backups import RecordingStore, store_backup
 from tests.support.sealed_reader import open_object
 
 KEY = DataKey.of(bytes(range(32)))
@@ -145,6 +156,29 @@ def test_an_object_that_was_put_in_another_ones_place_is_found(source: str, targ
     store.put(target, plain(1000))
     inner.put(target, inner.data(source))
     assert_refused(store, target, 1000)
+
+
+def test_an_empty_chunk_behind_a_full_one_is_refused_although_its_tags_fit() -> None:
+    """Else two objects of different sizes would hold the same bytes."""
+    inner, store = new_store()
+    header = new_header(KEY.key_id)
+    cipher = object_cipher(KEY.secret, salt=header.salt, info=key_info(header, b"", backup_id="b", path="x"))
+    chunks = (cipher.seal(0, plain(CHUNK_BYTES), last=False), cipher.seal(1, b"", last=True))
+    inner.put("b/x", b"".join((header.to_bytes(), *chunks)))
+    with pytest.raises(SealBroken):
+        store.get("b/x", max_bytes=2 * CHUNK_BYTES)
+
+
+def test_blocks_of_a_segment_are_read_without_a_look_at_its_size() -> None:
+    inner = RecordingStore()
+    store = seal_over(inner, Trust(secrets=KeySecrets(key=bytes(32))))
+    begin_backup(store, "nightly")
+    manifest = store_backup(store)  # type: ignore[arg-type]
+    reference = manifest.topics[1].partitions[0].segments[0]
+    inner.calls.clear()
+    reader = SegmentReader(store, "nightly", reference)
+    assert len(list(reader.read_blocks(reader.index().blocks))) == 3
+    assert "head" not in [operation for operation, _key in inner.calls]
 
 
 def test_an_older_version_of_an_object_is_what_it_was() -> None:

@@ -47,7 +47,7 @@ from kbr.runtime.pacing import Pacer, RateLimit
 from kbr.runtime.stopping import StopWish
 from kbr.runtime.supervisor import Retry, RunOutcome
 from kbr.storage.base import ObjectStore
-from kbr.storage.options import StorageOptions
+from kbr.storage.options import StorageOptions, StoreLayer
 from kbr.telemetry.events import SegmentCommitted
 from kbr.timing import SYSTEM_CLOCK, SystemClock
 from kbr_codec import encode_block, scan_block
@@ -57,10 +57,11 @@ from .archive import Place
 from .checker import plain_record
 from .clocks import FakeClock
 from .fault_store import FaultStore, Killed, Script, open_view
+from .kafka import KafkaHarness
 from .plain_reader import PlainRecord
 from .waiting import wait_until
 
-__all__ = ["Bench", "mock_bench"]
+__all__ = ["Bench", "mock_bench", "real_bench"]
 
 #: Blocks of the inline backups, bytes: small, so that a little data makes several blocks and segments.
 BLOCK_BYTES = 4096
@@ -71,14 +72,19 @@ _numbers = itertools.count(1)
 
 
 class Bench:
-    """A mock cluster, and runs against it.
+    """A mock cluster, or a real one, and runs against it.
 
     Args:
         cluster: an open Cluster of it.
         pacer: sets no limit.
+
+    Attributes:
+        layer: over the store of every run that follows (kbr.storage.options.StoreLayer).
     """
 
-    def __init__(self, mock: MockCluster, cluster: Cluster, pacer: Pacer) -> None:
+    layer: StoreLayer | None = None
+
+    def __init__(self, mock: MockCluster | _RealTopics, cluster: Cluster, pacer: Pacer) -> None:
         self._mock = mock
         self.settings = ClientSettings(bootstrap_servers=(mock.bootstrap_servers,))
         self._cluster = cluster
@@ -158,13 +164,13 @@ class Bench:
             coordinator = BackupCoordinator(
                 BackupPlaces(
                     client=self.settings,
-                    storage=StorageOptions(url="memory://inline"),
+                    storage=StorageOptions(url="memory://inline", layer=self.layer),
                     pace_path=self._pacer.path,
                     lease_path=lease.path,
                 ),
                 replace(options, workers=1, compress_threads=1, checkpoint_interval_s=CHECKPOINT_S),
                 cluster=self._cluster,
-                store=view,
+                store=view if self.layer is None else self.layer.over(view),
                 run_lock=_Lock(view, LockPlace(options.backup_id), lease),
                 kbr_version="test",
                 on_event=clock.take,
@@ -181,10 +187,10 @@ class Bench:
         with _process(store, script, is_worker=False) as view, _lease() as lease:
             coordinator = RestoreCoordinator(
                 self.settings,
-                StorageOptions(url="memory://inline"),
+                StorageOptions(url="memory://inline", layer=self.layer),
                 replace(options, workers=1),
                 cluster=self._cluster,
-                store=view,
+                store=view if self.layer is None else self.layer.over(view),
                 deadline_s=30.0,
                 stop=StopFlag(),
                 on_event=lambda _event: None,
@@ -235,6 +241,35 @@ def mock_bench() -> Iterator[Bench]:
         pacer.remove()
         pacer.close()
         mock.close()
+
+
+@contextmanager
+def real_bench(kafka: KafkaHarness) -> Iterator[Bench]:
+    """A bench with a real cluster."""
+    load_library()
+    pacer = Pacer.create(RateLimit())
+    try:
+        topics = _RealTopics(kafka)
+        with Cluster(ClientSettings(bootstrap_servers=tuple(kafka.bootstrap.split(","))), deadline_s=30) as cluster:
+            bench = Bench(topics, cluster, pacer)
+            try:
+                yield bench
+            finally:
+                bench.close()
+    finally:
+        pacer.remove()
+        pacer.close()
+
+
+class _RealTopics:
+    """Stands where the mock cluster stands."""
+
+    def __init__(self, kafka: KafkaHarness) -> None:
+        self._kafka = kafka
+        self.bootstrap_servers = kafka.bootstrap
+
+    def create_topic(self, name: str, *, partitions: int) -> None:
+        self._kafka.create_topic(name, partitions)
 
 
 class _SegmentClock(FakeClock):
@@ -374,13 +409,15 @@ class InlineSupervisor:
         )
 
     def _work(self, spec: TaskSpec, context: _Context, store: FaultStore) -> object:
+        layer = spec.payload.storage.layer
+        seen = store if layer is None else layer.over(store)
         if self._entry == "kbr.backup.task:run":
             assert self._lease is not None
-            return _SmallBlocks(spec.payload, context, store, self._pacer, self._lease, SYSTEM_CLOCK).run()
+            return _SmallBlocks(spec.payload, context, seen, self._pacer, self._lease, SYSTEM_CLOCK).run()
         assert self._entry == "kbr.restore.task:run", self._entry
         with _faulty_sinks(store):
             assert self._lease is not None
-            worker = restore_task._RestoreWorker(spec.payload, context, store, self._pacer, self._lease, SYSTEM_CLOCK)
+            worker = restore_task._RestoreWorker(spec.payload, context, seen, self._pacer, self._lease, SYSTEM_CLOCK)
             return worker.run()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from confluent_kafka import (
@@ -75,6 +75,15 @@ class KafkaHarness:
             future.result(30)
         self.wait_for_leaders(name, partitions)
         return name
+
+    def create_topics(self, names: Sequence[str], partitions: int) -> Sequence[str]:
+        """Make many topics at once, as create_topic() does one."""
+        news = [NewTopic(name, partitions, 1, config={"retention.ms": "-1"}) for name in names]
+        for future in self.admin.create_topics(news).values():
+            future.result(60)
+        for name in names:
+            self.wait_for_leaders(name, partitions)
+        return names
 
     def count(self, topic: str) -> int:
         """Offsets of a topic over its partitions: told by the brokers, without reading; 0 while it is being made."""

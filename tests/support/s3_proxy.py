@@ -13,6 +13,7 @@ import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,6 +45,8 @@ KINDS = (
     "error in 200 after",  # the same, and it is done
     "short",  # half of the body, then the connection is reset
     "slow",  # the answer comes after SLOW_S
+    "dies at half",  # half of the body reaches the server, then it dies (on_death), and the connection is reset
+    "dies at the end",  # the whole request does, and no answer was awaited
 )
 SLOW_S = 2.0
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
@@ -101,6 +104,8 @@ class S3Proxy:
 
     def __init__(self, port: int) -> None:
         self.behind = port
+        #: Ends the server behind: for the faults by which it dies.
+        self.on_death: Callable[[], None] = _nobody
         self._lock = threading.Lock()
         self._faults: list[S3Fault] = []
         self.trace: list[Request] = []
@@ -164,6 +169,10 @@ class S3Proxy:
         self._thread.join(10)
 
 
+def _nobody() -> None:
+    raise ValueError("on_death is not set")
+
+
 def operation_of(method: str, path: str) -> tuple[str, str]:
     """A request's operation, and the key it is about ('' for the bucket)."""
     url = urlsplit(path)
@@ -189,7 +198,7 @@ def _handler(proxy: S3Proxy) -> type[BaseHTTPRequestHandler]:
             pass
 
         def handle(self) -> None:
-            with suppress(OSError):  # the client went away
+            with suppress(OSError, http.client.HTTPException):  # the client went away, or the server
                 super().handle()
             if self._behind is not None:
                 self._behind.close()
@@ -202,6 +211,12 @@ def _handler(proxy: S3Proxy) -> type[BaseHTTPRequestHandler]:
                 self.refuse(*ANSWERS[kind])
                 return
             if kind == "reset before":
+                self.reset()
+                return
+            if kind.startswith("dies"):
+                with suppress(OSError):  # a connection that the server has closed meanwhile
+                    self.send_on(body, len(body) // 2 if kind == "dies at half" else len(body))
+                proxy.on_death()
                 self.reset()
                 return
             if kind == "error in 200":
@@ -219,21 +234,25 @@ def _handler(proxy: S3Proxy) -> type[BaseHTTPRequestHandler]:
 
         do_PUT = do_POST = do_DELETE = do_HEAD = do_GET = handle_any
 
-        def pass_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-            """The server's own answer."""
+        def send_on(self, body: bytes, count: int) -> http.client.HTTPConnection:
+            """The request, with so many bytes of its body."""
             if self._behind is None:
                 self._behind = http.client.HTTPConnection("127.0.0.1", proxy.behind, timeout=60)
             self._behind.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in {"connection", "keep-alive", "expect"}:
                     self._behind.putheader(name, value)
-            self._behind.endheaders(body or None)
-            answer = self._behind.getresponse()
+            self._behind.endheaders(body[:count] or None)
+            return self._behind
+
+        def pass_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+            """The server's own answer."""
+            answer = self.send_on(body, len(body)).getresponse()
             data = answer.read()
             headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP]
             if self.command == "HEAD":
                 headers.append(("Content-Length", answer.getheader("Content-Length") or "0"))
-            if answer.will_close:
+            if answer.will_close and self._behind is not None:
                 self._behind.close()
                 self._behind = None
             return answer.status, headers, data

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from tests.support.archive import Objects
+
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
     """RFC 5869, by hand: 32 bytes of HKDF-SHA256 are one round."""
@@ -87,3 +89,34 @@ def _checked(keys: bytes) -> dict[str, Any]:
 def _info(document: dict[str, Any], kind: str) -> bytes:
     key_id = bytes.fromhex(document["key_id"])
     return b"kbr wrap v1\0" + kind.encode() + b"\0" + document["backup_id"].encode() + b"\0" + key_id
+
+
+class OpenedObjects:
+    """What lies in a store, as it is in the envelopes; of who has a symmetric key."""
+
+    def __init__(self, inner: Objects, key: bytes) -> None:
+        self._inner = inner
+        self._key = key
+
+    def sizes(self) -> dict[str, int]:
+        found = {}
+        for key in self._inner.sizes():
+            data = self.get(key)
+            if data is not None:
+                found[key] = len(data)
+        return found
+
+    def get(self, key: str) -> bytes | None:
+        data = self._inner.get(key)
+        backup_id, _slash, path = key.partition("/")
+        if data is None or path == "keys.json" or "locks/" in path:
+            return data
+        keys = self._inner.get(f"{backup_id}/keys.json")
+        if keys is None:
+            manifest = self._inner.get(f"{backup_id}/manifest.json")
+            assert manifest is not None, f"{key} is there without keys"
+            keys = open_part(manifest)["keys"]
+        return open_object(data, data_key_by_symmetric(keys, self._key), backup_id, path)
+
+    def leftovers(self) -> list[str]:
+        return self._inner.leftovers()

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,6 +199,18 @@ class Process:
                 if not _ends(pid, started_at, deadline_s):
                     raise ServerError(f"{self.name} (process {pid}) does not end")
         _collect()
+        self.pid_file.unlink(missing_ok=True)
+
+    def kill(self, deadline_s: float = 30.0) -> None:
+        """End it at once, if it runs, and wait until it has ended."""
+        pid = self.running()
+        if pid is not None:
+            started_at = _started_at(pid)
+            self.signal(signal.SIGKILL)
+            if pid in _children:
+                _children.pop(pid).wait(deadline_s)  # it is a zombie before its last thread has let go of its sockets
+            elif not _ends(pid, started_at, deadline_s):
+                raise ServerError(f"{self.name} (process {pid}) does not end")
         self.pid_file.unlink(missing_ok=True)
 
     def tail(self) -> str:
@@ -425,10 +437,13 @@ def _registered_brokers(port: int) -> int:
 class S3Server:
     """versitygw over a folder; honours If-None-Match. With ``keeps_versions`` buckets may have them, and object lock."""
 
+    DEFAULT_PORT = 17070
+    NAME = "versitygw"
+    label = f"versitygw {VERSITYGW_VERSION.removeprefix('v')}"
     access_key = S3_ACCESS_KEY
     secret_key = S3_SECRET_KEY
 
-    def __init__(self, folder: Path, *, port: int = 17070, keeps_versions: bool = False) -> None:
+    def __init__(self, folder: Path, *, port: int = DEFAULT_PORT, keeps_versions: bool = False) -> None:
         self.folder = folder.resolve()
         self.port = port
         self.keeps_versions = keeps_versions
@@ -437,7 +452,7 @@ class S3Server:
     @classmethod
     def in_folder(cls, folder: Path, *, port: int | None = None) -> S3Server:
         """As asked for; else as last started there; else on 17070."""
-        return cls(folder, port=port or recorded(folder).get("port", 17070))
+        return cls(folder, port=port or recorded(folder).get("port", cls.DEFAULT_PORT))
 
     @property
     def endpoint_url(self) -> str:
@@ -474,13 +489,28 @@ class S3Server:
         """Stop it."""
         self.process.stop()
 
+    def crash(self) -> None:
+        """SIGKILL; start() brings it back."""
+        self.process.kill()
+
     def running(self) -> bool:
         """Whether it runs."""
         return self.process.running() is not None
 
+    def pids(self) -> list[int]:
+        """Its process, if it runs."""
+        return [pid for pid in [self.process.running()] if pid is not None]
+
     def make_bucket(self, name: str) -> None:
         """Make a bucket: versitygw's posix backend takes any folder for one."""
-        (self.folder / "buckets" / name).mkdir()
+        (self.folder / "buckets" / name).mkdir(exist_ok=True)
+
+    def fill(self, bucket: str, keys: Sequence[str]) -> None:
+        """Write many objects of one byte."""
+        for key in keys:
+            path = self.folder / "buckets" / bucket / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
 
     def _is_up(self) -> bool:
         try:

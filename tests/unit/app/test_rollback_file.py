@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from kbr.app.restore_run import run_restore
-from kbr.app.rollback_file import check_new_file, write_new_file
+from kbr.app.rollback_file import check_new_file, read_rollback, write_new_file
 from kbr.config import load_config
-from kbr.errors import ClusterUnavailable, ConfigError, KbrError, PreflightRefused
+from kbr.errors import ClusterUnavailable, ConfigError, GroupsUnreadable, KbrError, PreflightRefused
 from kbr.format.group_rollback import GroupRollback, dump_rollback
 from kbr.format.groups import GroupSnapshot
 from kbr.model import CommittedOffset, GroupOffsets, TopicPartition
@@ -108,3 +108,10 @@ def test_a_restore_that_could_not_put_its_groups_is_refused_before_the_target_is
             stop=cast("Any", None),
             rollback_file=None if file is None else tmp_path / file,
         )
+
+
+def test_a_device_is_no_earlier_file_and_is_not_read_for_ever() -> None:
+    with pytest.raises(PreflightRefused, match="it exists"):
+        check_new_file(Path("/dev/zero"), "b")
+    with pytest.raises(GroupsUnreadable, match="/dev/zero: more than"):
+        read_rollback(Path("/dev/zero"))

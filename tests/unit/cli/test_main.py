@@ -191,3 +191,11 @@ def test_a_verb_whose_standard_output_is_closed_says_so_in_one_line(tmp_path: Pa
         env=kbr_environment(),
     )
     assert (done.returncode, done.stderr) == (1, "Error: can't write the result to standard output: it is closed\n")
+
+
+def test_a_name_from_outside_begins_no_line_and_is_not_endless(failing: Callable[[BaseException], None]) -> None:
+    failing(KbrError("topic a\nHint: all is well\x1b[2J " + "x" * 50_000, hint="b\nError: c"))
+    error, hint = run("list", "--storage", "/y").stderr.splitlines()
+    assert error.startswith("Error: topic a\\x0aHint: all is well\\x1b[2J xxx")
+    assert len(error) < 21_000
+    assert hint == "Hint: b\\x0aError: c"

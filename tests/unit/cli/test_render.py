@@ -17,6 +17,7 @@ from kbr.cli import render
 from kbr.cli.render import Column, Table, emit, emit_bytes, with_envelope
 from kbr.cli.text import neutralise, neutralise_lines
 from kbr.errors import KbrError
+from kbr.telemetry.logs import printable
 
 EVIL = "a\x1b[2Jb\x9bc\u202ed\re\nf\x7f"
 
@@ -188,3 +189,23 @@ def test_a_closed_standard_output_is_one_clear_error(monkeypatch: pytest.MonkeyP
     for write in (lambda: emit({}, "json", no_blocks), lambda: emit({}, "table", lambda _: ["x"]), lambda: emit_bytes(b"x")):
         with pytest.raises(KbrError, match="can't write the result to standard output: it is closed"):
             write()
+
+
+def test_a_line_feed_in_a_text_begins_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "Status: a\nError: b") == "Status: a\\x0aError: b\n"
+
+
+def test_what_nobody_sees_is_written_out() -> None:
+    assert neutralise("a\u200bb\ufeffc\u00add\U000e0041") == "a\\u200bb\\ufeffc\\xadd\\U000e0041"
+    assert neutralise("Größe, 数量, naïve") == "Größe, 数量, naïve"
+
+
+def test_no_cell_makes_every_row_endless(capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, table_of(["x" * 100_000, "1"], *(["y", "2"] for _ in range(100))))
+    assert len(out) < 110_000
+    assert "…" in out
+
+
+def test_logs_and_tables_escape_the_same() -> None:
+    everything = "".join(chr(code) for code in range(0x110000) if code not in (0x0A,))
+    assert neutralise(everything) == printable(everything)

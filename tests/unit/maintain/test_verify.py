@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -15,11 +17,13 @@ import pytest
 from kbr.errors import AccessDenied, StoreUnavailable
 from kbr.format.compression import BlockCompressor
 from kbr.format.documents import Manifest
+from kbr.format.groups import MAX_GROUPS_BYTES
 from kbr.format.segment import SegmentAssembler, SegmentIndex, parse_index
 from kbr.maintain.verify import VerifyProgress, VerifyReport, verify
 from kbr.model import Compression, PartitionStatus, RunStatus, SegmentRef
 from kbr.repository.catalog import Catalog
 from kbr.repository.groups import save_snapshot
+from kbr.storage.local import LocalStore
 from kbr_codec import BlockStats, Record, encode_block, scan_block
 from tests.support.backups import (
     RecordingStore,
@@ -468,3 +472,24 @@ def test_the_report_is_a_document() -> None:
     assert not document["errors"][0]["what"].startswith(KEY)
     assert document["objects"] == 4
     assert verify(store, Catalog(store).load("nightly")).to_document()["blocks"] is None
+
+
+def test_what_is_no_file_is_damage_and_the_rest_is_checked(tmp_path: Path) -> None:
+    source = RecordingStore()
+    manifest = store_backup(source)
+    for key in source.stored_keys():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(source.data(key))
+    first, second, *_ = sorted(tmp_path.rglob("segment-*"))
+    first.unlink()
+    first.symlink_to(second)
+    second.unlink()
+    os.mkfifo(second)
+    (tmp_path / "nightly" / "groups.json").write_bytes(bytes(MAX_GROUPS_BYTES + 1))
+    report = verify(LocalStore(str(tmp_path)), manifest)
+    found = {one.object: one.what for one in report.errors}
+    assert "symbolic link" in found[first.relative_to(tmp_path).as_posix()]
+    assert "a pipe" in found[second.relative_to(tmp_path).as_posix()]
+    assert "bytes" in found["nightly/groups.json"]
+    assert len(found) == 3
+    assert report.objects == 2

@@ -20,6 +20,7 @@ from kbr.errors import (
 from kbr.format.documents import Manifest
 from kbr.model import RunStatus, SegmentRef
 from kbr.repository.catalog import UNREADABLE, Catalog, known_time_range, summarise
+from kbr.repository.layout import manifest_key
 from kbr.repository.publish import publish_manifest
 from kbr.storage.base import ObjectInfo
 from tests.support.backups import (
@@ -233,3 +234,27 @@ def test_records_without_a_timestamp_do_not_make_a_backup_old(
         "end_timestamp": times["end"],
     }
     assert known_time_range([replace(segment, **changes)]) == known
+
+
+def test_a_manifest_beyond_the_limit_is_never_read() -> None:
+    store = RecordingStore()
+    store_backup(store)
+    store.put(manifest_key("nightly"), bytes(3000))
+    with pytest.raises(ManifestUnreadable, match="3000 bytes; 2000 are read") as caught:
+        Catalog(store, max_manifest_bytes=2000).load("nightly")
+    assert "limits.max_manifest_bytes" in caught.value.hint
+    assert store.ranges == []
+
+
+def test_of_a_large_object_that_is_no_manifest_only_its_ends_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbr.repository.catalog.SMALL_MANIFEST_BYTES", 100)
+    store = RecordingStore()
+    good = store_backup(store)
+    assert Catalog(store).load("nightly") == good
+    data = store.data(manifest_key("nightly"))
+    for changed in (bytes(5000), data[:-1] + b" ", data[:-1] + b"\0", b" " + data):
+        store.put(manifest_key("nightly"), changed)
+        store.ranges.clear()
+        with pytest.raises(ManifestUnreadable, match="don't begin and end as one"):
+            Catalog(store).load("nightly")
+        assert sum(size for _, size in store.ranges) <= 16

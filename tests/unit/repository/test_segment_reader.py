@@ -18,10 +18,12 @@ from kbr.errors import (
     StoreUnavailable,
     UnsupportedFormat,
 )
+from kbr.format.compression import BlockCompressor
 from kbr.format.segment import BlockEntry
 from kbr.model import Compression, SegmentRef
 from kbr.repository.segment_reader import MAX_BRIDGE_BYTES, MAX_RANGE_BYTES, SMALL_SEGMENT_BYTES, SegmentReader
-from kbr_codec import Record, decode_block, encode_block
+from kbr.repository.segment_writer import SegmentWriter
+from kbr_codec import Record, decode_block, encode_block, scan_block
 from tests.support.backups import RecordingStore, block_of, identity_of, write_segment
 
 KEY = "nightly/topics/orders/partition=0/segment-00000000000000000100.zst"
@@ -330,3 +332,15 @@ def test_records_come_out_whole() -> None:
         entries.append(entry)
     assert offsets == list(range(100, 200))
     assert all(a.position + a.stored_bytes == b.position for a, b in pairwise(entries))
+
+
+@pytest.mark.parametrize(("said", "held"), [(1, 3), (3, 1)])
+def test_a_block_with_more_or_fewer_records_than_its_index_says_is_never_given_out(said: int, held: int) -> None:
+    """A restore would send them."""
+    store = RecordingStore()
+    block, other = block_of(100, held), block_of(100, said)
+    writer = SegmentWriter(store, identity_of(sequence=100))
+    writer.append(BlockCompressor(Compression.ZSTD).compress(block), len(block), scan_block(other))
+    reader = SegmentReader(store, "nightly", writer.commit(110))
+    with pytest.raises(CorruptSegment, match=f"has {held} records from offset 100, the index says {said}"):
+        list(reader.read_blocks(reader.index().blocks))

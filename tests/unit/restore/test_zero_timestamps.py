@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kbr.errors import PreflightRefused
+from kbr.errors import CorruptSegment, PreflightRefused
 from kbr.format.compression import BlockCompressor
 from kbr.format.segment import SegmentIdentity
 from kbr.model import Compression, SegmentRef, TopicPartition
@@ -47,3 +47,19 @@ def test_others_are_not_refused(timestamps: list[int]) -> None:
 
 def test_a_window_without_them_is_not_refused() -> None:
     _check([0, 5], TimeWindow(start_ms=1, end_ms=9))
+
+
+def test_a_block_that_can_not_be_decoded_is_damage() -> None:
+    store = MemoryStore()
+    good = encode_block([Record(0, 0, 1, None, b"v", ())])
+    bad = good[:-1] + b"\xc1"  # in place of no headers
+    identity = SegmentIdentity(
+        backup_id="b", topic="t", topic_id="", partition=0, sequence=0, compression=Compression.ZSTD, writer="w", created_at_ms=1
+    )
+    writer = SegmentWriter(store, identity)
+    writer.append(BlockCompressor(Compression.ZSTD, 3).compress(bad), len(bad), scan_block(good))
+    place = TopicPartition("t", 0)
+    partition = PartitionPlan(source=place, target=place, segments=(writer.commit(1),))
+    plan = RestorePlan(backup_id="b", window=TimeWindow(), topics=(), partitions=(partition,), warnings=())
+    with pytest.raises(CorruptSegment, match="segment-0"):
+        refuse_zero_timestamps(store, plan, max_block_bytes=1 << 20)

@@ -83,3 +83,9 @@ def test_a_flood_of_different_lines_takes_bounded_memory() -> None:
     for number in range(5000):
         folder.take(_message(f"line {number}"))
     assert len(folder._seen) <= 1000
+
+
+def test_json_lines_escape_what_is_beyond_16_bits_as_json_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = _lines(monkeypatch, "json", "a\U000e0041\u200bb")
+    assert "\\udb40\\udc41\\u200b" in line
+    assert json.loads(line)["message"] == "a\U000e0041\u200bb"
