@@ -6,7 +6,6 @@ look at it with gdb, perf or py-spy. Who may do that can read its configuration,
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import sys
 
@@ -25,6 +24,8 @@ def forbid_core_dumps() -> None:
     """No core file of this process and of those that it starts, and no memory in what a system makes instead of one."""
     limited = _limit()
     if sys.platform == "linux" and not (_leave_memory_out() or limited):
+        import ctypes  # seldom needed, and every start of kbr would wait for it
+
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
 
 

@@ -52,7 +52,7 @@ _START_ROUND_S = 0.1
 #: What no process can do without, and what libraries find their way by: never withheld, whatever a configuration refers to.
 _NEEDED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|PWD|TMPDIR|TEMP|TMP|TZ|LANG|LANGUAGE|LC_\w+|XDG_\w+|PYTHON\w*|LD_\w+|MALLOC_\w+|\w*SAN_OPTIONS"
-    r"|SSL_CERT_\w+|\w+_CA_BUNDLE|(?:https?|all|ftp|no)_proxy|AWS_(?!ACCESS_KEY|SECRET|SESSION_TOKEN|SECURITY_TOKEN)\w+",
+    r"|SSL_CERT_\w+|\w+_CA_BUNDLE|(?:https?|all|ftp|no)_proxy|AWS_\w+",
     re.IGNORECASE,
 )
 #: Variables that prestart() was told to withhold.
@@ -63,7 +63,7 @@ def worker_environment(environ: dict[str, str], withheld: Container[str] = ()) -
     """What workers inherit: everything but kbr's own variables, what is named like a secret, and what holds one.
 
     Workers get their settings with the task. AWS's variables stay: a store without credentials of its own finds them
-    there; but not those that the configuration refers to.
+    there, and what signs for Amazon MSK.
 
     Args:
         withheld: names of others that are not passed on, for the configuration has its secrets from them.
@@ -72,9 +72,7 @@ def worker_environment(environ: dict[str, str], withheld: Container[str] = ()) -
 
 
 def _may_pass(name: str, value: str, withheld: Container[str]) -> bool:
-    if name.startswith("KBR_") or name in withheld or holds_secret(value):
-        return False
-    return name.startswith("AWS_") or not is_secret_variable(name)
+    return not (name.startswith("KBR_") or name in withheld or is_secret_variable(name) or holds_secret(value))
 
 
 def prestart(preload: Sequence[str], *, withheld: Iterable[str] = ()) -> None:
@@ -135,7 +133,9 @@ def _launch(path: Any, args: Any, passfds: Any) -> int:
         return _popen([*options, dash_c, f"{first}; {command}"], path, passfds)
     # the workers' parent: it must not outlive this process, which it would if somebody has stopped it
     tie = f"from kbr.runtime.orphans import die_with; die_with({os.getpid()})"
+    # before anything is preloaded: a library's log handler may keep the standard error that it finds
     tie += "; from kbr.runtime.crash_dumps import forbid_core_dumps; forbid_core_dumps()"
+    tie += "; from kbr.secrecy import guard_stderr; guard_stderr()"
     return _launcher.call(lambda: _popen([*options, dash_c, f"{first}; {tie}; {command}"], path, passfds))
 
 
