@@ -301,6 +301,9 @@ def cases() -> Iterator[Case]:
     other = b'{"backup_id":"x","created_at":1,"topics":['
     yield Case("JSON of a million objects", manifest_bytes(lambda: other + b'{"a":1},' * 10**6 + b"0]}"), refused)
     yield Case("manifest of 1 GiB, sparse", sparse_manifest, {**refused, CAT: 4})
+    # JSON itself may have 1,024 levels here
+    nested = manifest(lambda document: document.update(retention=json.loads('{"a":' * 300 + "1" + "}" * 300)))
+    yield Case("a value of 300 levels", nested, {DESCRIBE: 4, (*DESCRIBE, "-o", "yaml"): 4})
     yield Case("overlapping segments", manifest(overlapping), {DESCRIBE: 4, DEEP: 4})
     yield Case("topic twice", manifest(lambda document: document["topics"].append(document["topics"][0])), {DESCRIBE: 4})
 
