@@ -48,7 +48,7 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
         ),
         (
             "{security_protocol: SASL_SSL, sasl_mechanism: PLAIN, username: a, password: b, oauth_scope: c, aws_region: d}",
-            ["aws_region: excludes sasl_mechanism PLAIN: it is for AWS_MSK_IAM", "oauth_scope: excludes sasl_mechanism PLAIN"],
+            ["oauth_scope: excludes sasl_mechanism PLAIN", "aws_region: excludes sasl_mechanism PLAIN: it is for AWS_MSK_IAM"],
         ),
         ("{aws_profile: x}", ["aws_profile: needs security_protocol SASL_SSL"]),
         (
