@@ -46,7 +46,7 @@ def _config(tmp_path: Path, kafka: KafkaHarness, url: str, options: dict[str, st
 
 @pytest.mark.servers
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("kind", ["sftp", "ftp", "azure"])
+@pytest.mark.parametrize("kind", ["sftp", pytest.param("ftp", marks=pytest.mark.long), "azure"])
 def test_backup_verify_and_restore_by_url(
     kafka: KafkaHarness, topic: str, tmp_path: Path, request: pytest.FixtureRequest, record_property: Record, kind: str
 ) -> None:
