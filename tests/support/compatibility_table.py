@@ -33,6 +33,7 @@ TITLES = {
         "A fault at the first, a middle and the last request of a kind, between kbr and a real server: records are identical afterwards.",
     ),
     "storage options": ("Storage: options", "What was seen on the wire, or done by a real server."),
+    "other filesystems": ("Storage: other filesystems", "By fsspec's packages; a real server of each on the same machine."),
     "encryption": ("Encryption and signing", ""),
     "hostile input": ("Hostile input", "Bounded memory and time, one clear error, nothing written outside."),
     "secrets": ("Secrets", "Marked secrets, searched in everything that a run leaves."),
