@@ -13,7 +13,7 @@ from kbr.errors import AccessDenied, WrongKey
 from kbr.format.documents import Manifest
 from kbr.format.restore_state import RestoreStatus
 from kbr.maintain.describe import BackupDescription, describe, list_document
-from kbr.maintain.presence import verify_presence
+from kbr.maintain.presence import verify_presence, with_keys
 from kbr.maintain.verify import VerifyReport, verify
 from kbr.model import RunStatus
 from kbr.repository.catalog import BackupSummary, Catalog, summarise
@@ -145,6 +145,8 @@ def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport
                 raise
             return _verify_presence(store, backup_id)
         report = verify(store, manifest, deep=deep, max_block_bytes=config.limits.max_block_bytes)
+        if isinstance(store, SealedStore) and is_encrypted(store, backup_id):
+            report = with_keys(report, is_good=store.keys.find(backup_id)[1])
         return replace(
             report,
             encrypted=is_encrypted(store, backup_id),
@@ -153,5 +155,6 @@ def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport
 
 
 def _verify_presence(store: SealedStore, backup_id: str) -> VerifyReport:
-    keys, _is_stored = store.keys.find(backup_id)
-    return verify_presence(store.inner, store.keys.open_part(backup_id), "" if keys is None else keys.openers)
+    keys, is_good = store.keys.find(backup_id)
+    report = verify_presence(store.inner, store.keys.open_part(backup_id), "" if keys is None else keys.openers)
+    return with_keys(report, is_good=is_good)

@@ -27,6 +27,16 @@ DEADLINE_S = 20.0
 PART_BYTES = 5 << 20
 #: Topics that are named in a line, at most.
 _NAMED = 5
+#: Operations on topics, the rights' names, what they are for, and whether a run can't do without.
+_TO_BACK_UP = (
+    ("READ", "Read", "read topics", True),
+    ("DESCRIBE_CONFIGS", "DescribeConfigs", "keep topic configs", False),
+)
+_TO_RESTORE = (
+    ("WRITE", "Write", "write topics", True),
+    ("READ", "Read", "go on after an interruption", False),
+    ("DESCRIBE_CONFIGS", "DescribeConfigs", "compare topic configs", False),
+)
 _SIDES: tuple[tuple[Literal["source", "target"], str], ...] = (("source", "backup"), ("target", "restore"))
 
 
@@ -124,7 +134,7 @@ class _Cluster:
             yield topics
             return
         yield self._line("topics", Outcome.OK, right="Describe on the topics", detail=f"{len(topics)} are chosen")
-        yield from self._described(cluster, list(topics), {"READ": "Read", "DESCRIBE_CONFIGS": "DescribeConfigs"})
+        yield from self._described(cluster, list(topics), _TO_BACK_UP)
         partitions = [TopicPartition(name, number) for name, count in topics.items() for number in range(count)]
         try:
             answers = cluster.offsets(partitions, self._config.backup.isolation_level)
@@ -170,9 +180,7 @@ class _Cluster:
         else:
             yield self._create(allowed)
         mapped = [name for name in self._config.restore.topic_mapping.values() if name in there]
-        yield from self._described(
-            cluster, mapped, {"WRITE": "Write", "READ": "Read", "DESCRIBE_CONFIGS": "DescribeConfigs"}
-        )
+        yield from self._described(cluster, mapped, _TO_RESTORE)
 
     def _create(self, allowed: frozenset[str] | None) -> ProbeLine:
         if allowed is None:
@@ -189,7 +197,9 @@ class _Cluster:
 
     # -- both -----------------------------------------------------------------------------
 
-    def _described(self, cluster: Cluster, topics: Sequence[str], needed: dict[str, str]) -> Iterator[ProbeLine]:
+    def _described(
+        self, cluster: Cluster, topics: Sequence[str], wanted: Sequence[tuple[str, str, str, bool]]
+    ) -> Iterator[ProbeLine]:
         """A line for each right: the topics on which it is missing."""
         if not topics:
             return
@@ -206,15 +216,15 @@ class _Cluster:
         if not known and not errors:
             yield self._line("rights", Outcome.NOTE, detail="the brokers don't tell rights")
             return
-        for operation, right in needed.items():
+        for operation, right, check, is_needed in wanted:
             missing = sorted(name for name, answer in known.items() if operation not in answer)
-            check = f"{right.lower()} topics" if operation != "DESCRIBE_CONFIGS" else "read topic configs"
             if not missing:
-                yield self._line(check, Outcome.OK, right=f"{right} on the topics", detail=f"{len(known)} topics")
+                line = self._line(check, Outcome.OK, right=f"{right} on the topics", detail=f"{len(known)} topics")
+                yield line if is_needed else replace(line, needed_for=())
                 continue
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             names = ", ".join(missing[:_NAMED]) + more
-            yield self._line(
+            line = self._line(
                 check,
                 Outcome.DENIED,
                 right=f"{right} on the topics",
@@ -222,6 +232,7 @@ class _Cluster:
                 hint=f"the user needs {right} on topic {names}",
                 exit_code=1,
             )
+            yield line if is_needed else replace(line, needed_for=())
 
     def _line(
         self, check: str, outcome: Outcome, *, right: str = "", detail: str = "", hint: str = "", exit_code: int = 0

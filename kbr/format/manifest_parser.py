@@ -37,6 +37,8 @@ _EXTENSIONS = frozenset(one.extension for one in Compression)
 _EXTENSION_CHARACTERS = 4
 _SHA256_CHARACTERS = frozenset("0123456789abcdef")
 _SHA256_LENGTH = 64
+#: What nobody reads may have any shape, but what shows it goes down as deep.
+_RETENTION_LEVELS = 16
 
 #: A segment's integers with the smallest each may be.
 _SEGMENT_INTEGERS = {
@@ -90,6 +92,8 @@ def parse_document(document: Mapping[str, Any]) -> Manifest:
     retention = node.get("retention")
     if retention is not None and type(retention) is not dict:
         node.fail("retention", "is neither an object nor null")
+    if not _is_shallow(retention, _RETENTION_LEVELS):
+        node.fail("retention", f"is nested deeper than {_RETENTION_LEVELS} levels")
     return Manifest(
         kbr_version=node.text("kbr_version"),
         backup_id=backup_id,
@@ -103,6 +107,11 @@ def parse_document(document: Mapping[str, Any]) -> Manifest:
         retention=retention,
         topics=topics,
     )
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    inner = value.values() if type(value) is dict else value if type(value) is list else ()
+    return levels >= 0 and all(_is_shallow(one, levels - 1) for one in inner)
 
 
 def parse_topic(document: Any) -> TopicEntry:

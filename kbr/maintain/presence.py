@@ -5,14 +5,16 @@ By the open part of its manifest, which nobody can prove without the key either.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kbr.errors import ObjectMissing
 from kbr.format.open_part import OpenPart
 from kbr.maintain.objects import Damage
 from kbr.maintain.verify import VerifyReport
-from kbr.repository.layout import backup_folder
+from kbr.repository.layout import backup_folder, keys_key
 from kbr.storage.base import ObjectStore
 
-__all__ = ["verify_presence"]
+__all__ = ["verify_presence", "with_keys"]
 
 
 def verify_presence(store: ObjectStore, part: OpenPart, openers: str) -> VerifyReport:
@@ -58,6 +60,14 @@ def verify_presence(store: ObjectStore, part: OpenPart, openers: str) -> VerifyR
         presence_only=True,
         encrypted=True,
     )
+
+
+def with_keys(report: VerifyReport, *, is_good: bool) -> VerifyReport:
+    """With what is to be said of an encrypted backup's keys.json, beside which the manifest holds a copy."""
+    if is_good:
+        return report
+    what = "it is missing or damaged; the manifest's copy stands in for it, and the next backup run puts it back"
+    return replace(report, errors=(*report.errors, Damage(object=keys_key(report.backup_id), position=None, what=what)))
 
 
 def _size_in_doubt(store: ObjectStore, key: str) -> int | None:

@@ -136,7 +136,7 @@ class BackupKeys:
             raise self._not_encrypted(backup_id)
 
     def find(self, backup_id: str) -> tuple[KeysDocument | None, bool]:
-        """The keys, looked for now: from their own object or the manifest's copy; and whether the object is there.
+        """The keys, looked for now: from their own object or the manifest's copy; and whether the object is there, and good.
 
         Raises:
             SealBroken: they are damaged in both.
@@ -153,7 +153,6 @@ class BackupKeys:
             if copy is None:
                 raise
             _log.warning("%s; the manifest's copy is used", error)
-            return load_keys(copy, name=manifest_key(backup_id), backup_id=backup_id), True
         return load_keys(copy, name=manifest_key(backup_id), backup_id=backup_id), False
 
     def open_part(self, backup_id: str) -> OpenPart:
@@ -204,7 +203,7 @@ class BackupKeys:
         """
         with self._lock:
             self._documents.pop(backup_id, None)
-        keys, is_stored = self.find(backup_id)
+        keys, is_good = self.find(backup_id)
         if keys is None:
             if self._trust.secrets.are_given:
                 self._begin_new(backup_id)
@@ -214,9 +213,10 @@ class BackupKeys:
         for one in map(recipient_id, self._trust.secrets.recipients):
             if one not in known:
                 _log.warning("recipient %s can't open backup %s: who can is fixed when a backup begins", one, backup_id)
-        if not is_stored:
+        if not is_good:
+            # it has just opened: what is put back is what it was
             self._store.put(keys_key(backup_id), self.open_part(backup_id).keys)
-            _log.warning("%s was missing, and was put back from the manifest", keys_key(backup_id))
+            _log.warning("%s was missing or damaged, and was put back from the manifest", keys_key(backup_id))
 
     def _begin_new(self, backup_id: str) -> None:
         folder = backup_folder(backup_id)

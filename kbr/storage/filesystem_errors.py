@@ -39,6 +39,8 @@ _DENIED = frozenset(
 _FULL = frozenset({"SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded"})
 #: How sshfs says, by a ValueError, that its connection is gone (sshfs/pools/soft.py).
 _NO_CHANNEL = "Can't create any SFTP connections"
+#: Of HTTP: what another try may do away with (timeouts, conflicts of two writers, too many requests).
+_PASSING_STATUS = frozenset({408, 409, 425, 429})
 #: Of FTP (RFC 959): not logged in, no account, not allowed, name not allowed.
 _FTP_DENIED = ("530", "532", "550", "553")
 
@@ -53,7 +55,11 @@ def translate(error: Exception, operation: str, *, name: str, key: str, url: str
     """
     words = f"{operation} of {name}: {one_line(error)}"
     reads = operation in ("get", "read", "head")
-    if isinstance(error, FileNotFoundError) or (reads and isinstance(error, (NotADirectoryError, IsADirectoryError))):
+    status = _http_status(error)
+    is_missing = isinstance(error, FileNotFoundError) or status == 404
+    if is_missing and operation == "put":
+        return StorageError(f"{operation} of {name}: the bucket or folder for it is not there", hint="make it first", object=key)
+    if is_missing or (reads and isinstance(error, (NotADirectoryError, IsADirectoryError))):
         return ObjectMissing(f"{name} is not there", object=key)
     if is_denied(error):
         return AccessDenied(words, hint="check the credentials and rights", object=key)
@@ -61,7 +67,8 @@ def translate(error: Exception, operation: str, *, name: str, key: str, url: str
         return StoreFull(words, hint="make room, then run the same command again", object=key)
     if _NO_CHANNEL in str(error):
         return StoreUnavailable(words, hint=f"check that {url} can be reached from here", object=key)
-    if isinstance(error, _PERMANENT) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
+    refused = 400 <= status < 500 and status not in _PASSING_STATUS
+    if refused or isinstance(error, _PERMANENT) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
         return StorageError(f"{operation} of {name}: {type(error).__name__}: {one_line(error)}", object=key)
     return StoreUnavailable(words, hint=f"check that {url} can be reached from here", object=key)
 
@@ -74,8 +81,13 @@ def is_denied(error: Exception) -> bool:
         return True
     if isinstance(error, ftplib.error_perm):
         return str(error)[:3] in _FTP_DENIED
-    # libraries on HTTP say it by a number: gcsfs calls it code, azure status_code, webdav4 and aiohttp status
-    return any(getattr(error, name, None) in (401, 403) for name in ("status_code", "code", "status"))
+    return _http_status(error) in (401, 403)
+
+
+def _http_status(error: Exception) -> int:
+    """What libraries on HTTP were answered: gcsfs calls it code, azure status_code, webdav4 and aiohttp status; 0 for others."""
+    found = (getattr(error, name, None) for name in ("status_code", "code", "status"))
+    return next((one for one in found if isinstance(one, int) and 400 <= one < 600), 0)
 
 
 def one_line(error: Exception) -> str:

@@ -365,7 +365,7 @@ class S3Store:
     def _write_if_absent(
         self, operation: str, key: str, nonce: str, deadline: Deadline, arguments: Mapping[str, Any]
     ) -> None:
-        """A look first, as some servers ignore the condition (SeaweedFS) or refuse it (Ceph RGW 16)."""
+        """A look first, as some servers ignore the condition (SeaweedFS; Ceph RGW 16 in a completion) or refuse it."""
         if self._is_there(key, nonce, deadline):
             return
         if self._honours_if_absent.get(operation) is not False:

@@ -131,8 +131,8 @@ _TEMPORARY = frozenset(
 _FULL = frozenset({"quotaexceeded", "xminiostoragefull", "insufficientstorage", "insufficientcapacity", "507"})
 _REGION = frozenset({"permanentredirect", "authorizationheadermalformed", "301", "invalidregion"})
 #: A read answered with 400: seen for objects of SSE-C, whose HEAD tells no more.
-_OTHER_KEY = "objects that were written with storage.sse_customer_key can be read with the same key only"
-#: Ceph RGW 16 answers a conditional PUT with EINVAL; others have not implemented it.
+_OTHER_KEY = "an object is read with the storage.sse_customer_key that it was written with, and without one if it was written without"
+#: Servers that have not implemented conditional writes, and say so.
 _REFUSED_CONDITION = frozenset(
     {"invalidargument", "einval", "notimplemented", "invalidrequest", "unknownerror", "400", "501"}
 )

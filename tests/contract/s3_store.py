@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -32,6 +33,19 @@ class _KeptClient:
 
     def close(self) -> None:
         """At the end of the process."""
+
+
+class _SmallPages(_KeptClient):
+    """Listings come by pages of 7 keys."""
+
+    def __init__(self, client: S3fsClient) -> None:
+        super().__init__(client)
+        self.close = client.close
+
+        def call(operation: str, **arguments: Any) -> Mapping[str, Any]:
+            return client.call(operation, **({"MaxKeys": 7} if operation == "list_objects_v2" else {}), **arguments)
+
+        self.call = call
 
 
 _clients: dict[str | None, _KeptClient] = {}
@@ -72,6 +86,16 @@ class S3StoreConformance(ObjectStoreConformance):
     def fill(self, place: S3Place, options: StorageOptions) -> Fill:
         bucket, _, prefix = options.url.removeprefix("s3://").partition("/")
         return lambda keys: place.server.fill(bucket, [f"{prefix}/{key}" for key in keys])
+
+    @pytest.mark.compatibility(column="listing by pages")
+    @pytest.mark.parametrize("prefix", ["", "b/topics/"])
+    def test_a_listing_by_small_pages_is_complete(self, options: StorageOptions, fill: Fill, prefix: str) -> None:
+        """SeaweedFS gives 2,500 keys in one page; so all are asked for small ones, which end anywhere in a tree of folders."""
+        keys = [f"b/topics/t{topic}/partition={number}/{one:020d}" for topic in range(3) for number in range(4) for one in range(9)]
+        keys += ["b/manifest.json", "b/topics-more", "b/locks/1.json", "c", "b-2/manifest.json"]
+        fill(keys)
+        with closing(S3Store(options, client=_SmallPages(S3fsClient(options)))) as store:
+            assert [info.key for info in store.list(prefix)] == sorted(key for key in keys if key.startswith(prefix))
 
     @pytest.mark.compatibility(column="multipart")
     def test_an_aborted_upload_leaves_no_parts(self, store: ObjectStore, options: StorageOptions) -> None:

@@ -309,6 +309,12 @@ def test_damage_of_an_encrypted_backup_is_found_and_named(folder: Place) -> None
     folder.keys = {"KBR_ENCRYPTION_KEY": new_key()}
     topic = filled(kafka, "hurt")
     folder.back_up(topic)
+    keys, stored_keys = folder.file("keys.json"), folder.file("keys.json").read_bytes()
+    keys.write_bytes(stored_keys[:50] + b"?" + stored_keys[51:])
+    for given in (None, {}):
+        assert [error["object"] for error in folder.json("verify", "b", keys=given, exit_code=4)["errors"]] == ["b/keys.json"]
+    folder.back_up(topic)
+    assert keys.read_bytes() == stored_keys
     segments = sorted(name for name in folder.bytes_stored() if name.startswith("topics/"))
     one, other = [folder.file(name) for name in (segments[0], segments[-1])]
     whole = one.read_bytes()

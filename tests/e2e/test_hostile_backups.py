@@ -101,17 +101,17 @@ def key_named(key: str) -> Callable[[Path], None]:
     return manifest(lambda document: document["topics"][1]["partitions"][0]["segments"][0].update(key=key))
 
 
-def manifest_bytes(data: bytes) -> Callable[[Path], None]:
+def manifest_bytes(data: Callable[[], bytes]) -> Callable[[Path], None]:
     def make(store: Path) -> None:
         (store / BACKUP_ID).mkdir()
-        (store / BACKUP_ID / "manifest.json").write_bytes(data)
+        (store / BACKUP_ID / "manifest.json").write_bytes(data())
 
     return make
 
 
 def sparse_manifest(store: Path) -> None:
     """A gigabyte that takes no place on the disk."""
-    manifest_bytes(b"")(store)
+    manifest_bytes(bytes)(store)
     os.truncate(store / BACKUP_ID / "manifest.json", 2**30)
 
 
@@ -128,13 +128,13 @@ def in_place_of(name: str, put: Callable[[Path, Path], object]) -> Callable[[Pat
     return make
 
 
-def beside(name: str, data: bytes) -> Callable[[Path], None]:
+def beside(name: str, data: Callable[[], bytes]) -> Callable[[Path], None]:
     """A good backup and one more object."""
 
     def make(store: Path) -> None:
         path = write_backup(store) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        path.write_bytes(data())
 
     return make
 
@@ -151,7 +151,7 @@ def deep_folders(store: Path) -> None:
     os.close(descriptor)
 
 
-def offset_map(data: bytes) -> Callable[[Path], None]:
+def offset_map(data: Callable[[], bytes]) -> Callable[[Path], None]:
     """A mapping with the notes of its restore."""
 
     def make(store: Path) -> None:
@@ -199,15 +199,32 @@ def kbak_body(body: bytes, *, raw_bytes: int, compression: str = "zstd") -> Call
     return make
 
 
-def segment(*lies: Lie, compression: Compression = Compression.ZSTD) -> Callable[[Path], object]:
-    return lambda store: write_segment_of(store, lies, compression)
+def segment(lie: Callable[[], Lie], compression: Compression = Compression.ZSTD) -> Callable[[Path], object]:
+    return lambda store: write_segment_of(store, [lie()], compression)
 
 
-def index_entry(value: bytes) -> Callable[[Path], object]:
+def index_entry(value: Callable[[], bytes]) -> Callable[[Path], object]:
     """A segment whose index has one entry that no reader knows."""
     return lambda store: write_segment_of(
-        store, [Lie(zstd_frame(SMALL), len(SMALL))], tail=lambda frame: with_index_entry(frame, value)
+        store, [Lie(zstd_frame(SMALL), len(SMALL))], tail=lambda frame: with_index_entry(frame, value())
     )
+
+
+def honest() -> Lie:
+    """One record of 16 MB in 1 kB."""
+    block = zeros(16 * 2**20)
+    return Lie(zstd_frame(block), len(block), scan_block(block))
+
+
+def nils() -> Lie:
+    """240 MB of records without anything, where the index says one."""
+    block = packed_nils(60_000_000)
+    return Lie(zstd_frame(block), len(block))
+
+
+def arrays(head: bytes, count: int = 5 * 10**6) -> Callable[[], bytes]:
+    """A sealed document that begins so, and then has empty arrays."""
+    return lambda: reseal(head + b"[]," * count + b"0]}")
 
 
 def zeros(count: int) -> bytes:
@@ -255,83 +272,80 @@ def cases() -> Iterator[Case]:
     yield Case("folders 1,500 deep", deep_folders, {LIST: 0, VERIFY: 0}, names=BACKUP_ID)
 
     small, frame = len(SMALL), zstd_frame(SMALL)
-    yield Case("10 GB claimed in 100 bytes", segment(Lie(frame, 10 * 2**30)), damaged, names=FIRST_SEGMENT)
-    yield Case("200 MB claimed in 100 bytes", segment(Lie(frame, 200 * 2**20)), damaged, names=FIRST_SEGMENT)
-    window = zstd_frame(SMALL, window_log=31)
-    yield Case("zstd window of 2 GB", segment(Lie(window, small)), damaged, names=FIRST_SEGMENT)
-    yield Case("zstd frame without a size", segment(Lie(zstd_frame(SMALL, declared=0), small)), damaged, names=FIRST_SEGMENT)
-    big = bytes(250 * 2**20)
-    yield Case("zstd bomb", segment(Lie(zstd_frame(big), small)), damaged, names=FIRST_SEGMENT)
-    lz4 = Compression.LZ4
-    yield Case("LZ4 bomb", segment(Lie(lz4_frame(big), small), compression=lz4), damaged, names=FIRST_SEGMENT)
-    yield Case(
-        "LZ4 bomb without a size", segment(Lie(lz4_without_size(bytes(16 * 2**20)), 70_000), compression=lz4), damaged,
-        names=FIRST_SEGMENT,
-    )  # fmt: skip
-    del big
-    honest = zeros(16 * 2**20)
-    yield Case(
-        "1000:1 within the claimed size", segment(Lie(zstd_frame(honest), len(honest), scan_block(honest))), {DEEP: 0, CAT: 0},
-        names="",
-    )  # fmt: skip
-    nils = packed_nils(60_000_000)
+    lz4, big = Compression.LZ4, 250 * 2**20
+    for row, make in {
+        "10 GB claimed in 100 bytes": segment(lambda: Lie(frame, 10 * 2**30)),
+        "200 MB claimed in 100 bytes": segment(lambda: Lie(frame, 200 * 2**20)),
+        "zstd window of 2 GB": segment(lambda: Lie(zstd_frame(SMALL, window_log=31), small)),
+        "zstd frame without a size": segment(lambda: Lie(zstd_frame(SMALL, declared=0), small)),
+        "zstd bomb": segment(lambda: Lie(zstd_frame(bytes(big)), small)),
+        "LZ4 bomb": segment(lambda: Lie(lz4_frame(bytes(big)), small), lz4),
+        "LZ4 bomb without a size": segment(lambda: Lie(lz4_without_size(bytes(16 * 2**20)), 70_000), lz4),
+        "msgpack that claims 4 G pairs": index_entry(lambda: b"\xdf\xff\xff\xff\xff"),
+    }.items():
+        yield Case(row, make, damaged, names=FIRST_SEGMENT)
+    yield Case("1000:1 within the claimed size", segment(honest), {DEEP: 0, CAT: 0}, names="")
     # the block itself, 240 MB as claimed and allowed, and nothing made of what is in it
-    yield Case("60 million records in 7 kB", segment(Lie(zstd_frame(nils), len(nils))), damaged, FIRST_SEGMENT, 500 * MB)
-    del nils
-    million = b"\xdd" + struct.pack(">I", 10**6) + b"\x90" * 10**6
-    yield Case("msgpack of a million empty arrays", index_entry(million), {DEEP: 0, CAT: 0}, names="")
-    yield Case("msgpack of a million levels", index_entry(b"\x91" * 10**6 + b"\x90"), {DEEP: 0, CAT: 0}, names="")
-    yield Case("msgpack that claims 4 G pairs", index_entry(b"\xdf\xff\xff\xff\xff"), damaged, names=FIRST_SEGMENT)
+    yield Case("60 million records in 7 kB", segment(nils), damaged, FIRST_SEGMENT, 500 * MB)
+    million = index_entry(lambda: b"\xdd" + struct.pack(">I", 10**6) + b"\x90" * 10**6)
+    yield Case("msgpack of a million empty arrays", million, {CAT: 0}, names="")
+    yield Case("msgpack of a million levels", index_entry(lambda: b"\x91" * 10**6 + b"\x90"), {CAT: 0}, names="")
 
-    yield Case("JSON of a million levels", manifest_bytes(reseal(MANIFEST_HEAD + b'"a":' + b"[" * 10**6 + b"}")), refused)
-    arrays, objects = b"[]," * 5 * 10**6, b'{"a":1},' * 10**6
-    yield Case("JSON of 5 million empty arrays", manifest_bytes(reseal(MANIFEST_HEAD + b'"a":[' + arrays + b"0]}")), refused)
-    yield Case(
-        "JSON of a million objects", manifest_bytes(b'{"backup_id":"x","created_at":1,"topics":[' + objects + b"0]}"), refused
-    )
-    yield Case("NaN", manifest_bytes(reseal(MANIFEST_HEAD + b'"created_at":NaN}')), {DESCRIBE: 4})
-    yield Case("integer of a million digits", manifest_bytes(reseal(MANIFEST_HEAD + b'"a":' + b"9" * 10**6 + b"}")), {DESCRIBE: 4})
+    for row, head, tail in (
+        ("JSON of a million levels", b'"a":', b"[" * 10**6 + b"}"),
+        ("NaN", b'"created_at":', b"NaN}"),
+        ("integer of a million digits", b'"a":', b"9" * 10**6 + b"}"),
+    ):
+        yield Case(row, manifest_bytes(lambda head=head, tail=tail: reseal(MANIFEST_HEAD + head + tail)), {DESCRIBE: 4})
+    yield Case("JSON of 5 million empty arrays", manifest_bytes(arrays(MANIFEST_HEAD + b'"a":[')), refused)
+    other = b'{"backup_id":"x","created_at":1,"topics":['
+    yield Case("JSON of a million objects", manifest_bytes(lambda: other + b'{"a":1},' * 10**6 + b"0]}"), refused)
     yield Case("manifest of 1 GiB, sparse", sparse_manifest, {**refused, CAT: 4})
+    # JSON itself may have 1,024 levels here
+    nested = manifest(lambda document: document.update(retention=json.loads('{"a":' * 300 + "1" + "}" * 300)))
+    yield Case("a value of 300 levels", nested, {DESCRIBE: 4, (*DESCRIBE, "-o", "yaml"): 4})
     yield Case("overlapping segments", manifest(overlapping), {DESCRIBE: 4, DEEP: 4})
-    twice = manifest(lambda document: document["topics"].append(document["topics"][0]))
-    yield Case("topic twice", twice, {DESCRIBE: 4})
+    yield Case("topic twice", manifest(lambda document: document["topics"].append(document["topics"][0])), {DESCRIBE: 4})
 
     groups = b'{"format":"kbr-groups","format_version":1,"groups":['
-    yield Case("groups: empty arrays", beside("groups.json", reseal(groups + arrays + b"0]}")), {GROUPS: 4, VERIFY: 4}, "groups.json")
-    yield Case("groups: 20 MB", beside("groups.json", bytes(20 * MB)), {GROUPS: 4, VERIFY: 4}, "groups.json")
+    yield Case("groups: empty arrays", beside("groups.json", arrays(groups)), {GROUPS: 4, VERIFY: 4}, "groups.json")
+    yield Case("groups: 20 MB", beside("groups.json", lambda: bytes(20 * MB)), {GROUPS: 4, VERIFY: 4}, "groups.json")
     notes = b'{"format":"kbr-restore-state","format_version":1,"topics":['
-    yield Case(
-        "restore state: empty arrays", beside(f"restores/{RESTORE_ID}/state.json", reseal(notes + b"[]," * 2 * 10**6 + b"0]}")),
-        {DESCRIBE: 0}, names="state.json",
-    )  # fmt: skip
+    state = f"restores/{RESTORE_ID}/state.json"
+    yield Case("restore state: empty arrays", beside(state, arrays(notes, 2 * 10**6)), {DESCRIBE: 0}, names="state.json")
     lock = f"locks/{1_700_000_000_000:013d}-{'0' * 16}.json"
-    yield Case("lock: a megabyte", beside(lock, b"[" * 2**20), {LIST: 0, DESCRIBE: 0, VERIFY: 0}, names=BACKUP_ID)
+    yield Case("lock: a megabyte", beside(lock, lambda: b"[" * 2**20), {DESCRIBE: 0, VERIFY: 0}, names=BACKUP_ID)
 
     for field, what in ((2, "schema"), (4, "row groups"), (5, "metadata")):
-        bomb = thrift_list_bomb(field, 16_000_000)
-        yield Case(f"offset mapping: 16 million {what} in 20 bytes", offset_map(bomb), {OFFSETS: 4}, names=OFFSETS_FILE)
-    yield Case("offset mapping: good", offset_map(offset_map_file(10)), {OFFSETS: 0, EXPORT: 0}, names="")
-    squeezed = offset_map_file(10, compression="zstd")
-    yield Case("offset mapping: compressed pages", offset_map(squeezed), {OFFSETS: 4, EXPORT: 4}, names=OFFSETS_FILE)
-    lying = offset_map_file(3_000_000, told=10)
-    yield Case("offset mapping: 3 million rows where 10 are told of", offset_map(lying), {OFFSETS: 4}, names=OFFSETS_FILE)
-    for field, what in ((4, "row groups"), (7, "column orders")):
-        bomb = thrift_list_bomb(field, 200_000_000)
         yield Case(
-            f"block index: 200 million {what} in 20 bytes", lambda store, bomb=bomb: write_index_of(store, bomb),
-            {INDEX: 4, VERIFY: 4}, names="index/",
-        )  # fmt: skip
-    head = b'{"format":"kbr-block-index","format_version":1,"pieces":['
-    yield Case("block index: empty arrays", beside("index/head.json", reseal(head + arrays + b"0]}")), {INDEX: 4, VERIFY: 4}, "head.json")
+            f"offset mapping: 16 million {what} in 20 bytes",
+            offset_map(lambda field=field: thrift_list_bomb(field, 16_000_000)),
+            {OFFSETS: 4},
+            names=OFFSETS_FILE,
+        )
+    yield Case("offset mapping: good", offset_map(lambda: offset_map_file(10)), {OFFSETS: 0, EXPORT: 0}, names="")
+    squeezed = offset_map(lambda: offset_map_file(10, compression="zstd"))
+    yield Case("offset mapping: compressed pages", squeezed, {OFFSETS: 4, EXPORT: 4}, names=OFFSETS_FILE)
+    lying = offset_map(lambda: offset_map_file(3_000_000, told=10))
+    yield Case("offset mapping: 3 million rows where 10 are told of", lying, {OFFSETS: 4}, names=OFFSETS_FILE)
+    for field, what in ((4, "row groups"), (7, "column orders")):
+        yield Case(
+            f"block index: 200 million {what} in 20 bytes",
+            lambda store, field=field: write_index_of(store, thrift_list_bomb(field, 200_000_000)),
+            {INDEX: 4, VERIFY: 4},
+            names="index/",
+        )
+    head_json = beside("index/head.json", arrays(b'{"format":"kbr-block-index","format_version":1,"pieces":['))
+    yield Case("block index: empty arrays", head_json, {INDEX: 4, VERIFY: 4}, "head.json")
 
     counted = oso(lambda document: document["topics"][0].update(original_partition_count=2**31 - 1))
     yield Case("other tool's: 2 G partitions", counted, refused)
     claim = struct.pack("<I", 200 * 2**20) + bytes(100)
-    yield Case("other tool's: a record of 200 MB in 100 bytes", kbak_body(kbak.compressed(claim, "zstd"), raw_bytes=2**40), damaged, FIRST_SEGMENT)
-    yield Case(
-        "other tool's: an LZ4 block of 200 MB in 100 bytes", kbak_body(claim, raw_bytes=200 * 2**20, compression="lz4"), damaged,
-        FIRST_SEGMENT,
-    )  # fmt: skip
+    for row, body in {
+        "other tool's: a record of 200 MB in 100 bytes": kbak_body(kbak.compressed(claim, "zstd"), raw_bytes=2**40),
+        "other tool's: an LZ4 block of 200 MB in 100 bytes": kbak_body(claim, raw_bytes=200 * 2**20, compression="lz4"),
+    }.items():
+        yield Case(row, body, damaged, FIRST_SEGMENT)
 
 
 CASES = {case.row: case for case in cases()}
@@ -384,7 +398,7 @@ def test_hostile_input_is_bounded_and_told_in_one_line(
 
 
 def test_a_smaller_limit_for_manifests_is_kept(tmp_path: Path) -> None:
-    manifest_bytes(b"{" + b" " * 3_000_000 + b"}")(tmp_path)
+    manifest_bytes(lambda: b"{" + b" " * 3_000_000 + b"}")(tmp_path)
     words = ("describe", BACKUP_ID, "--storage", str(tmp_path), "--set", "limits.max_manifest_bytes=2MiB")
     _check(run_limited(*words, folder=tmp_path / "run"), 4, "limits.max_manifest_bytes")
 

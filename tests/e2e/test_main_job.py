@@ -42,6 +42,7 @@ def _mapping(topics: list[str], prefix: str) -> list[str]:
     return [word for topic in topics for word in ("--topic-map", f"{topic}={prefix}{topic}")]
 
 
+@pytest.mark.compatibility(row="filesystem", column="backup, verify --deep, restore")
 @pytest.mark.fault("K5", "aborted, committed, markers at the end, holes of compaction", promise=3)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("compression", ["zstd", pytest.param("lz4", marks=pytest.mark.long), "none"])

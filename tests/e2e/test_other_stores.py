@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -118,18 +119,26 @@ def test_a_wrong_password_is_one_line_without_the_password(
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("home", ["nothing", "a file"])
 def test_a_host_whose_key_nobody_knows_gets_no_password(
-    kafka: KafkaHarness, sftp: SftpServer, tmp_path: Path
+    kafka: KafkaHarness, sftp: SftpServer, tmp_path: Path, home: str
 ) -> None:
-    nobody = tmp_path / "known_hosts"
-    nobody.write_text("")
-    config = _config(tmp_path, kafka, sftp.url("x"), {**sftp.options(), "known_hosts": str(nobody)})
+    """As OpenSSH: the user's own file counts, unless another one is named."""
+    options = {name: value for name, value in sftp.options().items() if name != "known_hosts"}
+    if home == "a file":
+        (tmp_path / "known_hosts").write_text("")
+        options["known_hosts"] = str(tmp_path / "known_hosts")
+    config = _config(tmp_path, kafka, sftp.url("x"), options)
     before = sftp.logins
-    done = run_kbr("list", "-c", str(config))
+    done = run_kbr("list", "-c", str(config), env={"HOME": str(tmp_path)})
     assert done.returncode == 1
     assert "the host key of sftp://127.0.0.1" in done.stderr
     assert "known_hosts" in done.stderr
     assert sftp.logins == before
+    (tmp_path / ".ssh").mkdir()
+    shutil.copy(sftp.known_hosts, tmp_path / ".ssh" / "known_hosts")
+    if home == "nothing":
+        assert run_kbr("list", "-c", str(config), env={"HOME": str(tmp_path)}).returncode == 0
 
 
 def test_secrets_of_options_are_refused_on_the_command_line_and_taken_from_variables(

@@ -19,6 +19,7 @@ from tests.support.cli import kbr_environment, run_kbr, run_kbr_json
 from tests.support.kafka import KafkaHarness
 from tests.support.s3_proxy import S3Proxy
 from tests.support.scripted_s3 import ScriptedS3
+from tests.support.secure_kafka import Right, SecureHarness, SecureKafka, Way
 from tests.support.servers import free_port
 
 if TYPE_CHECKING:
@@ -243,10 +244,10 @@ def test_kafka_s_side_of_a_backup_and_of_a_restore(kafka: KafkaHarness, tmp_path
     assert document["probed_for"] == ["backup", "restore"]
     source, target = _by_check(document, "source"), _by_check(document, "target")
     assert {check: one["outcome"] for check, one in source.items()} == dict.fromkeys(
-        ("connect", "topics", "read topics", "read topic configs", "end offsets"), "ok"
+        ("connect", "topics", "read topics", "keep topic configs", "end offsets"), "ok"
     )
     assert {check: one["outcome"] for check, one in target.items()} == dict.fromkeys(
-        ("connect", "topics", "create topics", "write topics", "read topics", "read topic configs"), "ok"
+        ("connect", "topics", "create topics", "write topics", "go on after an interruption", "compare topic configs"), "ok"
     )
     assert source["topics"]["detail"] == "1 are chosen"
     assert source["end offsets"]["detail"] == "of 2 partitions"
@@ -258,6 +259,38 @@ def test_kafka_s_side_of_a_backup_and_of_a_restore(kafka: KafkaHarness, tmp_path
     assert "no such topic: probe-topci" in line["detail"]
     assert "probe-topic" in line["hint"]
     assert "without Describe a topic can't be seen" in line["hint"]
+
+
+def test_rights_that_kafka_does_not_give_are_named(secure_kafka: SecureKafka, tmp_path: Path) -> None:
+    """Describe alone is too little, Read alone enough; a restore's Write likewise."""
+    way = Way("SASL_SSL", "SCRAM-SHA-512")
+    topic, dark = SecureHarness(secure_kafka).create_topic(secure_kafka.name("probed")), secure_kafka.name("dark")
+    storage = {"url": str(tmp_path / "backups")}
+    reader, writer = (secure_kafka.principal(way, name) for name in ("reader", "writer"))
+    source = {**secure_kafka.cluster_config(way, "reader"), "topics": {"include": [topic]}}
+    config = _write(tmp_path, storage, source=source)
+    with secure_kafka.rights(reader, [Right("Describe", "topic", topic)]):
+        document = run_kbr_json("config", "check", config, "--probe", exit_code=1)
+        line = _by_check(document, "source")["read topics"]
+        assert (line["outcome"], line["missed"]) == ("denied", True)
+        assert line["hint"] == f"the user needs Read on topic {topic}"
+        assert _by_check(document, "source")["end offsets"]["outcome"] == "ok"
+    with secure_kafka.rights(reader, [Right("Read", "topic", topic)]):
+        found = _by_check(run_kbr_json("config", "check", config, "--probe"), "source")
+        assert found["read topics"]["outcome"] == "ok"
+        assert (found["keep topic configs"]["outcome"], found["keep topic configs"]["missed"]) == ("denied", False)
+    with secure_kafka.rights(reader, []):
+        document = run_kbr_json("config", "check", config, "--probe", exit_code=1)
+        assert f"no such topic: {topic}" in _by_check(document, "source")["topics"]["detail"]
+    target = secure_kafka.cluster_config(way, "writer")
+    config = _write(tmp_path, storage, target=target, restore={"topic_mapping": {"a": topic, "b": dark}})
+    with secure_kafka.rights(writer, [Right("Describe", "topic", topic)]):
+        found = _by_check(run_kbr_json("config", "check", config, "--probe", exit_code=1), "target")
+        assert found["write topics"]["hint"] == f"the user needs Write on topic {topic}"
+        assert found["create topics"]["outcome"] == "note"
+    with secure_kafka.rights(writer, [Right("Write", "topic", topic), Right("Create", "topic", dark)]):
+        found = _by_check(run_kbr_json("config", "check", config, "--probe"), "target")
+        assert found["write topics"]["outcome"] == "ok"
 
 
 def test_a_cluster_that_is_away_is_one_of_the_lines(tmp_path: Path) -> None:

@@ -227,6 +227,7 @@ def _run_whole(plan: Plan, arguments: Sequence[str], shelf: Shelf) -> None:
 # -- the tests ----------------------------------------------------------------------------
 
 
+@pytest.mark.compatibility(row="filesystem", column="SIGKILL and resume")
 @pytest.mark.fault("P1", "any process killed at random, one-shot, on a folder and S3", promise=1)
 @pytest.mark.fault("P2", "all are gone within 5 s, at any moment of a backup", promise=1)
 @pytest.mark.timeout(400)

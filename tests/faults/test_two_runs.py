@@ -41,6 +41,7 @@ def identical(kafka: KafkaHarness, folder: Path, topic: str) -> None:
     assert not report.anomalies, report
 
 
+@pytest.mark.compatibility(row="filesystem", column="two writers")
 @pytest.mark.fault("P4", "the whole command", promise=1)
 def test_of_commands_started_at_the_same_moment_one_goes_on_and_the_others_name_it(
     kafka: KafkaHarness, tmp_path: Path

@@ -14,7 +14,7 @@ from tests.fuzz.parsers import CORPUS, TARGETS
 from tests.support.servers import REPOSITORY
 
 #: Pages of Parquet are read twice as slowly as anything else.
-_INPUTS = {"offset_map": 700, "block_index": 500, "config": 300}
+_INPUTS = {"offset_map": 600, "block_index": 400, "config": 200}
 
 
 def test_every_target_has_a_small_corpus() -> None:
@@ -28,7 +28,7 @@ def test_every_target_has_a_small_corpus() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_mutated_input_gives_anything_but_a_value_or_an_error_of_kbrs(target: str, tmp_path: Path) -> None:
     """In a process of its own: a library may end it, and its memory is measured."""
-    inputs = os.environ.get("KBR_FUZZ_INPUTS") or str(_INPUTS.get(target, 1500))
+    inputs = os.environ.get("KBR_FUZZ_INPUTS") or str(_INPUTS.get(target, 1000))
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.parsers", target, "--inputs", inputs, "--last", str(tmp_path / "last")],
         cwd=REPOSITORY,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kbr.storage import ObjectStore, StorageOptions
+from kbr.errors import AccessDenied, StorageError
+from kbr.storage import ObjectStore, StorageOptions, open_store
 from kbr.storage.filesystem import FilesystemStore
 from kbr.storage.fsspec_open import open_filesystem
 from tests.contract.object_store import ObjectStoreConformance
@@ -67,3 +68,17 @@ class TestAzure(_OneConnection):
         filesystem = open_filesystem(options)[0]
         filesystem.mkdir("conformance")
         return options, filesystem
+
+
+def test_a_container_that_is_not_there_is_told(azure: AzureServer) -> None:
+    store = open_store(StorageOptions(url=azure.url("nobody-made-this/p"), extra=azure.options(), deadline_s=5))
+    with pytest.raises(StorageError, match="the bucket or folder for it is not there"):
+        store.put("m", b"x")
+
+
+def test_a_wrong_key_is_told_and_not_tried_until_the_deadline(azure: AzureServer) -> None:
+    options = {"connection_string": azure.options()["connection_string"].replace(azure.key, "bm90IHRoZSBrZXkgYXQgYWxs")}
+    store = open_store(StorageOptions(url=azure.url("backups/p"), extra=options, deadline_s=60))
+    with pytest.raises(AccessDenied) as caught:
+        store.put("m", b"x")
+    assert "bm90IHRo" not in f"{caught.value} {caught.value.hint}"

@@ -14,6 +14,7 @@ import s3fs
 from tests.conftest import S3Place
 from tests.support.cli import run_kbr
 from tests.support.kafka import KafkaHarness, send
+from tests.support.s3_servers import SeaweedServer, server_in_folder
 from tests.support.servers import REPOSITORY, KafkaServer, Process, S3Server, ServerError, free_port
 from tests.support.waiting import wait_until
 
@@ -208,13 +209,15 @@ def test_each_script_says_what_it_does(script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "options", "ports"), [("kafka", ["--brokers", "3"], 3), ("s3", [], 1)], ids=["kafka", "s3"]
+    ("script", "options", "ports"),
+    [("kafka", ["--brokers", "3"], 3), ("s3", [], 1), ("s3", ["--server", "ceph"], 8)],
+    ids=["kafka", "versitygw", "ceph"],
 )
 def test_a_script_starts_finds_and_stops_its_server_by_the_folder_alone(
     script: str, options: list[str], ports: int, tmp_path: Path
 ) -> None:
     port = free_port(2 * ports)
-    addresses = ",".join(f"127.0.0.1:{port + number}" for number in range(ports))
+    addresses = ",".join(f"127.0.0.1:{port + number}" for number in range(ports if script == "kafka" else 1))
     place = ["--dir", tmp_path / "server"]
     assert run_script(script, "status", *place)[:2] == (3, "not running\n")
     try:
@@ -229,7 +232,7 @@ def test_a_script_starts_finds_and_stops_its_server_by_the_folder_alone(
         assert exit_code == 1
         assert f"already, at {'http://' if script == 's3' else ''}{addresses}; stop it first" in errors
         pids = [path.read_text().split()[0] for path in (tmp_path / "server").glob("*.pid")]
-        assert len(pids) == ports
+        assert len(pids) == (3 if ports > 1 else 1)  # brokers; or monitor, OSD and RGW
     finally:
         exit_code, _, errors = run_script(script, "stop", *place)
     assert exit_code == 0, errors
@@ -318,3 +321,10 @@ def test_a_run_that_is_told_to_end_stops_its_servers(tmp_path: Path) -> None:
 
 def test_kbr_runs_as_a_process_of_its_own() -> None:
     assert run_kbr("--version").returncode == 0
+
+
+def test_a_folder_of_another_s3_server_is_refused(tmp_path: Path) -> None:
+    server_in_folder(tmp_path, kind="seaweedfs")
+    assert isinstance(server_in_folder(tmp_path), SeaweedServer)
+    with pytest.raises(ServerError, match="holds the data of seaweedfs, not of ceph"):
+        server_in_folder(tmp_path, kind="ceph")

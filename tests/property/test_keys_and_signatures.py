@@ -186,12 +186,14 @@ def test_keys_that_are_lost_come_back_from_the_manifest(damage: str) -> None:
         assert Catalog(sealed(inner, secrets=secrets)).load("nightly") == manifest
     with pytest.raises(WrongKey, match="no key is given"):
         Catalog(sealed(inner)).load("nightly")
-    if damage == "missing":
-        again = sealed(inner, secrets=KeySecrets(key=KEY))
-        begin_backup(again, "nightly")
-        assert inner.data("nightly/keys.json") == keys
-        publish_manifest(again, manifest)
-        assert open_part(inner.data("nightly/manifest.json"))["keys"] == keys
+    with pytest.raises(WrongKey):
+        begin_backup(sealed(inner, secrets=KeySecrets(key=STRANGER)), "nightly")
+    assert "nightly/keys.json" not in inner.stored_keys() or inner.data("nightly/keys.json") != keys
+    again = sealed(inner, secrets=KeySecrets(key=KEY))
+    begin_backup(again, "nightly")
+    assert inner.data("nightly/keys.json") == keys
+    publish_manifest(again, manifest)
+    assert open_part(inner.data("nightly/manifest.json"))["keys"] == keys
 
 
 def test_a_run_that_ended_before_its_first_manifest_is_no_backup_yet() -> None:

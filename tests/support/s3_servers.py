@@ -206,8 +206,8 @@ class _S3Daemons:
 class CephServer(_S3Daemons):
     """Ceph's RGW with a monitor and an OSD of its own, whose objects lie in memory.
 
-    The programs stay in the foreground, so that each is known by its pid file. A conditional PUT is answered with EINVAL
-    by RGW 16. stop() saves the objects in the folder; crash() ends the RGW alone.
+    The programs stay in the foreground, so that each is known by its pid file.
+    stop() saves the objects in the folder; crash() ends the RGW alone.
     """
 
     DEFAULT_PORT = 17480

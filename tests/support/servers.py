@@ -207,10 +207,9 @@ class Process:
         if pid is not None:
             started_at = _started_at(pid)
             self.signal(signal.SIGKILL)
-            if pid in _children:
-                _children.pop(pid).wait(deadline_s)  # it is a zombie before its last thread has let go of its sockets
-            elif not _ends(pid, started_at, deadline_s):
+            if not _ends(pid, started_at, deadline_s):
                 raise ServerError(f"{self.name} (process {pid}) does not end")
+        _collect()
         self.pid_file.unlink(missing_ok=True)
 
     def tail(self) -> str:
@@ -230,10 +229,19 @@ def _started_at(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
+def _has_threads(pid: int) -> bool:
+    """Whether threads of a process live on: the first one is a zombie before the others have let go of its sockets."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0] == "Z" and len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False
+
+
 def _ends(pid: int, started_at: str, deadline_s: float) -> bool:
     """Wait for a process's end. Not by its command line: that is gone before a dying process is."""
     until = time.monotonic() + deadline_s
-    while _started_at(pid) == started_at and started_at:
+    while (_started_at(pid) == started_at and started_at) or _has_threads(pid):
         if time.monotonic() > until:
             return False
         time.sleep(0.05)

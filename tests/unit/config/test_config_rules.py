@@ -42,6 +42,20 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
             "{security_protocol: SASL_SSL, sasl_mechanism: PLAIN, username: a, password: b, password_command: [c]}",
             ["password_command: excludes password"],
         ),
+        (
+            "{security_protocol: SASL_SSL, sasl_mechanism: OAUTHBEARER, oauth_client_id: a}",
+            ["oauth_client_secret: is missing: sasl_mechanism is OAUTHBEARER", "oauth_token_endpoint_url: is missing"],
+        ),
+        (
+            "{security_protocol: SASL_SSL, sasl_mechanism: PLAIN, username: a, password: b, oauth_scope: c, aws_region: d}",
+            ["oauth_scope: excludes sasl_mechanism PLAIN", "aws_region: excludes sasl_mechanism PLAIN: it is for AWS_MSK_IAM"],
+        ),
+        ("{aws_profile: x}", ["aws_profile: needs security_protocol SASL_SSL"]),
+        (
+            "{security_protocol: SASL_SSL, sasl_mechanism: OAUTHBEARER, oauth_token_endpoint_url: 'https://u:p@h/t', "
+            "oauth_client_id: a, oauth_client_secret: b}",
+            ["oauth_token_endpoint_url: holds credentials"],
+        ),
         ("{security_protocol: TLS}", ["security_protocol: must be one of PLAINTEXT, SSL"]),
         ("{password_command: pass show x}", ["password_command: must be a list of a program and its arguments"]),
         ("{password_command: []}", ["password_command: must be a list of texts"]),
@@ -63,6 +77,10 @@ def test_security_keys_have_to_fit_together(tmp_path: Path, security: str, expec
         "client: {security.protocol: SASL_SSL, sasl.mechanism: PLAIN, sasl.username: a, sasl.password: b}",
         "security: {security_protocol: ssl, ssl_ca_location: /ca, ssl_certificate_location: /c, ssl_key_location: /k}",
         "security: {security_protocol: SASL_SSL, sasl_mechanism: PLAIN, username: a, password_command: [b]}",
+        "security: {security_protocol: SASL_SSL, sasl_mechanism: oauthbearer, oauth_token_endpoint_url: 'https://h/t?x=1', "
+        "oauth_client_id: a, oauth_client_secret_command: [b]}",
+        "security: {security_protocol: SASL_SSL, sasl_mechanism: aws_msk_iam, aws_role_arn: a}",
+        "security: {security_protocol: SASL_SSL, sasl_mechanism: gssapi}",
     ],
 )
 def test_security_that_fits_is_accepted(tmp_path: Path, cluster: str) -> None:

@@ -15,7 +15,6 @@ from kbr.errors import (
     AccessDenied,
     ConfigError,
     KbrError,
-    ObjectMissing,
     PreconditionFailed,
     StorageError,
     StoreFull,
@@ -41,7 +40,7 @@ def _store(folder: Path, clock: FakeClock | None = None) -> tuple[FilesystemStor
         (PermissionError(errno.EACCES, "denied"), AccessDenied),
         (OSError(errno.EROFS, "read-only"), AccessDenied),
         (OSError(errno.ENOSPC, "no space"), StoreFull),
-        (FileNotFoundError(errno.ENOENT, "no such file"), ObjectMissing),
+        (FileNotFoundError(errno.ENOENT, "no such file"), StorageError),
         (OSError(errno.ENAMETOOLONG, "too long"), StorageError),
         (NotImplementedError(), StorageError),  # what fsspec raises where a filesystem lacks an operation
     ],
