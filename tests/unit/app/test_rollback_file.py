@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -115,3 +116,12 @@ def test_a_device_is_no_earlier_file_and_is_not_read_for_ever() -> None:
         check_new_file(Path("/dev/zero"), "b")
     with pytest.raises(GroupsUnreadable, match="/dev/zero: more than"):
         read_rollback(Path("/dev/zero"))
+
+
+def test_what_is_kept_is_for_this_user_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_new_file(tmp_path / "kept.json", b"{}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "kept.json").stat().st_mode & 0o777 == 0o600
