@@ -375,6 +375,8 @@ def _check(done: Limited, exit_code: int, names: str, limit_bytes: int = LIMIT_B
     assert done.peak_bytes <= limit_bytes, f"{done.peak_bytes / MB:.0f} MB\n{shown}"
 
 
+@pytest.mark.fault("H1", "names, keys and links in manifests, segments and stores", promise=9)
+@pytest.mark.fault("H3", "bombs in manifests, segments, indexes, mappings, groups and notes", promise=9)
 @pytest.mark.parametrize("row", CASES)
 def test_hostile_input_is_bounded_and_told_in_one_line(
     row: str, tmp_path: Path, record_property: Callable[[str, object], None]
@@ -403,6 +405,7 @@ def test_a_smaller_limit_for_manifests_is_kept(tmp_path: Path) -> None:
     _check(run_limited(*words, folder=tmp_path / "run"), 4, "limits.max_manifest_bytes")
 
 
+@pytest.mark.fault("H3", "several bombs at once", promise=9)
 def test_many_large_blocks_at_once_take_what_one_may(tmp_path: Path) -> None:
     """Objects are verified side by side; their blocks share what one block may have."""
     memory = RecordingStore()
@@ -421,6 +424,7 @@ def test_many_large_blocks_at_once_take_what_one_may(tmp_path: Path) -> None:
 # -- restores -------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("H3", "a restore of blocks that hold other things than their index says", promise=9)
 @pytest.mark.parametrize(
     "row", ["10 GB claimed in 100 bytes", "60 million records in 7 kB", "symlink to a device for a segment", "topic name '..'"]
 )
@@ -469,6 +473,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.fault("H2", "a hostile configuration file", promise=9)
 @pytest.mark.parametrize("row", CONFIGS)
 def test_a_hostile_configuration_is_refused(row: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     data, words = CONFIGS[row]
@@ -533,6 +538,7 @@ def evil_backup(store: Path) -> None:
     (folder / "groups.json").write_bytes(sealed(groups))
 
 
+@pytest.mark.fault("H5", "names and texts of a hostile backup on a terminal", promise=9)
 @pytest.mark.parametrize("words", [DESCRIBE, GROUPS, LIST, VERIFY])
 def test_nothing_that_people_see_acts_on_their_terminal(words: tuple[str, ...], tmp_path: Path) -> None:
     """Tables show it written out, and no text begins a line; JSON has it exactly, as escapes."""

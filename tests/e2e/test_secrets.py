@@ -184,6 +184,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
 
+@pytest.mark.fault("H4", "marked secrets, in all verbs' output and files, at debug level", promise=8)
 def test_no_secret_shows_in_a_backups_whole_life(place: Place) -> None:
     verbs = [
         (0, "config", "show", "--origin"),
@@ -211,6 +212,7 @@ def test_no_secret_shows_in_a_backups_whole_life(place: Place) -> None:
     place.assert_files_clean()
 
 
+@pytest.mark.fault("H4", "marked secrets, in process lists, environments, sockets and after a crash", promise=8)
 def test_no_secret_is_in_processes_sockets_and_crash_reports(place: Place) -> None:
     """A continuous backup is looked at while it runs, a worker of it crashes, and it is stopped."""
     arguments = ["backup", "-c", str(place.config), "--continuous", "--backup-id", "goes-on", *DEBUG]
@@ -317,6 +319,7 @@ def test_no_key_of_the_model_that_is_secret_is_ever_shown(place: Place) -> None:
     assert "Error" in done.stderr
 
 
+@pytest.mark.fault("H4", "marked secrets, in what failing runs say", promise=8)
 def test_failing_runs_show_no_secret(place: Place) -> None:
     wrong = "m4rk-wrong/+=&%<~7Qx"
     away = f"127.0.0.1:{free_port()}"

@@ -1,13 +1,13 @@
 """The faults that kbr has to survive, as docs/reliability.md numbers them. Data only.
 
-P: processes; K: Kafka; S: storage; D: damaged data; R: restores.
+P: processes; K: Kafka; S: storage; D: damaged data; R: restores; H: hostile input and secrets.
 """
 
 from __future__ import annotations
 
 __all__ = ["GROUPS", "ROWS"]
 
-GROUPS = {"P": "Processes", "K": "Kafka", "S": "Storage", "D": "Damaged data", "R": "Restores"}
+GROUPS = {"P": "Processes", "K": "Kafka", "S": "Storage", "D": "Damaged data", "R": "Restores", "H": "Hostile input and secrets"}
 
 ROWS: dict[str, str] = {
     "P1": "SIGKILL of a worker, the supervisor or all processes, in one-shot and continuous backups",
@@ -47,4 +47,10 @@ ROWS: dict[str, str] = {
     "R4": "a target that is not empty, not ready, or has other partitions",
     "R5": "groups that are active, or stand in holes or beyond the end",
     "R6": "timestamps and header names at the edge of what a client can send",
+    "H1": "names and keys that lead elsewhere, links and devices in a store",
+    "H2": "YAML bombs",
+    "H3": "bombs: claims, windows, depth, counts, Parquet that lies",
+    "H4": "secrets in what a run shows or leaves",
+    "H5": "terminal escapes, invisible characters and formulas in names and output",
+    "H6": "others who ask a running kbr",
 }

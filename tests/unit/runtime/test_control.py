@@ -118,6 +118,7 @@ def test_a_run_takes_over_the_socket_that_an_earlier_process_of_its_pid_left(fol
         server.close()
 
 
+@pytest.mark.fault("H6", "another user asks a running kbr by its socket", promise=8)
 @pytest.mark.parametrize(("uid", "answered"), [(os.getuid(), True), (0, True), (None, True), (os.getuid() + 1, False)])
 def test_only_this_user_and_root_are_answered(
     server: ControlServer, folder: Path, monkeypatch: pytest.MonkeyPatch, uid: int | None, answered: bool
