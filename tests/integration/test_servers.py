@@ -298,7 +298,7 @@ def test_a_run_that_is_told_to_end_stops_its_servers(tmp_path: Path) -> None:
         "import threading\n"
         "from pathlib import Path\n"
         "def test_it(s3):\n"
-        "    pid_file = s3._server.process.pid_file\n"
+        "    pid_file = s3.server.process.pid_file\n"
         "    Path(__file__).with_name('pid').write_text(pid_file.read_text())\n"
         "    threading.Event().wait(60)\n"
     )

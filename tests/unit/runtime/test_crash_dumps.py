@@ -24,6 +24,7 @@ print(open("/proc/self/limits").read())
 print("filter", open("/proc/self/coredump_filter").read())
 print("dumpable", __import__("ctypes").CDLL(None).prctl(3, 0, 0, 0, 0))
 sys.stdout.flush()
+signal.signal(getattr(signal, sys.argv[2]), signal.SIG_DFL)  # a shell's background jobs ignore SIGQUIT
 os.kill(os.getpid(), getattr(signal, sys.argv[2]))
 """
 FORBID = "from kbr.runtime.crash_dumps import forbid_core_dumps; forbid_core_dumps()"
