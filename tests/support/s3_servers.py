@@ -323,6 +323,7 @@ mon_data = {self.folder}/mon
 osd_data = {self.folder}/osd
 rgw_data = {self.folder}/rgw
 rgw_rados_pool_pg_num_min = 1
+rgw_mp_lock_max_time = 10
 rgw_frontends = beast endpoint=127.0.0.1:{self.port}
 
 [client]
