@@ -186,7 +186,12 @@ class BackupKeys:
             copy = self._copy(backup_id)
             if copy is None:
                 raise
-            return copy
+            data = copy
+        with self._lock:
+            backup = self._backups.get(backup_id)
+        found = load_keys(data, name=key, backup_id=backup_id).key_id
+        if backup is not None and backup.data_key is not None and found != backup.data_key.key_id:
+            broken(key, 0, "it holds another key than the one that the backup is written with: somebody has replaced it")
         return data
 
     # -- before a run writes --------------------------------------------------------------
@@ -217,6 +222,7 @@ class BackupKeys:
             # it has just opened: what is put back is what it was
             self._store.put(keys_key(backup_id), self.open_part(backup_id).keys)
             _log.warning("%s was missing or damaged, and was put back from the manifest", keys_key(backup_id))
+        self.document(backup_id)  # what every manifest of this run carries: as it is now
 
     def _begin_new(self, backup_id: str) -> None:
         folder = backup_folder(backup_id)
@@ -243,6 +249,7 @@ class BackupKeys:
         if secrets.can_open and open_keys(keys, secrets, name=key, where=self._where(backup_id)) != data_key:
             broken(key, 0, "the backup's keys read otherwise than they were written")
         self._remember(_Backup(backup_id, keys, data_key))
+        self.document(backup_id)
 
     # -- how ------------------------------------------------------------------------------
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kbr.errors import AccessDenied, ObjectMissing, RepositoryError, RestoreStateUnreadable, StorageError
+from kbr.errors import (
+    AccessDenied,
+    NotEncrypted,
+    ObjectMissing,
+    RepositoryError,
+    RestoreStateUnreadable,
+    StorageError,
+    WrongKey,
+)
 from kbr.format.restore_state import MAX_STATE_BYTES, RestoreState, dump_restore_state, load_restore_state
 from kbr.repository.layout import offset_map_key, restore_id_of_key, restore_state_key, restores_prefix
 from kbr.storage.base import ObjectStore
@@ -52,6 +60,8 @@ def list_restores(store: ObjectStore, backup_id: str) -> list[RestoreSummary]:
         has_map = offset_map_key(backup_id, restore_id) in keys
         try:
             state = load_state(store, backup_id, restore_id)
+        except (WrongKey, NotEncrypted):
+            raise  # of the backup, not of this one
         except RepositoryError as error:
             found.append(
                 RestoreSummary(restore_id=restore_id, status=UNREADABLE, error=str(error), has_offset_map=has_map)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from kbr.errors import AccessDenied, KbrError, ObjectMissing, StorageError, UnsupportedFormat
+from kbr.errors import AccessDenied, KbrError, ObjectMissing, ObjectTooLarge, StorageError, UnsupportedFormat
 from kbr.format.data_keys import DataKey
 from kbr.format.envelope import (
     CHUNK_BYTES,
@@ -228,7 +228,7 @@ class SealedStore:
         """Read once more what came damaged: it may have been so on the way, or replaced between two requests."""
         try:
             return read()
-        except (ObjectMissing, AccessDenied):
+        except (ObjectMissing, AccessDenied, ObjectTooLarge):
             raise
         except StorageError as error:
             if error.retriable:
@@ -242,7 +242,7 @@ class SealedStore:
         header = _header(bytes(data[:HEADER_BYTES]), key, data_key)
         position = header.body_position
         if plain_bytes(len(data), open_bytes=header.open_bytes) > max_bytes:
-            raise StorageError(f"{key} has more than the {max_bytes} bytes that are expected", object=key)
+            raise ObjectTooLarge(f"{key} has more than the {max_bytes} bytes that are expected", object=key)
         cipher = _cipher(data_key, header, bytes(data[HEADER_BYTES:position]), place)
         return b"".join(
             open_chunks(cipher, data[position:], first=0, has_last=True, name=key, position=position)

@@ -317,6 +317,29 @@ def test_a_large_manifest_is_read_piece_by_piece_signed_encrypted_or_neither(
             assert trusting.load_chosen("nightly", lambda _name: True) == manifest
 
 
+@pytest.mark.parametrize("small", [100, 1 << 20])
+def test_a_large_encrypted_manifest_is_read_as_a_whole_too(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    monkeypatch.setattr(catalog, "SMALL_MANIFEST_BYTES", small)
+    store = sealed(RecordingStore(), secrets=KeySecrets(key=KEY))
+    begin_backup(store, "nightly")
+    manifest = store_backup(store)  # type: ignore[arg-type]
+    assert Catalog(store).load("nightly") == manifest
+
+
+def test_a_manifest_never_carries_another_key_than_its_own() -> None:
+    inner = RecordingStore()
+    store = sealed(inner, secrets=KeySecrets(key=KEY))
+    begin_backup(store, "nightly")
+    mine = inner.data("nightly/keys.json")
+    other = RecordingStore()
+    begin_backup(sealed(other, secrets=KeySecrets(key=KEY)), "nightly")
+    inner.put("nightly/keys.json", other.data("nightly/keys.json"))
+    manifest = store_backup(store)  # type: ignore[arg-type]
+    inner.put("nightly/keys.json", mine)
+    assert store.keys.document("nightly") == mine
+    assert Catalog(sealed(inner, secrets=KeySecrets(key=KEY))).load("nightly") == manifest
+
+
 def test_a_manifest_with_a_signature_reads_the_same_for_who_knows_none() -> None:
     inner = RecordingStore()
     manifest = store_backup(inner)
