@@ -167,6 +167,8 @@ class _Walk:
                 at += 1
             elif kind == _BINARY and data[at] < 0x80:
                 at += 1 + data[at]
+            elif not kind:
+                raise BadFooter("a field of its footer that readers take for another")
             elif kind > _FALSE:
                 self._at = at
                 if number == _ROW_GROUPS and groups is not None:
@@ -180,8 +182,11 @@ class _Walk:
         self._at = at + 1
 
     def _field(self, number: int, head: int) -> tuple[int, int]:
-        """Number and type of a field whose first byte has been taken."""
-        return (number + (head >> 4) if head >= 0x10 else _signed(self._varint())), head & 0x0F
+        """Number and type of a field whose first byte has been taken: what Arrow's reader takes them for, too."""
+        number = number + (head >> 4) if head >= 0x10 else _signed(self._varint())
+        if not head & 0x0F or not 0 < number < 1 << 15:
+            raise BadFooter("a field of its footer that readers take for another")
+        return number, head & 0x0F
 
     def _pass(self, kind: int, depth: int) -> None:
         if kind == _BINARY:
@@ -218,6 +223,9 @@ class _Walk:
         count, kind = head >> 4, head & 0x0F
         if count == _LONG_LIST:
             count = self._varint()
+        if depth in _STRUCT_BYTES and count and kind != _STRUCT:
+            # Arrow's reader makes room for as many structs before it looks at what they are
+            raise BadFooter(f"a list of {count} entries that are no structs, where only structs can be")
         self._left -= count * (_STRUCT_BYTES.get(depth, _DEEPER_BYTES) if kind == _STRUCT else _OTHER_BYTES)
         if self._left < 0 or count > len(self._data) - self._at:
             raise BadFooter(f"a list of {count} entries in a footer of {len(self._data)} bytes")

@@ -52,7 +52,8 @@ _START_ROUND_S = 0.1
 #: What no process can do without, and what libraries find their way by: never withheld, whatever a configuration refers to.
 _NEEDED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|PWD|TMPDIR|TEMP|TMP|TZ|LANG|LANGUAGE|LC_\w+|XDG_\w+|PYTHON\w*|LD_\w+|MALLOC_\w+|\w*SAN_OPTIONS"
-    r"|SSL_CERT_\w+|\w+_CA_BUNDLE|(?:https?|all|ftp|no)_proxy|AWS_\w+",
+    r"|SSL_CERT_\w+|\w+_CA_BUNDLE|OPENSSL_\w+|(?:https?|all|ftp|no)_proxy|KRB5\w*|CONDA_PREFIX|HADOOP_\w+"
+    r"|AWS_\w+|GOOGLE_APPLICATION_CREDENTIALS|AZURE_(?:CLIENT|TENANT|FEDERATED|AUTHORITY|STORAGE)_\w+",
     re.IGNORECASE,
 )
 #: Variables that prestart() was told to withhold.
@@ -62,8 +63,8 @@ _withheld: frozenset[str] = frozenset()
 def worker_environment(environ: dict[str, str], withheld: Container[str] = ()) -> dict[str, str]:
     """What workers inherit: everything but kbr's own variables, what is named like a secret, and what holds one.
 
-    Workers get their settings with the task. AWS's variables stay: a store without credentials of its own finds them
-    there, and what signs for Amazon MSK.
+    Workers get their settings with the task. Those of AWS, Google and Azure stay: a store without credentials of its own
+    finds them there, and what signs for Amazon MSK.
 
     Args:
         withheld: names of others that are not passed on, for the configuration has its secrets from them.

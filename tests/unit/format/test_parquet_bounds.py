@@ -67,9 +67,20 @@ def test_many_small_entries_that_would_take_a_thousand_times_as_much_are_refused
         Footer(of_footer(b"\x15\x04\x39\x1c" + columns + b"\x00"))
 
 
+@pytest.mark.parametrize("kind", [b"\xf5", b"\xf8", b"\xf1"])
+def test_a_list_that_lies_about_what_it_has_is_refused(kind: bytes) -> None:
+    """Arrow believes the number, and makes as many structs, whatever type the list says."""
+    columns = b"\x19" + kind + varint(200_000) + b"\x00" * 200_000 + b"\x00"
+    with pytest.raises(BadFooter, match="200000 entries that are no structs"):
+        Footer(of_footer(b"\x15\x04\x39\x1c" + columns + b"\x00" + b"\x00" * 100_000))
+
+
 @pytest.mark.parametrize(
     ("footer", "words"),
     [
+        # field 65540, which 16 bits take for 4: the row groups
+        (b"\x15\x04" + b"\x09" + varint(2 * 65_540) + b"\x0c\x00", "take for another"),
+        (b"\x15\x04\x10\x00", "take for another"),
         (b"\x15", "ends too early"),
         (b"\x1c" * 1000 + b"\0" * 1001, "nested too deep"),
         (b"\x18\xff\xff\xff\xff\x07", "ends too early"),

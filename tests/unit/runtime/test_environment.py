@@ -29,7 +29,11 @@ def test_what_is_named_like_a_secret_is_not_inherited(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "HOME", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "https_proxy", "TZ"]
+    "name",
+    [
+        "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "HOME", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "https_proxy", "TZ", "KRB5_CONFIG",
+        "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE",
+    ],
 )
 def test_what_workers_need_is_inherited(name: str) -> None:
     assert worker_environment({name: "x"}) == {name: "x"}
