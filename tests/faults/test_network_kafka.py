@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -291,7 +292,8 @@ def test_what_a_killed_restore_had_not_sent_is_never_sent(
     with KbrRun(*command) as run:
         wait_until(lambda: _unsent(port) > STUCK_BYTES, deadline_s=60, what="data that can't be sent")
         for pid in run.pids_of("tree"):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # workers end with their supervisor
+                os.kill(pid, signal.SIGKILL)
         run.process.wait(10)
         wait_until(lambda: not run.pids(), deadline_s=10, what="the end of all its processes")
         # A last request of another client of its is acknowledged soon; what is stuck would stay for as long as the outage.
