@@ -141,7 +141,7 @@ class _S3Daemons:
 
     def crash(self) -> None:
         """SIGKILL to the processes that take writes and have their data elsewhere; start() brings them back."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of server has its own
 
     def running(self) -> bool:
         """Whether all of it runs."""
@@ -182,7 +182,7 @@ class _S3Daemons:
             raise ServerError(f"{self.NAME} answers PUT {path} with {answer.status}: {said[:300]!r}")
 
     def _start_processes(self, until: float) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of server has its own
 
     def _wait_until_up(self, until: float) -> None:
         while not self._is_up():
