@@ -39,7 +39,7 @@ settings.register_profile("long", max_examples=3000, deadline=None, suppress_hea
 settings.load_profile("kbr")
 
 #: The fixtures that start a real server.
-SERVERS = frozenset({"kafka", "three_kafka", "secure_kafka", "s3", "ceph", "seaweedfs", "sftp", "ftp", "azure"})
+SERVERS = frozenset({"kafka", "three_kafka", "secure_kafka", "s3", "ceph", "seaweedfs", "sftp", "ftp", "azure", "gcs"})
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 _buckets = itertools.count(1)

@@ -5,10 +5,8 @@ kbr.storage.fsspec_open makes the filesystem of a URL.
 
 from __future__ import annotations
 
-import errno
 import inspect
 import logging
-import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -101,6 +99,7 @@ class FilesystemStore:
             if kind.__module__ not in ("fsspec.spec", "fsspec.asyn")
         )
         self._has_ranges = takes_ranges(filesystem)
+        self._honours_if_absent: bool | None = None if self._is_object_store else False
         self._retry = Retry(deadline_s=options.deadline_s, translate=self._translate, clock=clock, backoff=backoff)
 
     @property
@@ -113,7 +112,7 @@ class FilesystemStore:
         whole = self._is_object_store
         return StoreProperties(
             name="/".join(sorted(self._protocols)),
-            honours_if_absent=None if whole else False,
+            honours_if_absent=self._honours_if_absent,
             replaces_whole=whole or self._renames,
             is_durable=whole and "memory" not in self._protocols,
             keeps_metadata=False,
@@ -315,23 +314,37 @@ class FilesystemStore:
             if not if_absent:
                 self._place(path, write)
                 return
-            try:
-                self._write_if_absent(path, write)
-            except FileExistsError as error:
-                # an earlier try may have been done, and its answer lost; no metadata tells whose it is, but its bytes
+            # an earlier try may have been done, and its answer lost; no metadata tells whose it is, but its bytes
+            if self._is_there(path):
                 if tries == 1 or not same():
+                    raise PreconditionFailed(f"{self.name(key)} is already there", object=key)
+                return
+            try:
+                self._write_new(path, write)
+            except FileExistsError as error:
+                # some packages try again by themselves, unseen (adlfs): on object stores our first try may be a second one
+                if (tries == 1 and not self._is_object_store) or not self._is_still(same):
                     raise PreconditionFailed(f"{self.name(key)} is already there", object=key) from error
 
         self._call(attempt, "put", key)
 
-    def _write_if_absent(self, path: str, write: _Write) -> None:
-        if self._is_there(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    @staticmethod
+    def _is_still(same: Callable[[], bool]) -> bool:
+        try:
+            return same()
+        except (FileNotFoundError, ObjectMissing) as error:
+            raise ConnectionError("somebody else wrote and deleted it meanwhile") from error
+
+    def _write_new(self, path: str, write: _Write) -> None:
+        """Write what was not there a moment ago, and where that is known to be told apart, is not there now."""
         if not self._is_object_store:
             self._place(path, write)
             return
         try:
             write(path, mode="create")
+        except FileExistsError:
+            self._honours_if_absent = True
+            raise
         except (NotImplementedError, TypeError):  # that filesystem has no such mode
             write(path)
 
@@ -359,12 +372,19 @@ class FilesystemStore:
         self._filesystem.invalidate_cache()
         try:
             # of a file, filesystems find the file itself, or (FTP) one of its name in it, or (adlfs) no dictionary
-            if folder != self._root and self._filesystem.info(folder).get("type") == "file":
+            if folder != self._root and self._is_file(folder):
                 return {}
             found: dict[str, dict[str, Any]] = self._filesystem.find(folder, detail=True)
         except FileNotFoundError:
             return {}
         return found
+
+    def _is_file(self, path: str) -> bool:
+        """False also where nothing of that name is there: some object stores know no folders."""
+        try:
+            return bool(self._filesystem.info(path).get("type") == "file")
+        except FileNotFoundError:
+            return False
 
     def _is_there(self, path: str) -> bool:
         """Not by exists(): that takes every error for a no."""

@@ -29,6 +29,7 @@ _DENIED = frozenset(
         "AuthenticationException",
         "ClientAuthenticationError",
         "DefaultCredentialsError",
+        "NonRetryableError",  # gcsfs: a token that can't be renewed is at its end
         "PermissionDenied",
         "RefreshError",
         "SFTPPermissionDenied",

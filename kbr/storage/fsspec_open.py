@@ -40,6 +40,7 @@ _PACKAGES = {
 #: fsspec's own SFTP takes any host key (paramiko's AutoAddPolicy): whoever is in between could read the backups and the
 #: password. sshfs, of the same people, can be told to look into known_hosts.
 _SSH = frozenset({"sftp", "ssh"})
+_GOOGLE = frozenset({"gcs", "gs"})
 #: How soon a connection of SSH that says nothing counts as lost: after three such times, seconds.
 _KEEPALIVE_S = 15
 #: By the names of libraries' errors, as none of them is imported here: what means 'not you'.
@@ -69,6 +70,12 @@ def open_filesystem(options: StorageOptions) -> tuple[Any, str]:
             }
         else:
             facts["use_listings_cache"] = False
+        if scheme in _GOOGLE:
+            facts |= {
+                "connect_timeout_s": options.connect_timeout_s,
+                "read_timeout_s": options.read_timeout_s,
+                "request_timeout_s": options.deadline_s,
+            }
         facts |= kind._get_kwargs_from_urls(options.url)
         return kind(**{**facts, **options.extra}), str(kind._strip_protocol(options.url))
     except ImportError as error:
@@ -87,6 +94,10 @@ def _class_of(scheme: str) -> Any:
         from sshfs import SSHFileSystem
 
         return SSHFileSystem
+    if scheme in _GOOGLE:
+        from kbr.storage.gcs_filesystem import GcsFilesystem
+
+        return GcsFilesystem
     if scheme not in fsspec.available_protocols():
         if scheme in _PACKAGES:
             raise ImportError(f"fsspec has no {scheme}:// by itself")

@@ -1,13 +1,13 @@
-"""Whole backups on a real S3 server: verified, restored, killed and gone on with, and two at the same moment."""
+"""Whole backups on a real server: verified, restored, killed and gone on with, and two at the same moment."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.archive import S3Objects
+from tests.support.archive import Objects, S3Objects
 from tests.support.checker import check_backup, read_truth
 from tests.support.cli import run_kbr_json, start_kbr
 from tests.support.fault_topics import make_fault_topic
@@ -24,7 +24,12 @@ _topics: dict[str, tuple[str, list[list[Read]]]] = {}
 
 
 class BackupJobs:
-    """A subclass has a fixture ``place``."""
+    """A subclass has a fixture ``place``, and ``objects()`` where that is no S3 server."""
+
+    @staticmethod
+    def objects(place: Any, bucket: str) -> Objects:
+        """What lies there, seen past kbr."""
+        return S3Objects(place, bucket, "p")
 
     @pytest.fixture
     def source(self, kafka: KafkaHarness) -> tuple[str, list[list[Read]]]:
@@ -58,7 +63,7 @@ class BackupJobs:
         tmp_path: Path,
     ) -> None:
         topic, records = source
-        objects = S3Objects(place, bucket, "p")
+        objects = self.objects(place, bucket)
         with KbrRun("backup", *words, "--rate-limit", "3MB/s", env=place.env) as run:
             wait_until(
                 lambda: run.is_over or sum("/segment-" in key for key in objects.sizes()) >= 2,
@@ -92,5 +97,5 @@ class BackupJobs:
             if code == 11:
                 assert "is being written by kbr backup on" in errors
                 assert f"pid {winner}" in errors
-        report = check_backup(read_truth(kafka, [source[0]]), S3Objects(place, bucket, "p"), "b")
+        report = check_backup(read_truth(kafka, [source[0]]), self.objects(place, bucket), "b")
         assert not report.anomalies, report

@@ -12,7 +12,7 @@ import yaml
 
 from tests.support.cli import run_kbr, run_kbr_json, start_kbr
 from tests.support.kafka import KafkaHarness, send
-from tests.support.other_servers import PASSWORD, AzureServer, FtpServer, SftpServer
+from tests.support.other_servers import PASSWORD, AzureServer, FtpServer, GcsServer, SftpServer
 from tests.support.waiting import wait_until
 
 Record = Callable[[str, object], None]
@@ -46,12 +46,15 @@ def _config(tmp_path: Path, kafka: KafkaHarness, url: str, options: dict[str, st
 
 @pytest.mark.servers
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("kind", ["sftp", pytest.param("ftp", marks=pytest.mark.long), "azure"])
+@pytest.mark.parametrize(
+    "kind",
+    ["sftp", "azure", pytest.param("ftp", marks=pytest.mark.long), pytest.param("gcs", marks=pytest.mark.long)],
+)
 def test_backup_verify_and_restore_by_url(
     kafka: KafkaHarness, topic: str, tmp_path: Path, request: pytest.FixtureRequest, record_property: Record, kind: str
 ) -> None:
     record_property("compatibility", {"table": "other filesystems", "row": kind, "column": "backup, verify, restore"})
-    server: SftpServer | FtpServer | AzureServer = request.getfixturevalue(kind)
+    server: SftpServer | FtpServer | AzureServer | GcsServer = request.getfixturevalue(kind)
     config = str(_config(tmp_path, kafka, server.url("backups/of/this"), server.options()))
     probed = run_kbr_json("config", "check", config, "--probe")
     assert {one["outcome"] for one in probed["probe"]} <= {"ok", "note"}, probed["probe"]
@@ -69,7 +72,7 @@ def test_backup_verify_and_restore_by_url(
     assert [one["backup_id"] for one in run_kbr_json("list", "-c", config)["backups"]] == ["other"]
     shown = run_kbr("config", "show", config).stdout
     for secret in server.options().values():
-        if not secret.startswith("/") and secret != "kbr":
+        if not secret.startswith(("/", "http://")) and secret not in ("kbr", "anon"):
             assert secret not in shown
 
 

@@ -1,27 +1,34 @@
-"""Servers of other kinds than Kafka and S3, on loopback: SFTP (asyncssh), FTP (pyftpdlib), Azure's blobs (Azurite).
+"""Servers of other kinds than Kafka and S3, on loopback: SFTP (asyncssh), FTP (pyftpdlib), Azure's blobs (Azurite), Google's
+(fake-gcs-server).
 
-SFTP is served by a thread of the process that asks for it. Azurite comes from npm and lies in .cache/.
+SFTP is served by a thread of the process that asks for it. Azurite comes from npm, fake-gcs-server is a Go module; both lie in
+.cache/.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import secrets
 import shutil
 import socket
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
 
 import asyncssh
 
 from tests.support.azurite import azurite
+from tests.support.fake_gcs import FAKE_GCS_VERSION, fake_gcs_binary
 from tests.support.servers import Process, ServerError, free_port
 from tests.support.waiting import wait_until
 
@@ -208,3 +215,124 @@ class AzureServer:
             return True
         except OSError:
             return False
+
+
+class GcsServer:
+    """fake-gcs-server, in memory or, where it is to be killed and started again, over a folder; a context manager.
+
+    Nobody logs in: it asks for no token.
+    """
+
+    label = f"fake-gcs-server {FAKE_GCS_VERSION.removeprefix('v')}"
+
+    def __init__(self, folder: Path, *, keeps_objects: bool = False) -> None:
+        self.folder = folder.resolve() / "gcs"
+        self.folder.mkdir(parents=True)
+        self.backend = "filesystem" if keeps_objects else "memory"
+        self.port = free_port()
+        self._process = Process("fake-gcs-server", self.folder)
+
+    def __enter__(self) -> GcsServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._process.stop()
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers; again after crash(), with what was written before if it keeps that."""
+        place = f"127.0.0.1:{self.port}"
+        self._process.start(
+            [
+                str(fake_gcs_binary()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(self.port),
+                "-backend", self.backend, "-filesystem-root", str(self.folder / "buckets"), "-log-level", "warn",
+                "-external-url", self.endpoint_url, "-public-host", place,
+            ],
+            port=self.port,
+        )  # fmt: skip
+        try:
+            wait_until(self._is_up, deadline_s=30, what=f"fake-gcs-server answers\n{self._process.tail()}")
+        except BaseException:
+            self._process.stop()
+            raise
+
+    def crash(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+
+    def make_bucket(self, name: str = "") -> str:
+        """A bucket, of this name or of one that nobody else uses."""
+        name = name or f"bucket-{secrets.token_hex(6)}"
+        body = json.dumps({"name": name}).encode()
+        request = Request(f"{self.endpoint_url}/storage/v1/b?project=kbr-tests", body, {"Content-Type": "application/json"})
+        urlopen(request, timeout=10).close()
+        return name
+
+    def fill(self, place: str, keys: Sequence[str]) -> None:
+        """Write many objects of one byte below ``bucket/prefix``, past all libraries: those take milliseconds for each."""
+        bucket, _, prefix = place.partition("/")
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            for key in keys:
+                name = quote(f"{prefix}/{key}", safe="")
+                connection.request("POST", f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}", b"x")
+                with connection.getresponse() as answer:
+                    if answer.status != 200:
+                        raise ServerError(f"fake-gcs-server answers {answer.status} to the upload of {key}")
+                    answer.read()
+
+    def options(self) -> dict[str, str]:
+        return {"endpoint_url": self.endpoint_url, "token": "anon"}
+
+    @property
+    def env(self) -> dict[str, str]:
+        """KBR_ variables that lead to it."""
+        return {f"KBR_STORAGE_OPTIONS__{name.upper()}": value for name, value in self.options().items()}
+
+    def url(self, path: str) -> str:
+        return f"gs://{path}"
+
+    def storage_url(self, bucket: str, prefix: str = "") -> str:
+        return self.url(f"{bucket}/{prefix}".rstrip("/"))
+
+    def _is_up(self) -> bool:
+        try:
+            with urlopen(f"{self.endpoint_url}/storage/v1/b", timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+class GcsObjects:
+    """Objects below a prefix of one of its buckets, by Google's JSON, past kbr and gcsfs."""
+
+    def __init__(self, server: GcsServer, bucket: str, prefix: str) -> None:
+        self._url = f"{server.endpoint_url}/storage/v1/b/{bucket}/o"
+        self._prefix = f"{prefix}/"
+
+    def sizes(self) -> dict[str, int]:
+        found, page = {}, ""
+        while True:
+            query = urlencode({"prefix": self._prefix, "pageToken": page})
+            with urlopen(f"{self._url}?{query}", timeout=20) as answer:
+                listed = json.load(answer)
+            found.update({one["name"].removeprefix(self._prefix): int(one["size"]) for one in listed.get("items", [])})
+            page = listed.get("nextPageToken", "")
+            if not page:
+                return found
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            with urlopen(f"{self._url}/{quote(self._prefix + key, safe='')}?alt=media", timeout=20) as answer:
+                return answer.read()
+        except HTTPError as error:
+            if error.code != 404:
+                raise
+            return None
+
+    def leftovers(self) -> list[str]:
+        """None: what was not finished is no object, and no listing has it."""
+        return []

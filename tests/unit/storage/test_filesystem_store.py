@@ -129,6 +129,36 @@ def test_a_conditional_write_whose_reply_was_lost_is_known_as_ours_by_its_bytes(
     assert (tmp_path / "m").read_bytes() == there
 
 
+@pytest.mark.parametrize("there", [b"the bytes", b"other byt", None])
+def test_an_object_store_s_package_that_tries_again_by_itself_finds_our_own_object(
+    monkeypatch: pytest.MonkeyPatch, there: bytes | None
+) -> None:
+    """Azure's does: what it tells after our first try may be of its own second one."""
+    options = StorageOptions(url=f"memory://tries-itself-{(there or b'gone')[:5].hex()}", deadline_s=30)
+    filesystem, root = open_filesystem(options)
+    store = FilesystemStore(options, filesystem, root, clock=FakeClock())
+    write, tries = filesystem.pipe_file, []
+
+    def taken(path: str, data: bytes, mode: str) -> None:
+        tries.append(mode)
+        if there is None and len(tries) == 2:
+            write(path, data)  # the one that was there is gone by now
+            return
+        if there is not None:
+            write(path, there)
+        raise FileExistsError(path)
+
+    monkeypatch.setattr(filesystem, "pipe_file", taken)
+    if there == b"other byt":
+        with pytest.raises(PreconditionFailed):
+            store.put("m", b"the bytes", if_absent=True)
+    else:
+        store.put("m", b"the bytes", if_absent=True)
+    assert store.get("m", max_bytes=9) == (there or b"the bytes")
+    assert tries == ["create"] * (2 if there is None else 1)
+    assert store.properties.honours_if_absent is True
+
+
 def test_temporary_files_a_day_old_are_removed_in_all_folders_below(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
