@@ -105,7 +105,7 @@ def find_restore(store: ObjectStore, cluster: Cluster, backup_id: str, name: str
         raise OffsetMapMissing(f"restore {meant[0].restore_id} of backup {backup_id} is gone", hint="restore again")
     if state.cluster_id != cluster_id:
         raise PreflightRefused(
-            f"restore {state.restore_id} went into cluster {state.cluster_id}, the target is {cluster_id}",
+            f"restore {state.restore_id} went into cluster {state.cluster_id:.100}, the target is {cluster_id}",
             hint="check target.bootstrap_servers",
         )
     return Restored(state=state)

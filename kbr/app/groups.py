@@ -460,7 +460,7 @@ def roll_groups_back(
         former, source = _former(store, cluster, backup_id, restore_id, file, patterns)
         if former.cluster_id != cluster.info().cluster_id:
             raise PreflightRefused(
-                f"{source}: these are offsets of cluster {former.cluster_id}, not of the target",
+                f"{source}: these are offsets of cluster {former.cluster_id:.100}, not of the target",
                 hint="check target.bootstrap_servers",
             )
         names = _named(former, patterns)

@@ -30,7 +30,7 @@ def load_previous(store: ObjectStore, options: BackupOptions, source: SourceInfo
     name = f"backup {options.backup_id} at {store.url}"
     if previous.source.cluster_id and source.cluster_id and previous.source.cluster_id != source.cluster_id:
         raise BackupExists(
-            f"{name} is of another cluster (its id is {previous.source.cluster_id}, this one's {source.cluster_id})",
+            f"{name} is of another cluster (its id is {previous.source.cluster_id:.100}, this one's {source.cluster_id})",
             hint="choose another backup_id for this cluster, or check bootstrap_servers",
             backup_id=options.backup_id,
         )

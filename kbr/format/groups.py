@@ -171,6 +171,9 @@ def read_offsets(nodes: list[Any], path: str) -> dict[TopicPartition, CommittedO
         metadata = value_at(node, here, "metadata", dict)
         if not all(type(text) is str for text in metadata.values()):
             fail(f"{here}metadata", "holds something else than strings")
+        # a broker hangs up on more, and is asked again until the deadline
+        if any(len(text.encode("utf-8", "surrogatepass")) > _MAX_STRING_BYTES for text in metadata.values()):
+            fail(f"{here}metadata", f"has more than the {_MAX_STRING_BYTES} bytes that Kafka keeps of one")
         if metadata and not set(metadata) <= {str(partition) for partition in partitions}:
             fail(f"{here}metadata", "is of a partition that has no offset")
         for partition, offset, epoch in zip(partitions, offsets, epochs, strict=True):

@@ -152,6 +152,7 @@ def test_a_group_that_makes_no_sense_is_refused(change: dict[str, object], words
         ({"leader_epochs": [0, 2**31]}, "leader_epochs"),
         ({"metadata": {"0": 1}}, "metadata"),
         ({"metadata": {"3": "x"}}, "metadata"),
+        ({"metadata": {"0": "ä" * 2**14}}, "metadata has more than the 32767 bytes"),
     ],
 )
 def test_offsets_that_make_no_sense_are_refused(change: dict[str, object], words: str) -> None:
