@@ -11,6 +11,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from kbr.repository.offset_maps import open_offset_map
 from kbr.repository.restore_states import list_restores
 from kbr.restore.options import RestoreOptions
 from kbr.storage.local import LocalStore
+from kbr.storage.options import StoreLayer
 from tests.support.checker import Truth, check_target
 from tests.support.fault_store import Fault, Killed, Operation, Script, chosen
 from tests.support.inline import Bench, mock_bench
@@ -61,11 +63,19 @@ class Place:
 @pytest.fixture
 def place() -> Iterator[Place]:
     """One of its own for each test: a broker that has thousands of topics is slow."""
+    with new_place() as found:
+        yield found
+
+
+@contextmanager
+def new_place(layer: StoreLayer | None = None) -> Iterator[Place]:
+    """A backup as the layer makes it."""
     memory = Path("/dev/shm")
     with (
         mock_bench() as bench,
         tempfile.TemporaryDirectory(prefix="kbr-faults-", dir=memory if memory.is_dir() else None) as folder,
     ):
+        bench.layer = layer
         source = random.Random(3)
         records = {}
         for name, partitions in TOPICS.items():
@@ -107,10 +117,11 @@ def _anomalies(place: Place, options: RestoreOptions) -> str:
 
 def _mapping_anomalies(place: Place, store: LocalStore, options: RestoreOptions, key: str | None) -> str:
     """What is wrong with the offset mapping: record by record, it has to be where the source's n-th one is."""
-    (restore,) = list_restores(store, "b")
+    seen = store if place.bench.layer is None else place.bench.layer.over(store)
+    (restore,) = list_restores(seen, "b")
     if key != offset_map_key("b", restore.restore_id):
         return f"the offset mapping is said to be {key}"
-    mapping = open_offset_map(store, "b", restore.restore_id)
+    mapping = open_offset_map(seen, "b", restore.restore_id)
     for (topic, number), records in place.truth.committed.items():
         source, target = TopicPartition(topic, number), TopicPartition(options.topic_mapping[topic], number)
         for position, record in enumerate(records):
