@@ -18,7 +18,7 @@ from kbr.config.expand import expand
 from kbr.config.keys import Key, UnknownKey, all_keys, find_key, hint_of_later, is_secret_path, section_at, suggest
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, Rank, as_name
 from kbr.config.storage import S3_KEYS
-from kbr.secrecy import is_secret_variable
+from kbr.secrecy import is_likely_secret, is_secret_variable
 
 __all__ = ["Layers"]
 
@@ -204,7 +204,7 @@ class Layers:
         if reference.startswith("file:"):
             self.secret_files.append(reference.removeprefix("file:"))
             self.secrets.append(value)
-        elif is_secret_variable(reference):
+        elif is_secret_variable(reference) and is_likely_secret(reference, value):
             self.secrets.append(value)
 
     def _add_text(self, key: Key, path: Path, text: str, origin: Origin) -> None:

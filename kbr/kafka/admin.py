@@ -83,7 +83,8 @@ class _ClientLog(logging.Handler):
         self._said_at = self._clock.monotonic()
 
     def _note(self, code: int, text: str) -> None:
-        broker, reason, check = explain(self._settings.redact(text))
+        # understood as it is, and masked where it is shown: the broker's name is used again, to look at its certificate
+        broker, reason, check = explain(text, mask=self._settings.redact)
         if not reason:
             return
         if "SSL handshake failed" in text or "tls alert" in text:

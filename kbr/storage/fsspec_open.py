@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 
 from kbr.errors import AccessDenied, ConfigError, KbrError, StoreUnavailable
+from kbr.storage.filesystem_errors import one_line
 from kbr.storage.options import StorageOptions, without_secrets
 
 __all__ = ["open_filesystem"]
@@ -74,7 +75,7 @@ def open_filesystem(options: StorageOptions) -> tuple[Any, str]:
     except ImportError as error:
         package = _PACKAGES.get(scheme)
         hint = f"pip install {package}" if package else "install it"
-        raise ConfigError(f"a package is missing for {shown}: {_one_line(error)}", hint=hint) from error
+        raise ConfigError(f"a package is missing for {shown}: {one_line(error)}", hint=hint) from error
     except KbrError:
         raise
     except Exception as error:
@@ -110,7 +111,3 @@ def _told(error: Exception, shown: str) -> KbrError:
         return ConfigError(f"no store can be opened for {shown} ({kind})", hint="check the URL and storage.options")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else kind
     return StoreUnavailable(f"{shown} can't be reached: {reason}", hint="check that the host is right and can be reached from here")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
