@@ -112,7 +112,7 @@ def run_backup(
             )
             if dry_run:
                 return coordinator.dry_run()
-            return coordinator.run(supervisor_factory(None, preload=worker_modules("backup", config)))
+            return coordinator.run(supervisor_factory(None, preload=worker_modules("backup", config), withheld=config.variables))
     finally:
         display.close()
         store.close()

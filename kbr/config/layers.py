@@ -41,6 +41,7 @@ class Layers:
         problems: mistakes found on the way.
         notes: what was left out, in sentences.
         secrets: what ``${file:...}`` and variables that are named like secrets stand for, wherever they are used.
+        variables: names of those that ``${...}`` was used of.
         secret_files: where the texts of secrets come from: files of ``${file:...}``, and the configuration file itself if
             it holds one as it is.
     """
@@ -52,6 +53,7 @@ class Layers:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.secrets: list[str] = []
+        self.variables: set[str] = set()
         self.secret_files: list[str] = []
 
     # -- the layers ---------------------------------------------------------------------------
@@ -201,6 +203,8 @@ class Layers:
         return plain
 
     def _note(self, reference: str, value: str) -> None:
+        if not reference.startswith("file:"):
+            self.variables.add(reference)
         if reference.startswith("file:"):
             self.secret_files.append(reference.removeprefix("file:"))
             self.secrets.append(value)

@@ -83,6 +83,7 @@ def load_config(
         needed = {"storage", "encryption", "signing", {"backup": "source", "restore": "target"}.get(mode or config.mode or "", "storage")}
         config = _with_secrets(config, layers, {*needed, "source", "target"} if all_clusters else needed, environ)
     config._origins.update(layers.origins)
+    config._variables.update(layers.variables)
     config._warnings.extend([*layers.notes, *exposure_warnings(config, path, layers.secret_files)])
     return config
 
