@@ -320,6 +320,8 @@ class _BackupWorker:
         now = self._clock.monotonic()
         if now - self._interval_checked_at >= min(1.0, self._task.segment_max_interval_s):
             self._interval_checked_at = now
+            for block in source.renew(done=self._outcomes.keys()):
+                self._submit(block, pipeline)
             self._cut_old_segments(now, source, pipeline)
             self._end_cut_logs(source, pipeline)
         self._give_up_if_nothing_comes(now, source, pipeline)

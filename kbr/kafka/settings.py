@@ -22,6 +22,7 @@ __all__ = [
     "OidcLogin",
     "admin_properties",
     "consumer_properties",
+    "login_files",
     "producer_properties",
 ]
 
@@ -54,6 +55,8 @@ _ALIASES = {
     "auto.commit.enable": "enable.auto.commit",
     "enable.auto.offset.store": "enable.auto.commit",
 }
+#: How the names of properties end whose values are paths (CONFIGURATION.md).
+_FILES = (".location", ".file", ".keytab")
 #: librdkafka quotes what it can't read of this one (rdkafka_sasl_oauthbearer.c: "beginning at: ...").
 _QUOTED_PROPERTY = "sasl.oauthbearer.config"
 
@@ -207,6 +210,11 @@ def admin_properties(settings: ClientSettings) -> dict[str, str]:
     # known by then: a host behind a firewall that drops packets just says nothing.
     properties["socket.connection.setup.timeout.ms"] = "10000"
     return _with_client(properties, settings)
+
+
+def login_files(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """Paths that librdkafka reads when it makes a client: certificates, keys, lists of CAs, keytabs. It reads none a second time."""
+    return tuple(value for name, value in sorted(properties.items()) if value and name.endswith(_FILES))
 
 
 def consumer_properties(

@@ -20,6 +20,7 @@ import botocore.config
 import botocore.exceptions
 import s3fs
 
+from kbr.renewal import SeenFiles
 from kbr.storage.filesystem_errors import one_line
 from kbr.storage.fsspec_open import open_filesystem
 from kbr.storage.options import StorageOptions
@@ -56,17 +57,24 @@ class S3fsClient:
         self._process = 0
         #: Whether the server has ever taken our credentials.
         self._was_let_in = False
+        #: Lists of CAs, as they were when the session was made, which does not read them again.
+        self._authorities = SeenFiles(())
 
     def call(
         self, operation: str, *, timeout_s: float, max_body_bytes: int | None = None, **arguments: Any
     ) -> Mapping[str, Any]:
-        """See S3Client. Credentials that have expired are looked for anew, once."""
+        """See S3Client. Credentials that have expired are looked for anew, once, and so are CAs that have changed."""
         until = time.monotonic() + timeout_s
         filesystem = None
         try:
             try:
                 filesystem = self._connected(timeout_s)
                 return self._ask(filesystem, operation, timeout_s, max_body_bytes, arguments)
+            except botocore.exceptions.SSLError:
+                if filesystem is None or not self._authorities.changed:
+                    raise
+                self._forget(filesystem)
+                return self._ask(self._connected(timeout_s), operation, until - time.monotonic(), max_body_bytes, arguments)
             except botocore.exceptions.ClientError as error:
                 if filesystem is None or not self._may_find_others(operation, error):
                     raise
@@ -122,11 +130,16 @@ class S3fsClient:
         lost = isinstance(error, _CREDENTIALS) and not isinstance(error, botocore.exceptions.ProfileNotFound)
         if lost and self._was_let_in:  # they were there: whoever gives them will be back
             return S3Failure(FailureKind.NO_ANSWER, one_line(error))
-        return _failure(error, timeout_s)
+        failure = _failure(error, timeout_s)
+        if failure.kind is FailureKind.TLS and self._was_let_in:  # a certificate has run out, and will be renewed
+            return S3Failure(FailureKind.NO_ANSWER, f"TLS: {failure.reason}")
+        return failure
 
     def _connected(self, timeout_s: float) -> s3fs.S3FileSystem:
         with self._lock:
             if self._filesystem is None or self._process != os.getpid():
+                # first: what is changed while it is read is a change
+                self._authorities = SeenFiles(filter(None, (self._options.ca_bundle, os.environ.get("AWS_CA_BUNDLE"))))
                 filesystem = self._make()
                 # under the lock: older s3fs make two sessions when two threads come at once
                 client = self._run(filesystem, filesystem.set_session(), timeout_s)

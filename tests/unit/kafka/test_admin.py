@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from kbr.errors import AuthenticationFailed, ClusterUnavailable, ConfigError
 from kbr.kafka.admin import CAUSE_LIFETIME_S, CONNECT_DEADLINE_S, REFUSED_DEADLINE_S, AdminSession
 from kbr.kafka.cluster import Cluster
 from kbr.kafka.settings import ClientSettings
+from kbr.renewal import SeenFiles
 from kbr.timing import SYSTEM_CLOCK
 from tests.support.clocks import FakeClock
 
@@ -229,3 +231,23 @@ def test_what_a_token_server_says_is_shown_without_the_secret() -> None:
     assert SECRET[:4] not in cause.reason
     assert "xxx" in cause.reason
     assert len(cause.reason) < 350
+
+
+def test_a_password_that_is_refused_in_a_run_is_no_outage_and_a_token_is() -> None:
+    for mechanism, kind in (("SCRAM-SHA-512", AuthenticationFailed), ("OAUTHBEARER", ClusterUnavailable)):
+        session, _clock = _session(KafkaError._TRANSPORT, failures=0, deadline_s=20)
+        session._properties["sasl.mechanism"] = mechanism
+        session.metadata()
+        session._client.failures = 10_000
+        session._log.note_error(KafkaError(KafkaError._AUTHENTICATION, NO_LOGIN))
+        with pytest.raises(kind, match="authentication failed"):
+            session.metadata()
+
+
+def test_a_login_that_never_worked_is_a_wrong_one_whatever_it_is(tmp_path: Path) -> None:
+    session, _clock = _session(KafkaError._TRANSPORT)
+    session._files = SeenFiles([str(tmp_path / "cert.pem")])
+    session._properties["sasl.mechanism"] = "OAUTHBEARER"
+    session._log.note_error(KafkaError(KafkaError._SSL, NO_TLS))
+    with pytest.raises(AuthenticationFailed):
+        session.metadata()
