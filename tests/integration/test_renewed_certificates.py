@@ -22,6 +22,7 @@ from tests.support.checker import check_backup, read_truth
 from tests.support.kafka import KafkaHarness, send
 from tests.support.process_tree import KbrRun
 from tests.support.secure_kafka import Right, SecureKafka, Way
+from tests.support.secure_runs import back_up
 from tests.support.waiting import wait_until
 
 MTLS = Way("MTLS")
@@ -137,6 +138,51 @@ def test_a_continuous_backup_goes_on_with_a_certificate_that_was_renewed_after_t
     report = check_backup(read_truth(secure_kafka.harness, [topic]), FolderObjects(tmp_path / "store"), "b")
     assert report.record_count == sent
     assert not report.anomalies, report
+
+
+@pytest.mark.timeout(240)
+def test_a_restore_goes_on_with_a_certificate_that_was_renewed_after_the_old_one_had_expired(secure_kafka: SecureKafka, tmp_path: Path) -> None:
+    user = secure_kafka.name("short-lived")
+    topic = secure_kafka.harness.create_topic(secure_kafka.name("slow"), 1)
+    target = f"{topic}-restored"
+    count = 250
+    send(secure_kafka.harness.producer(), topic, [{"partition": 0, "key": b"%d" % n, "value": b"v%d" % n} for n in range(count)])
+    with secure_kafka.rights("User:CN=reader", [Right("Read", "topic", topic)]):
+        assert back_up(secure_kafka, MTLS, "reader", tmp_path / "store", topic).exit_code == 0
+    files = Files(secure_kafka, tmp_path / "tls", user)
+    expires_at = time.time() + LIFE_S
+    first = files.new_pair(until_s=expires_at)
+    files.put(files.certificate, first.certificate)
+    files.put(files.key, first.key)
+    cluster = secure_kafka.cluster_config(
+        MTLS, "writer", ssl_certificate_location=str(files.certificate), ssl_key_location=str(files.key)
+    )
+    config = {
+        "backup_id": "b",
+        # records are farther apart than that: each has a connection of its own
+        "target": {**cluster, "client": {"connections.max.idle.ms": "50"}},
+        "storage": {"url": str(tmp_path / "store")},
+        "restore": {"workers": 1, "topic_mapping": {topic: target}, "rate_limit_records": 6},
+    }
+    path = tmp_path / "kbr.yaml"
+    path.write_text(json.dumps(config))
+    rights = [Right(one, "topic", target) for one in ("Read", "Write", "Create", "DescribeConfigs")]
+    with secure_kafka.rights(f"User:CN={user}", rights), KbrRun("restore", "-c", str(path)) as run:
+
+        def holds(condition: Callable[[], bool]) -> bool:
+            assert not run.is_over, run.output
+            return condition()
+
+        wait_until(lambda: holds(lambda: time.time() > expires_at), deadline_s=LIFE_S + 10, what="the certificate's end")
+        said = "it does not accept this client's certificate"
+        wait_until(lambda: holds(lambda: said in run.output), deadline_s=60, what="a refusal")
+        second = files.new_pair()
+        files.put(files.certificate, second.certificate)
+        files.put(files.key, second.key)
+        assert run.wait(150) == 0, run.output
+        assert "files of the login have changed since the client was made" in run.output
+    found, expected = ([one.exact for one in secure_kafka.harness.read_all(one)[0]] for one in (target, topic))
+    assert found == expected
 
 
 def test_a_cluster_that_let_us_in_before_is_away_until_the_files_are_renewed_and_a_new_run_is_refused(
