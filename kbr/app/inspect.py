@@ -146,7 +146,7 @@ def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport
             return _verify_presence(store, backup_id)
         report = verify(store, manifest, deep=deep, max_block_bytes=config.limits.max_block_bytes)
         if isinstance(store, SealedStore) and is_encrypted(store, backup_id):
-            report = with_keys(report, is_good=store.keys.find(backup_id)[1])
+            report = with_keys(report, store.keys.find(backup_id).flaw)
         return replace(
             report,
             encrypted=is_encrypted(store, backup_id),
@@ -155,6 +155,9 @@ def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport
 
 
 def _verify_presence(store: SealedStore, backup_id: str) -> VerifyReport:
-    keys, is_good = store.keys.find(backup_id)
+    keys, flaw = store.keys.find(backup_id)
     report = verify_presence(store.inner, store.keys.open_part(backup_id), "" if keys is None else keys.openers)
-    return with_keys(report, is_good=is_good)
+    if store.trust.public_keys:
+        note = "the manifest's signature was not checked, although signing.public_keys are given: it is encrypted, as all of it"
+        report = replace(report, notes=(*report.notes, note))
+    return with_keys(report, flaw)

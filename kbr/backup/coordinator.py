@@ -34,7 +34,7 @@ from kbr.model import RunStatus, TopicPartition
 from kbr.repository.adopt import unlisted_segments
 from kbr.repository.catalog import Catalog
 from kbr.repository.publish import ManifestPublisher
-from kbr.repository.sealing import begin_backup, for_workers
+from kbr.repository.sealing import begin_backup, check_new_backup, for_workers
 from kbr.runtime.stopping import StopWish
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore
@@ -156,10 +156,12 @@ class BackupCoordinator:
         begun = self._clock.monotonic()
         check_selection(self._cluster, self._options, has_backup=self._has_backup)
         with self._run_lock:
-            begin_backup(self._store, self._options.backup_id)
+            begin_backup(self._store, self._options.backup_id, self._run_lock.check)
             storage = for_workers(self._store, self._places.storage, self._options.backup_id)
             self._places = replace(self._places, storage=storage)
             state, survey = self._look(with_groups=True)
+            if self._previous is None:
+                check_new_backup(self._store, self._options.backup_id)
             self._store.remove_leftovers(self._options.backup_id)
             self._phases["plan"] = self._clock.monotonic() - begun
             index = self._new_index()

@@ -44,6 +44,7 @@ __all__ = [
     "index_prefix",
     "is_group_rollback_key",
     "is_index_piece_key",
+    "is_left_before_a_backup",
     "is_lock_key",
     "is_locks_path",
     "key_below_backup",
@@ -127,6 +128,11 @@ def keys_key(backup_id: str) -> str:
 def is_locks_path(below: str) -> bool:
     """Whether a key below a backup's folder is one of a lock, or begins so."""
     return _LOCKS_PATH.match(below) is not None
+
+
+def is_left_before_a_backup(below: str) -> bool:
+    """Whether a key below a backup's folder is one that a run makes before there is anything of the backup: a lock, the keys."""
+    return below == KEYS_NAME or is_locks_path(below)
 
 
 def groups_key(backup_id: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from kbr.errors import SealBroken
 from kbr.format.data_keys import DataKey
+from kbr.format.documents import MAX_MANIFEST_BYTES
 from kbr.format.manifest_signature import Signature, Signer, check_signature, signature_suffix
 from kbr.repository.backup_keys import Trust
 from kbr.repository.layout import manifest_key
@@ -17,7 +18,7 @@ from kbr.repository.sealed_store import SealedStore, seal_over
 from kbr.secrecy import hide, secrets_of
 from kbr.storage import ObjectStore, StorageOptions
 
-__all__ = ["BackupSealing", "Sealing", "begin_backup", "for_workers", "is_encrypted", "signature_check", "signer_of"]
+__all__ = ["BackupSealing", "Sealing", "begin_backup", "check_new_backup", "for_workers", "is_encrypted", "signature_check", "signer_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +44,33 @@ class BackupSealing:
         return seal_over(store, Trust(), known={self.backup_id: self.data_key})
 
 
-def begin_backup(store: ObjectStore, backup_id: str) -> None:
+def begin_backup(store: ObjectStore, backup_id: str, check_lock: Callable[[], None] = lambda: None) -> None:
     """Before a run writes to a backup, and under its lock: see BackupKeys.begin().
+
+    Args:
+        check_lock: raises where the lock is another run's by now.
 
     Raises:
         WrongKey: it is encrypted, and can't be gone on with by what was given.
         BackupExists: it was begun without encryption, and that is asked for.
-        SealBroken: its keys are damaged.
+        SealBroken: its keys or its manifest are damaged.
+        SignatureInvalid: the manifest, which keys that are lost would come back from, is not signed by who is trusted.
+    """
+    if isinstance(store, SealedStore) and store.keys.begin(backup_id, check_lock):
+        # first of all it has to be what was written there, and signed: its copy takes the place of what is there
+        store.get(manifest_key(backup_id), max_bytes=MAX_MANIFEST_BYTES)
+        check_lock()
+        store.keys.put_back(backup_id)
+
+
+def check_new_backup(store: ObjectStore, backup_id: str) -> None:
+    """For who has begun a backup and found no manifest: see BackupKeys.check_new().
+
+    Raises:
+        SealBroken: what is written would be sealed with keys that somebody else may have made.
     """
     if isinstance(store, SealedStore):
-        store.keys.begin(backup_id)
+        store.keys.check_new(backup_id)
 
 
 def for_workers(store: ObjectStore, options: StorageOptions, backup_id: str) -> StorageOptions:
