@@ -22,18 +22,22 @@ __all__ = ["storage_options", "store_options", "warn_of_plain_http"]
 _log = logging.getLogger("kbr.storage")
 
 
-def storage_options(config: Config, *, lenient: bool = False, commands_ran: bool = True) -> StorageOptions:
+def storage_options(
+    config: Config, *, lenient: bool = False, goes_on: bool = False, commands_ran: bool = True
+) -> StorageOptions:
     """Where backups lie, and what opens them.
 
     Args:
         lenient: for who only shows what is there: also backups that are not encrypted, or not signed, as they should be.
+        goes_on: for who goes on with a backup, and signs it.
         commands_ran: the programs that print secrets.
 
     Raises:
         ConfigError: a key for encryption or signing is none, or its file can't be read; the key of SSE-C is none, or
             would go over the network in the clear.
     """
-    options = replace(store_options(config.storage), layer=Sealing(trust=trust_of(config, lenient=lenient, commands_ran=commands_ran)))
+    trust = trust_of(config, lenient=lenient, goes_on=goes_on, commands_ran=commands_ran)
+    options = replace(store_options(config.storage), layer=Sealing(trust=trust))
     hide(secrets_of(options))  # keys as bytes, which the configuration has as text
     return options
 

@@ -34,7 +34,7 @@ from kbr.model import RunStatus, TopicPartition
 from kbr.repository.adopt import unlisted_segments
 from kbr.repository.catalog import Catalog
 from kbr.repository.publish import ManifestPublisher
-from kbr.repository.sealing import begin_backup, check_new_backup, for_workers
+from kbr.repository.sealing import begin_backup, check_new_backup, for_workers, is_to_be_signed
 from kbr.runtime.stopping import StopWish
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore
@@ -516,7 +516,12 @@ class BackupCoordinator:
             status = state.final_status
         elif stopped and state.is_unfinished:
             status = RunStatus.INTERRUPTED
-        is_listed = checkpoints.listed_layout is None and not state.changed
+        # even if nothing else is new: whoever trusts this run's key only is to be able to read it
+        is_listed = (
+            checkpoints.listed_layout is None
+            and not state.changed
+            and not is_to_be_signed(self._store, self._options.backup_id)
+        )
         if self._previous is not None and is_listed and self._previous.status is status:
             self._keep_groups(state, checkpoints)
             return state.manifest(status, now_ms=self._previous.updated_at_ms)

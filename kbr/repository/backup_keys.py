@@ -58,12 +58,14 @@ class Trust:
         accept_plain: read backups that are not encrypted although ``secrets`` are given.
         public_keys: Ed25519, raw; with any, a manifest that none of them has signed is refused.
         signing_key: Ed25519, raw; signs the manifests that are written.
+        accept_unsigned: go on with a manifest that nobody has signed although there are ``public_keys``.
     """
 
     secrets: KeySecrets = field(default_factory=KeySecrets)
     accept_plain: bool = False
     public_keys: tuple[bytes, ...] = ()
     signing_key: bytes | None = field(default=None, repr=False)
+    accept_unsigned: bool = False
 
 
 class FoundKeys(NamedTuple):

@@ -11,14 +11,24 @@ from dataclasses import dataclass, replace
 from kbr.errors import SealBroken
 from kbr.format.data_keys import DataKey
 from kbr.format.documents import MAX_MANIFEST_BYTES
-from kbr.format.manifest_signature import Signature, Signer, check_signature, signature_suffix
+from kbr.format.manifest_signature import Signature, Signer, signature_suffix
 from kbr.repository.backup_keys import Trust
 from kbr.repository.layout import manifest_key
 from kbr.repository.sealed_store import SealedStore, seal_over
 from kbr.secrecy import hide, secrets_of
 from kbr.storage import ObjectStore, StorageOptions
 
-__all__ = ["BackupSealing", "Sealing", "begin_backup", "check_new_backup", "for_workers", "is_encrypted", "signature_check", "signer_of"]
+__all__ = [
+    "BackupSealing",
+    "Sealing",
+    "begin_backup",
+    "check_new_backup",
+    "for_workers",
+    "is_encrypted",
+    "is_to_be_signed",
+    "signature_check",
+    "signer_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +121,21 @@ def signature_check(store: ObjectStore, backup_id: str) -> Callable[[Signature |
     """
     if not isinstance(store, SealedStore) or not store.trust.public_keys:
         return None
-    keys, name = store.trust.public_keys, manifest_key(backup_id)
+    sealed, name = store, manifest_key(backup_id)
 
     def check(found: Signature | None, digest: bytes) -> None:
-        check_signature(found, backup_id=backup_id, digest=digest, public_keys=keys, name=name)
+        sealed.check_signature(backup_id, found, digest, name=name)
 
     return check
+
+
+def is_to_be_signed(store: ObjectStore, backup_id: str) -> bool:
+    """Whether this run signs, and the manifest that it has read has no signature, or that of another key."""
+    if not isinstance(store, SealedStore) or store.trust.signing_key is None:
+        return False
+    found = store.signer(backup_id)
+    if found is None:
+        return False
+    from kbr.format import crypto
+
+    return found != crypto.signer_of(store.trust.signing_key)

@@ -377,3 +377,25 @@ def test_only_a_manifest_that_a_trusted_key_has_signed_is_verified_restored_read
     assert refusals(mine) == [4, 4, 4, 4]
     column = "with encryption" if encrypted else "without encryption"
     record_property("compatibility", {"table": "encryption", "row": "signed manifests", "column": column})
+
+
+def test_a_machine_that_signs_goes_on_with_what_it_has_signed_and_with_unsigned_backups_on_purpose_only(
+    folder: Place, tmp_path: Path
+) -> None:
+    for name in ("mine", "next"):
+        run_kbr_json("config", "key", "--signing", str(tmp_path / name))
+    mine, following = ({"KBR_SIGNING_KEY": str(tmp_path / name)} for name in ("mine", "next"))
+    topic = filled(folder.kafka, "signs")
+    backup = ["backup", "-b", folder.kafka.bootstrap, "--backup-id", "b", "-t", topic]
+    folder.back_up(topic)
+    refused = folder.run(*backup, keys=mine)
+    assert (refused.returncode, "signing.accept_unsigned=true" in refused.stderr) == (4, True)
+    folder.back_up(topic, "--set", "signing.accept_unsigned=true", keys=mine)
+    fill(folder.kafka, topic, 600, 10)
+    folder.back_up(topic, keys=mine)
+    refused = folder.run(*backup, keys=following)
+    assert (refused.returncode, "add its public key to signing.public_keys" in refused.stderr) == (4, True)
+    folder.back_up(topic, keys={**following, "KBR_SIGNING_PUBLIC_KEYS": str(tmp_path / "mine.pub")})
+    folder.back_up(topic, keys=following)
+    verified = folder.json("verify", "b", "--deep", keys={"KBR_SIGNING_PUBLIC_KEYS": str(tmp_path / "next.pub")})
+    assert (verified["records"], verified["signature_checked"]) == (610, True)
