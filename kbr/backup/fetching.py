@@ -44,12 +44,14 @@ class BackupPlaces:
     Attributes:
         pace_path: the run's rate limit (kbr.runtime.pacing).
         lease_path: until when it may write (kbr.runtime.lease).
+        takes_over: what lies in the store and in no manifest; else only what is signed counts.
     """
 
     client: ClientSettings
     storage: StorageOptions
     pace_path: Path
     lease_path: Path
+    takes_over: bool = True
 
 
 class PassRunner:
@@ -198,5 +200,6 @@ class PassRunner:
             extra_verify=options.extra_verify,
             pace_path=self._places.pace_path,
             lease_path=self._places.lease_path,
+            takes_over=self._places.takes_over,
             window=options.window,
         )

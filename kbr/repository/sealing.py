@@ -26,6 +26,7 @@ __all__ = [
     "for_workers",
     "is_encrypted",
     "is_to_be_signed",
+    "lists_only",
     "signature_check",
     "signer_of",
 ]
@@ -103,6 +104,14 @@ def is_encrypted(store: ObjectStore, backup_id: str) -> bool:
         return isinstance(store, SealedStore) and store.keys.is_sealed(backup_id)
     except SealBroken:  # its keys are there, and damaged
         return True
+
+
+def lists_only(store: ObjectStore, backup_id: str) -> bool:
+    """Whether of a backup nothing may be used but what its manifest lists: that is signed, and a plain segment proves nothing.
+
+    A segment of an encrypted backup does: who has not the data key can't have made it.
+    """
+    return isinstance(store, SealedStore) and bool(store.trust.public_keys) and store.keys.data_key(backup_id) is None
 
 
 def signer_of(trust: Trust) -> Signer | None:

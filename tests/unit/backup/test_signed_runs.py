@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from kbr.backup.options import BackupOptions
 from kbr.errors import SignatureInvalid
 from kbr.format import crypto
 from kbr.format.data_keys import KeySecrets
+from kbr.model import GapReason, RunStatus
 from kbr.repository.backup_keys import Trust
 from kbr.repository.catalog import Catalog
+from kbr.repository.publish import publish_manifest
 from kbr.repository.sealed_store import seal_over
 from tests.support.backup_bench import Bench, Topics
 from tests.support.backups import RecordingStore
@@ -131,3 +134,38 @@ def test_a_run_with_nothing_new_leaves_a_manifest_that_it_has_signed_itself_alon
     before = runs.contents()
     assert runs.run(MINE, trusted=(EARLIER,)).exit_code == 0
     assert runs.contents() == before
+
+
+def _killed(runs: _Runs) -> str:
+    """As a run leaves it that was killed: called running, with a segment that the manifest does not list."""
+    runs.run(MINE)
+    publish_manifest(runs.bench.store, replace(runs.bench.stored(), status=RunStatus.RUNNING, finished_at_ms=None))
+    key = "topics/t/partition=0/segment-00000000000000000010.zst"
+    runs.inner.put(f"b/{key}", b"what nobody has signed")
+    return key
+
+
+def test_what_the_cluster_has_deleted_of_what_is_put_aside_is_a_gap_and_what_it_has_is_read_again() -> None:
+    runs = _Runs(KeySecrets())
+    key = _killed(runs)
+    runs.bench.topics.ends["t"], runs.bench.topics.start = [30], 20
+    before = runs.contents()
+    report = runs.run(MINE, dry_run=True)
+    assert any("1 segments that no manifest lists would be put aside" in one for one in report.warnings)
+    assert runs.contents() == before
+    report = runs.run(MINE)
+    (entry,) = report.manifest.topics[0].partitions
+    assert [(gap.start_offset, gap.end_offset_exclusive, gap.reason) for gap in entry.gaps] == [(10, 20, GapReason.RETENTION)]
+    assert [one.sequence for one in entry.segments] == [0, 20]
+    assert report.exit_code == 3
+    (told,) = [one for one in report.warnings if "aside" in one]
+    assert "what it has deleted meanwhile is a gap" in told
+    assert runs.inner.data(f"b/unlisted/1/{key}") == b"what nobody has signed"
+    assert f"b/{key}" not in runs.inner.stored_keys()
+
+
+def test_workers_of_a_signed_plain_run_take_nothing_over_and_those_of_any_other_do() -> None:
+    for secrets, key, takes_over in ((KeySecrets(), MINE, False), (KeySecrets(), None, True), (KeySecrets(key=bytes(32)), MINE, True)):
+        runs = _Runs(secrets)
+        runs.run(key)
+        assert runs.bench.workers.took_over == [takes_over]
