@@ -10,7 +10,7 @@ from collections.abc import Callable
 from kbr.backup.state import BackupState
 from kbr.backup.survey import Survey
 from kbr.model import TopicPartition
-from kbr.repository.adopt import count_unlisted, put_aside, put_aside_text, unlisted_segments
+from kbr.repository.adopt import count_unlisted, put_aside, unlisted_segments
 from kbr.repository.sealing import lists_only
 from kbr.storage import ObjectStore
 from kbr.telemetry.logs import get_logger
@@ -30,12 +30,15 @@ def take_leftovers(
     check_lock: Callable[[], None] | None,
     warn: Callable[[str], None],
     clock: Clock,
-) -> None:
+) -> frozenset[str]:
     """Go on behind what earlier runs committed and could not list, or have it read anew.
 
     Args:
         check_lock: raises where the lock is another run's by now; None where nothing may be written.
         warn: takes what is to be said of it.
+
+    Returns:
+        Keys below the backup's folder of what was put aside and could not be removed: it is to be replaced.
 
     Raises:
         StorageError: the store failed.
@@ -55,8 +58,7 @@ def take_leftovers(
         if key.topic in same and (there.get(key.topic) or not state.failed_for_good(key))
     }
     if lists_only(store, backup_id):
-        _put_aside(store, backup_id, positions, check_lock, warn)
-        return
+        return _put_aside(store, backup_id, positions, check_lock, warn)
     unlisted = unlisted_segments(store, backup_id, positions, same)
     left = dict(unlisted.damaged)
     for key, references in unlisted.segments.items():
@@ -69,6 +71,7 @@ def take_leftovers(
         _log.info("took over segments that no manifest listed of %d partitions", len(unlisted.segments))
     for name, reason in left.items():
         warn(f"{name} is in no manifest and was left alone: {reason}")
+    return frozenset()
 
 
 def _put_aside(
@@ -77,12 +80,13 @@ def _put_aside(
     positions: dict[TopicPartition, int],
     check_lock: Callable[[], None] | None,
     warn: Callable[[str], None],
-) -> None:
+) -> frozenset[str]:
     if check_lock is not None:
-        moved = put_aside(store, backup_id, positions, check_lock)
-        if moved:
-            warn(put_aside_text(moved))
-        return
+        done = put_aside(store, backup_id, positions, check_lock)
+        if done.keys:
+            warn(str(done))
+        return done.in_the_way
     count = count_unlisted(store, backup_id, positions)
     if count:
         warn(f"{count} segments that no manifest lists would be put aside, and their records read from the cluster again")
+    return frozenset()

@@ -217,7 +217,7 @@ class BackupCoordinator:
         survey = survey_topics(self._cluster, self._options, known=state.topic_names, begun=state.begun)
         # a run that ended well has listed all that it committed; a stray segment is found when its place is written to
         if self._previous is not None and self._previous.status is not RunStatus.COMPLETE:
-            take_leftovers(
+            in_the_way = take_leftovers(
                 state,
                 survey,
                 store=self._store,
@@ -226,6 +226,7 @@ class BackupCoordinator:
                 warn=self._notices.warn,
                 clock=self._clock,
             )
+            self._places = replace(self._places, replaces=in_the_way)
         return state, survey
 
     def _new_capture(self, source: SourceInfo) -> GroupCapture:

@@ -138,6 +138,8 @@ class BackupTask:
     lease_path: Path
     #: Whether what lies in the store and in no manifest is taken over; else it is put aside (kbr.repository.adopt).
     takes_over: bool = True
+    #: Keys below the backup's folder of what was put aside and could not be removed: a segment takes its place.
+    replaces: frozenset[str] = frozenset()
     #: Records outside of it are passed over.
     window: TimeWindow = field(default_factory=TimeWindow)
     #: Whether blocks are decoded again before they are stored.

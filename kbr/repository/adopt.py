@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from kbr.errors import IntegrityError, ObjectMissing, UnsupportedFormat
+from kbr.errors import AccessDenied, IntegrityError, ObjectMissing, UnsupportedFormat
 from kbr.format.documents import Manifest, PartitionEntry
 from kbr.model import RunStatus, SegmentRef, TopicPartition
 from kbr.repository.layout import (
@@ -32,11 +32,11 @@ from kbr.repository.segment_reader import SegmentReader
 from kbr.storage.base import ObjectStore
 
 __all__ = [
+    "PutAside",
     "Unlisted",
     "check_segment",
     "count_unlisted",
     "put_aside",
-    "put_aside_text",
     "unlisted_segments",
     "with_unlisted",
 ]
@@ -101,19 +101,38 @@ def count_unlisted(store: ObjectStore, backup_id: str, positions: Mapping[TopicP
     return len(_behind(store, backup_id, positions))
 
 
+@dataclass(frozen=True, slots=True)
+class PutAside:
+    """What put_aside() has done.
+
+    Attributes:
+        keys: where the copies are, in the store.
+        in_the_way: keys below the backup's folder, of those that could not be removed: whoever writes there replaces them.
+    """
+
+    keys: tuple[str, ...] = ()
+    in_the_way: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        segments = "1 segment" if len(self.keys) == 1 else f"{len(self.keys)} segments"
+        names = f"{self.keys[0]}{', ...' if len(self.keys) > 1 else ''}"
+        stay = "" if not self.in_the_way else f" ({len(self.in_the_way)} could not be removed from their places, for lack of a right)"
+        return (
+            f"put {segments} aside that no manifest lists, as only what is signed is used: {names}{stay}. The records are read "
+            "from the cluster again; what it has deleted meanwhile is a gap"
+        )
+
+
 def put_aside(
     store: ObjectStore, backup_id: str, positions: Mapping[TopicPartition, int], check_lock: Callable[[], None]
-) -> list[str]:
+) -> PutAside:
     """Move what lies behind the last listed segments to where nobody reads it, so that nothing is in the way, and nothing lost.
 
-    Each is copied before it is removed: when that ends in between, it is there twice.
+    Each is copied before it is removed: when that ends in between, it is there twice, and not copied again.
 
     Args:
         positions: by partition, the first offset that no listed segment answers for; others are passed over.
         check_lock: raises where the backup is another run's by now; asked before anything is removed.
-
-    Returns:
-        The keys where they are now.
 
     Raises:
         StorageError: the store failed.
@@ -121,46 +140,49 @@ def put_aside(
     """
     names = _behind(store, backup_id, positions)
     if not names:
-        return []
-    taken = {info.key for info in store.list(unlisted_prefix(backup_id))}
+        return PutAside()
+    there = {info.key: info.size_bytes for info in store.list(unlisted_prefix(backup_id))}
 
-    def move(name: SegmentName) -> str | None:
+    def move(name: SegmentName) -> tuple[str, str] | None:
         below = relative_segment_key(*name)
-        target = next(key for number in count(1) if (key := unlisted_key(backup_id, number, below)) not in taken)
+        source = f"{backup_folder(backup_id)}{below}"
         try:
-            _copy(store, f"{backup_folder(backup_id)}{below}", target)
+            target = _copied(store, source, (unlisted_key(backup_id, number, below) for number in count(1)), there)
         except ObjectMissing:
             return None  # listed, and gone when it was read
         check_lock()
-        store.delete(f"{backup_folder(backup_id)}{below}")
-        return target
+        try:
+            store.delete(source)
+        except AccessDenied:  # a backup needs no right to delete
+            return target, below
+        return target, ""
 
     with ThreadPoolExecutor(min(_READERS, len(names)), thread_name_prefix="aside") as pool:
-        return [key for key in pool.map(move, names) if key is not None]
+        done = [one for one in pool.map(move, names) if one is not None]
+    return PutAside(tuple(key for key, _ in done), frozenset(below for _, below in done if below))
 
 
-def put_aside_text(moved: Sequence[str]) -> str:
-    """What is to be said of put_aside()."""
-    segments = "1 segment" if len(moved) == 1 else f"{len(moved)} segments"
-    return (
-        f"put {segments} aside that no manifest lists, as only what is signed is used ({moved[0]}"
-        f"{', ...' if len(moved) > 1 else ''}): the records are read from the cluster again; what it has deleted meanwhile is a gap"
-    )
-
-
-def _copy(store: ObjectStore, source: str, target: str) -> None:
+def _copied(store: ObjectStore, source: str, targets: Iterator[str], there: Mapping[str, int]) -> str:
+    """Copy an object to the first of some keys that is not there; or find the copy that was made before."""
     size = store.head(source).size_bytes
-    if size <= _PIECE_BYTES:
+    spans = [(at, min(_PIECE_BYTES, size - at)) for at in range(0, size, _PIECE_BYTES)]
+    target = next(targets)
+    while target in there:
+        if there[target] == size and all(store.read_range(source, *span) == store.read_range(target, *span) for span in spans):
+            return target
+        target = next(targets)
+    if len(spans) < 2:
         store.put(target, store.read_range(source, 0, size))
-        return
+        return target
     upload = store.open_upload(target)
     try:
-        for position in range(0, size, _PIECE_BYTES):
-            upload.write(store.read_range(source, position, min(_PIECE_BYTES, size - position)))
+        for span in spans:
+            upload.write(store.read_range(source, *span))
     except BaseException:
         upload.abort()
         raise
     upload.commit()
+    return target
 
 
 def with_unlisted(store: ObjectStore, manifest: Manifest) -> tuple[Manifest, list[str]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from kbr.errors import AccessDenied
 from kbr.format import crypto
 from kbr.format.data_keys import KeySecrets
 from kbr.format.segment import SegmentIdentity
@@ -140,6 +141,31 @@ def test_what_a_killed_run_has_not_listed_is_put_aside_whole_and_told_and_its_re
     assert len([note for note in verified.notes if note.startswith("b/unlisted/1/topics/") and "put it aside" in note]) == len(left)
 
 
+class _NoDelete(LocalStore):
+    """Its user may write, and delete nothing of a backup."""
+
+    def delete(self, key: str) -> None:
+        if key.startswith("b/topics/"):
+            raise AccessDenied(f"delete of {key}: denied", hint="ask for the right")
+        super().delete(key)
+
+
+def test_without_the_right_to_delete_new_segments_take_the_places_of_what_was_copied_aside(
+    bench: Bench, scenarios: dict[str, Scenario], tmp_path: Path
+) -> None:
+    scenario = scenarios["after a kill"]
+    folder = _copy(scenario.before, tmp_path)
+    left = _unlisted(folder)
+    key = min(left)
+    (folder / "b" / key).write_bytes(_forged(key))
+    left[key] = _forged(key)
+    report = bench.back_up(_NoDelete(str(folder)), scenario.options, Script())
+    assert report.manifest.status is RunStatus.COMPLETE
+    assert check_backup(scenario.truth, FolderObjects(folder), "b").anomalies == []
+    assert _aside(folder) == left
+    assert any("could not be removed from their places" in one for one in report.warnings)
+
+
 def _forged(key: str) -> bytes:
     """A segment for that place with other records, which agrees with itself and its name."""
     with tempfile.TemporaryDirectory() as name:
@@ -193,11 +219,16 @@ class _Quick(LocalStore):
         return upload
 
 
+class _QuickNoDelete(_NoDelete, _Quick):
+    """Both."""
+
+
+@pytest.mark.parametrize("kind", [_Quick, _QuickNoDelete])
 def test_a_segment_that_somebody_puts_in_a_running_backups_way_is_not_taken_over_either(
-    bench: Bench, scenarios: dict[str, Scenario], tmp_path: Path
+    bench: Bench, scenarios: dict[str, Scenario], tmp_path: Path, kind: type[_Quick]
 ) -> None:
     scenario = scenarios["first"]
-    store = _Quick(
+    store = kind(
         str(tmp_path / "store"),
         lambda key: _forged(key.removeprefix("b/")) if f"{0:020d}.zst" in key else None,
     )

@@ -6,17 +6,20 @@ import hashlib
 
 import pytest
 
-from kbr.errors import Locked, ObjectMissing, StoreUnavailable
+from kbr.errors import AccessDenied, Locked, ObjectMissing, PreconditionFailed, StoreUnavailable
 from kbr.format import crypto
+from kbr.format.compression import BlockCompressor
 from kbr.format.data_keys import KeySecrets
 from kbr.maintain.verify import verify
 from kbr.model import PartitionStatus, RunStatus, SegmentRef, TopicPartition
 from kbr.repository import adopt
-from kbr.repository.adopt import count_unlisted, put_aside, put_aside_text, with_unlisted
+from kbr.repository.adopt import PutAside, count_unlisted, put_aside, with_unlisted
 from kbr.repository.backup_keys import Trust
 from kbr.repository.layout import is_unlisted_path
 from kbr.repository.sealed_store import seal_over
 from kbr.repository.sealing import begin_backup
+from kbr.repository.segment_writer import SegmentWriter
+from kbr_codec import scan_block
 from tests.support.backups import (
     RecordingStore,
     block_of,
@@ -55,14 +58,14 @@ def test_what_lies_behind_the_listed_segments_is_moved_byte_by_byte(monkeypatch:
     store.put("nightly/" + PLACE.format(30), b"")
     before = contents(store)
     assert count_unlisted(store, "nightly", {KEY: 10}) == 3
-    moved = put_aside(store, "nightly", {KEY: 10}, nobody_else)
-    assert moved == [f"nightly/unlisted/1/{PLACE.format(sequence)}" for sequence in (10, 20, 30)]
+    done = put_aside(store, "nightly", {KEY: 10}, nobody_else)
+    assert done == PutAside(tuple(f"nightly/unlisted/1/{PLACE.format(sequence)}" for sequence in (10, 20, 30)))
     assert contents(store) == {
         key.replace("nightly/topics", "nightly/unlisted/1/topics") if f"{0:020d}" not in key else key: data
         for key, data in before.items()
     }
-    assert all(is_unlisted_path(key.removeprefix("nightly/")) for key in moved)
-    assert put_aside(store, "nightly", {KEY: 10}, nobody_else) == []
+    assert all(is_unlisted_path(key.removeprefix("nightly/")) for key in done.keys)
+    assert put_aside(store, "nightly", {KEY: 10}, nobody_else) == PutAside()
 
 
 def test_what_was_put_aside_before_is_never_replaced() -> None:
@@ -87,13 +90,15 @@ def test_nothing_is_removed_that_is_not_there_once_more_or_by_who_has_lost_the_l
         put_aside(store, "nightly", {KEY: 0}, lost)
     assert store.data(key) == b"data"
     for operation in ("put", "read_range", "list"):
+        store = RecordingStore()
+        store.put(key, b"data")
         store.fail = {operation: StoreUnavailable("down")}
         with pytest.raises(StoreUnavailable):
             put_aside(store, "nightly", {KEY: 0}, nobody_else)
         store.fail = {}
-        assert store.data(key) == b"data"
+        assert contents(store) == {key: b"data"}
     store.fail = {"head": ObjectMissing("gone since it was listed")}
-    assert put_aside(store, "nightly", {KEY: 0}, nobody_else) == []
+    assert put_aside(store, "nightly", {KEY: 0}, nobody_else) == PutAside()
 
 
 def test_partitions_that_are_not_named_and_listed_segments_are_left_alone() -> None:
@@ -101,14 +106,52 @@ def test_partitions_that_are_not_named_and_listed_segments_are_left_alone() -> N
     three_segments(store)
     before = contents(store)
     for positions in ({KEY: 30}, {}, {TopicPartition("orders", 1): 0}):
-        assert put_aside(store, "nightly", positions, nobody_else) == []
+        assert put_aside(store, "nightly", positions, nobody_else) == PutAside()
     assert contents(store) == before
 
 
 def test_what_is_said_names_how_many_and_where_to() -> None:
-    one = put_aside_text(["b/unlisted/1/x"])
-    assert one.startswith("put 1 segment aside that no manifest lists, as only what is signed is used (b/unlisted/1/x): ")
-    assert put_aside_text(["b/unlisted/1/x", "y"]).startswith("put 2 segments aside")
+    one = str(PutAside(("b/unlisted/1/x",)))
+    assert one.startswith("put 1 segment aside that no manifest lists, as only what is signed is used: b/unlisted/1/x. ")
+    two = str(PutAside(("b/unlisted/1/x", "y"), frozenset({"x"})))
+    assert two.startswith("put 2 segments aside")
+    assert "b/unlisted/1/x, ... (1 could not be removed from their places, for lack of a right). " in two
+
+
+class _NoDelete(RecordingStore):
+    """Its user may write and not delete, as a backup's may be."""
+
+    def delete(self, key: str) -> None:
+        raise AccessDenied(f"delete of {key}: denied", hint="")
+
+
+@pytest.mark.parametrize("piece_bytes", [100, 8 << 20])
+def test_without_the_right_to_delete_it_is_copied_once_and_a_segment_may_take_its_place(
+    monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    monkeypatch.setattr(adopt, "_PIECE_BYTES", piece_bytes)
+    store = _NoDelete()
+    three_segments(store)
+    before = contents(store)
+    places = [PLACE.format(sequence) for sequence in (10, 20)]
+    for _ in range(2):
+        done = put_aside(store, "nightly", {KEY: 10}, nobody_else)
+        assert done == PutAside(tuple(f"nightly/unlisted/1/{place}" for place in places), frozenset(places))
+    copies = {f"nightly/unlisted/1/{place}": before[f"nightly/{place}"] for place in places}
+    assert contents(store) == before | copies
+    for sequence in (0, 10):
+        writer = SegmentWriter(store, identity_of(sequence=sequence), replaces=done.in_the_way)
+        block = block_of(sequence, 3)
+        writer.append(BlockCompressor(identity_of().compression).compress(block), len(block), scan_block(block))
+        if sequence:
+            writer.commit(sequence + 3)
+        else:  # one that counts
+            with pytest.raises(PreconditionFailed):
+                writer.commit(sequence + 3)
+    assert store.data(f"nightly/{PLACE.format(0)}") == before[f"nightly/{PLACE.format(0)}"]
+    assert store.data(f"nightly/{places[0]}") != before[f"nightly/{places[0]}"]
+    # another one of the same place is kept, too
+    assert put_aside(store, "nightly", {KEY: 10}, nobody_else).keys[0] == f"nightly/unlisted/2/{places[0]}"
 
 
 @pytest.mark.parametrize(
