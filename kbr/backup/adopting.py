@@ -88,5 +88,5 @@ def _put_aside(
         return done.in_the_way
     count = count_unlisted(store, backup_id, positions)
     if count:
-        warn(f"{count} segments that no manifest lists would be put aside, and their records read from the cluster again")
+        warn(f"segments that no manifest lists ({count}) would be put aside, and their records read from the cluster again")
     return frozenset()

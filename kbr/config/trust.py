@@ -60,7 +60,8 @@ class SigningConfig(Section):
 
     key: fields.FilePath = fields.key(
         None,
-        "File with an Ed25519 private key (PEM): a backup signs each manifest that it writes.",
+        "File with an Ed25519 private key (PEM): a backup signs each manifest that it writes, and goes on only with one that this "
+        "key, or one of `public_keys`, has signed.",
         kind="path",
         example="/etc/kbr/signing.pem",
     )

@@ -230,7 +230,7 @@ def _left_out(names: Sequence[SegmentName], positions: Mapping[TopicPartition, i
     segments = sum(_place(name) in follow for name in names)
     return [
         f"what the run that is called running has stored and not listed yet is left out, as only what is signed is used "
-        f"({segments} segments of {len(follow)} partitions): the next backup run reads it from the cluster again, and what that "
+        f"(segments: {segments}, partitions: {len(follow)}): the next backup run reads it from the cluster again, and what that "
         "has deleted meanwhile is a gap then"
     ]
 

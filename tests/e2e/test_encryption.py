@@ -428,7 +428,7 @@ def test_a_killed_signed_backup_goes_on_without_what_nobody_has_signed(place: Pl
     planted.write_bytes(b"what nobody has signed")
     mine = {"KBR_SIGNING_PUBLIC_KEYS": str(tmp_path / "mine.pub")}
     left_out = place.restore("--topic-map", f"{topic}={topic}-early", keys=mine)
-    assert [one for one in left_out["warnings"] if "only what is signed is used (1 segments of 1 partitions)" in one]
+    assert [one for one in left_out["warnings"] if "only what is signed is used (segments: 1, partitions: 1)" in one]
     fill(kafka, topic, 600, 200)
     more = place.back_up(topic, "--set", "backup.lock_life_ms=3000")
     assert more["totals"]["records"] == 800

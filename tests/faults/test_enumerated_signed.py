@@ -268,7 +268,7 @@ def test_a_restore_of_a_killed_run_has_what_is_signed_only_where_that_is_asked_f
     if trust.public_keys:
         assert found == listed
         assert len(notes) == 1
-        assert f"({unlisted} segments of" in notes[0]
+        assert f"(segments: {unlisted}, " in notes[0]
     else:
         assert found > listed
         assert notes == []

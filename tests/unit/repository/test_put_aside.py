@@ -191,7 +191,7 @@ def test_of_a_signed_plain_backup_a_restore_has_what_is_listed_and_one_note_of_t
     assert "read_range" not in {operation for operation, _key in inner.calls}
     if status is RunStatus.RUNNING and listed < 3:
         (note,) = notes
-        assert f"({3 - listed} segments of 1 partitions)" in note
+        assert f"(segments: {3 - listed}, partitions: 1)" in note
         assert "only what is signed is used" in note
     else:
         assert notes == []
