@@ -281,7 +281,10 @@ def test_rights_that_kafka_does_not_give_are_named(secure_kafka: SecureKafka, tm
         assert (found["keep topic configs"]["outcome"], found["keep topic configs"]["missed"]) == ("denied", False)
     with secure_kafka.rights(reader, []):
         document = run_kbr_json("config", "check", config, "--probe", exit_code=1)
-        assert f"no such topic: {topic}" in _by_check(document, "source")["topics"]["detail"]
+        line = _by_check(document, "source")["topics"]
+        assert line["outcome"] == "denied"
+        assert f"missing right: Read on topic {topic}" in line["detail"]
+        assert f"--operation Read --topic {topic}" in line["hint"]
     target = secure_kafka.cluster_config(way, "writer")
     config = _write(tmp_path, storage, target=target, restore={"topic_mapping": {"a": topic, "b": dark}})
     with secure_kafka.rights(writer, [Right("Describe", "topic", topic)]):
