@@ -205,6 +205,19 @@ def test_storage_options_are_tried_and_what_the_server_shows_of_them_is_told(
     assert "refuses storage.object_lock_mode" in _by_check(document)["write"]["detail"]
 
 
+def test_encryption_that_the_server_ignores_is_a_failed_write_and_no_missing_right(scripted: ScriptedS3, tmp_path: Path) -> None:
+    scripted.ignores_options = True
+    config = _write(tmp_path, _scripted_storage(scripted, sse="AES256", storage_class="STANDARD_IA"))
+    document = run_kbr_json("config", "check", config, "--probe", exit_code=2)
+    found = _by_check(document)
+    assert found["write"]["outcome"] == "failed"
+    assert "not encrypted as storage.sse says" in found["write"]["detail"]
+    assert "storage.sse" not in found
+    assert found["storage.storage_class"]["detail"] == "taken, and the server does not show that it follows it"
+    table = run_kbr("config", "check", config, "--probe").stdout
+    assert "Missing for kbr backup: storage: write, storage: write in parts." in table
+
+
 def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     folder.mkdir()
