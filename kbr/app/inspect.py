@@ -9,7 +9,7 @@ from typing import Any
 
 from kbr.app.wiring import storage_options
 from kbr.config import Config
-from kbr.errors import AccessDenied, WrongKey
+from kbr.errors import AccessDenied, NotEncrypted, SignatureInvalid, WrongKey
 from kbr.format.documents import Manifest
 from kbr.format.restore_state import RestoreStatus
 from kbr.maintain.describe import BackupDescription, describe, list_document
@@ -72,17 +72,26 @@ def list_backups(config: Config) -> BackupList:
 def describe_backup(config: Config, backup_id: str) -> BackupDescription:
     """One backup's topics, partitions, gaps and sums, and its restores.
 
+    One that is not encrypted, or not signed, as the configuration wants it, is shown all the same, with a word about that.
+
     Raises:
         BackupMissing: there is none of that id.
         ManifestUnreadable: its manifest is damaged.
     """
-    with opened_store(config, lenient=True) as store:
+    try:
+        return _described(config, backup_id, lenient=False)
+    except (NotEncrypted, SignatureInvalid) as error:
+        return replace(_described(config, backup_id, lenient=True), distrusted=error.message)
+
+
+def _described(config: Config, backup_id: str, *, lenient: bool) -> BackupDescription:
+    with opened_store(config, lenient=lenient) as store:
         manifest, held = _looked_at(store, config, backup_id)
         try:
             restores = looked_at_restores(store, backup_id)
         except AccessDenied:  # who may read a backup may lack the right to list
             restores = None
-        return describe(manifest, lock_held=held, restores=restores)
+        return describe(manifest, lock_held=held, restores=restores, encrypted=is_encrypted(store, backup_id))
 
 
 def looked_at_restores(store: ObjectStore, backup_id: str) -> list[RestoreSummary]:
