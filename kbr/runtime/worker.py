@@ -10,7 +10,6 @@ worker that only seems to live would be waited for.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import importlib
 import os
@@ -28,6 +27,7 @@ from multiprocessing import forkserver
 from kbr.errors import KbrError, WorkerBootFailed, WorkerCrashed, WorkerError
 from kbr.runtime.crash_dumps import forbid_core_dumps
 from kbr.runtime.framing import FrameReader, frame
+from kbr.runtime.leaving import leave
 from kbr.runtime.messages import (
     Beat,
     Leave,
@@ -175,7 +175,7 @@ def worker_main(end: socket.socket, worker_id: int, entry: str, log_level: int, 
         else:
             traceback.print_exc()
     finally:
-        _leave(status)
+        leave(status)  # meanwhile the process would beat as if it were alive
 
 
 def _work(end: socket.socket, worker_id: int, entry: str, log_level: int, beat_s: float) -> None:
@@ -333,14 +333,3 @@ def _sendable(error: KbrError) -> KbrError:
 def _usage() -> Usage:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return Usage(cpu_s=used.ru_utime + used.ru_stime, peak_rss_bytes=used.ru_maxrss * _RSS_UNIT_BYTES)
-
-
-def _leave(status: int) -> None:
-    """End without the interpreter's own end, which would wait for whatever threads a library left behind.
-
-    Meanwhile the process would beat as if it were alive.
-    """
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        with contextlib.suppress(OSError, ValueError):  # closed, or its reader is gone: nobody is left to tell
-            stream.flush()
-    os._exit(status)

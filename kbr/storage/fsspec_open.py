@@ -6,6 +6,8 @@ The only importer of fsspec itself, and of sshfs.
 from __future__ import annotations
 
 import ftplib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import fsspec
@@ -47,6 +49,8 @@ _KEEPALIVE_S = 15
 _DENIED = frozenset(
     {"AuthenticationException", "ClientAuthenticationError", "DefaultCredentialsError", "PermissionDenied", "RefreshError"}
 )
+#: What Python, and libraries after it, say of an argument that a constructor does not have.
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def open_filesystem(options: StorageOptions) -> tuple[Any, str]:
@@ -80,7 +84,7 @@ def open_filesystem(options: StorageOptions) -> tuple[Any, str]:
         raise
     except Exception as error:
         # The library's own words may hold the URL, and the URL a password: only the system's are shown.
-        raise _told(error, shown) from None
+        raise _told(error, shown, options.extra) from None
 
 
 def _class_of(scheme: str) -> Any:
@@ -98,10 +102,16 @@ def _class_of(scheme: str) -> Any:
     return fsspec.get_filesystem_class(scheme)
 
 
-def _told(error: Exception, shown: str) -> KbrError:
+def _told(error: Exception, shown: str, given: Mapping[str, Any]) -> KbrError:
     kind = type(error).__name__
+    unknown = _UNKNOWN_OPTION.search(str(error)) if isinstance(error, TypeError) else None
+    if unknown is not None and unknown[1] in given:
+        return ConfigError(
+            f"no store can be opened for {shown}: it takes no storage.options.{unknown[1]}",
+            hint="storage.options are what the constructor of the filesystem's class takes, by its own names: see its package's page",
+        )
     if kind in _DENIED or isinstance(error, (PermissionError, ftplib.error_perm)):
-        return AccessDenied(f"{shown} does not let us in ({kind})", hint="check storage.options: user, password, key")
+        return AccessDenied(f"{shown} does not let us in ({kind})", hint="check storage.options: username, password, keys")
     if kind in {"HostKeyNotVerifiable", "HostKeyNotTrusted"}:
         return AccessDenied(
             f"the host key of {shown} is not known ({kind})",
