@@ -1,16 +1,19 @@
-"""What earlier runs have left in the store and in no manifest: taken over, or put aside where only what is signed counts.
+"""What earlier runs have left in the store and in no manifest: taken over, or put aside where it can't be used.
 
 Called before the first pass, under the backup's lock. What workers do about what they find later is theirs (task.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from kbr.backup.state import BackupState
 from kbr.backup.survey import Survey
 from kbr.model import TopicPartition
-from kbr.repository.adopt import count_unlisted, put_aside, unlisted_segments
+from kbr.repository.adopt import names_behind, unlisted_segments
+from kbr.repository.aside import put_aside
+from kbr.repository.layout import SegmentName, parse_segment_key, relative_segment_key
 from kbr.repository.sealing import lists_only
 from kbr.storage import ObjectStore
 from kbr.telemetry.logs import get_logger
@@ -57,10 +60,11 @@ def take_leftovers(
         for key, position in state.positions().items()
         if key.topic in same and (there.get(key.topic) or not state.failed_for_good(key))
     }
+    aside = partial(_put_aside, store, backup_id, check_lock, warn)
     if lists_only(store, backup_id):
-        return _put_aside(store, backup_id, positions, check_lock, warn)
+        return aside(names_behind(store, backup_id, positions), "as only what is signed is used")
     unlisted = unlisted_segments(store, backup_id, positions, same)
-    left = dict(unlisted.damaged)
+    left = unlisted.left_out
     for key, references in unlisted.segments.items():
         offsets = survey.offsets.get(key)
         for reference in state.found(
@@ -69,24 +73,31 @@ def take_leftovers(
             left[reference.key] = "it does not follow the segments before it"
     if unlisted.segments:
         _log.info("took over segments that no manifest listed of %d partitions", len(unlisted.segments))
+    names = filter(None, map(parse_segment_key, unlisted.damaged))
+    next_places = state.positions()  # behind what was taken over
+    in_the_way = [name for name in names if name.sequence == next_places[TopicPartition(name.topic, name.partition)]]
+    reasons = [left.pop(relative_segment_key(*name)) for name in in_the_way]
     for name, reason in left.items():
         warn(f"{name} is in no manifest and was left alone: {reason}")
-    return frozenset()
+    return aside(in_the_way, f"as nobody can read it ({reasons[0]})" if reasons else "")
 
 
 def _put_aside(
     store: ObjectStore,
     backup_id: str,
-    positions: dict[TopicPartition, int],
     check_lock: Callable[[], None] | None,
     warn: Callable[[str], None],
+    names: Sequence[SegmentName],
+    why: str,
 ) -> frozenset[str]:
     if check_lock is not None:
-        done = put_aside(store, backup_id, positions, check_lock)
+        done = put_aside(store, backup_id, names, check_lock)
         if done.keys:
-            warn(str(done))
+            warn(done.told(why))
         return done.in_the_way
-    count = count_unlisted(store, backup_id, positions)
-    if count:
-        warn(f"segments that no manifest lists ({count}) would be put aside, and their records read from the cluster again")
+    if names:
+        warn(
+            f"segments that no manifest lists ({len(names)}) would be put aside, {why}, and their records read from the "
+            "cluster again"
+        )
     return frozenset()

@@ -20,7 +20,8 @@ from kbr.format.compression import BlockCompressor
 from kbr.format.segment import SegmentIdentity
 from kbr.kafka.source import FetchedBlock, PartitionEnded, PartitionSource, PartitionStopped, SourceOptions
 from kbr.model import PartitionStatus, SegmentRef
-from kbr.repository.adopt import put_aside, unlisted_segments
+from kbr.repository.adopt import names_behind, unlisted_segments
+from kbr.repository.aside import put_aside
 from kbr.repository.segment_writer import SegmentWriter
 from kbr.runtime.lease import Lease, shared_lease
 from kbr.runtime.pacing import CHECK_S, Allowance, Pacer, shared_pacer
@@ -198,9 +199,10 @@ class _BackupWorker:
         """Go on behind what a worker committed that died before it could say so; or make room where that proves nothing."""
         positions = {partition.key: partition.sequence for partition in self._task.partitions if partition.adopts}
         if not self._task.takes_over:
-            done = put_aside(self._store, self._task.backup_id, positions, self._lease.check)
+            names = names_behind(self._store, self._task.backup_id, positions)
+            done = put_aside(self._store, self._task.backup_id, names, self._lease.check)
             if done.keys:
-                _log.warning("%s", done)
+                _log.warning("%s", done.told("as only what is signed is used"))
             self._task = replace(self._task, replaces=self._task.replaces | done.in_the_way)
             return
         unlisted = unlisted_segments(

@@ -21,6 +21,7 @@ from kbr.storage import ObjectStore, StorageOptions
 __all__ = [
     "BackupSealing",
     "Sealing",
+    "as_stored",
     "begin_backup",
     "check_new_backup",
     "for_workers",
@@ -96,6 +97,11 @@ def for_workers(store: ObjectStore, options: StorageOptions, backup_id: str) -> 
     layer = None if data_key is None else BackupSealing(backup_id=backup_id, data_key=data_key)
     hide(secrets_of(layer))
     return replace(options, layer=layer)
+
+
+def as_stored(store: ObjectStore) -> ObjectStore:
+    """The objects as they lie there, sealed or not."""
+    return store.inner if isinstance(store, SealedStore) else store
 
 
 def is_encrypted(store: ObjectStore, backup_id: str) -> bool:

@@ -40,7 +40,7 @@ from tests.faults.test_enumerated import (
     _try,
     place,
 )
-from tests.support.archive import FolderObjects
+from tests.support.archive import FolderObjects, Objects
 from tests.support.backups import block_of, write_segment
 from tests.support.checker import check_backup
 from tests.support.fault_store import Fault, Killed, Script, chosen
@@ -70,7 +70,6 @@ def _killed(bench: Bench, folder: Path, prefix: str) -> Scenario:
     at = next(one for one in trace if one.name == "write" and one.key == commits[2].key)
     with pytest.raises(Killed):
         bench.back_up(LocalStore(str(folder)), options, Script(at=at, fault=Fault.PARTLY))
-    assert _unlisted(folder)
     return Scenario(options, folder, _truth(bench, options), _record(bench, options, folder))
 
 
@@ -80,21 +79,28 @@ def scenarios(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     folder = tmp_path_factory.mktemp("signed")
     first = _options("signed")
     _produce(bench, "signed")
+    killed = _killed(bench, folder / "killed", "signed-killed")
+    assert _unlisted(folder / "killed")
     return {
         "first": Scenario(first, None, _truth(bench, first), _record(bench, first, None)),
-        "after a kill": _killed(bench, folder / "killed", "signed-killed"),
+        "after a kill": killed,
     }
 
 
-def _listed(folder: Path) -> set[str]:
-    manifest = json.loads((folder / "b" / "manifest.json").read_bytes())
+def _listed(objects: Objects) -> set[str]:
+    manifest = json.loads(objects.get("b/manifest.json") or b"")
     return {one["key"] for topic in manifest["topics"] for part in topic["partitions"] for one in part["segments"]}
 
 
-def _unlisted(folder: Path) -> dict[str, bytes]:
-    """Segments in their places that the manifest does not list."""
+def _unlisted(folder: Path, objects: Objects | None = None) -> dict[str, bytes]:
+    """Segments in their places that the manifest does not list.
+
+    Args:
+        objects: the folder's, opened; without, they are plain.
+    """
+    listed = _listed(objects or FolderObjects(folder))
     there = {path.relative_to(folder / "b").as_posix(): path for path in (folder / "b" / "topics").rglob("segment-*.zst")}
-    return {key: path.read_bytes() for key, path in there.items() if key not in _listed(folder)}
+    return {key: path.read_bytes() for key, path in there.items() if key not in listed}
 
 
 def _aside(folder: Path) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ from tests.support.waiting import wait_until
 
 MTLS = Way("MTLS")
 #: How long the first certificate is good for, seconds.
-LIFE_S = 20
+LIFE_S = 15
 #: A connection that is idle for so long is closed, and made again with what the client has read, ms. Between two passes the one that
 #: looks for new records is; or it stays open, and only the workers' new ones are refused.
 IDLE_MS = {"the one that looks": "100", "workers": "60000"}
@@ -145,7 +145,7 @@ def test_a_restore_goes_on_with_a_certificate_that_was_renewed_after_the_old_one
     user = secure_kafka.name("short-lived")
     topic = secure_kafka.harness.create_topic(secure_kafka.name("slow"), 1)
     target = f"{topic}-restored"
-    count = 60
+    count = LIFE_S + 10  # one a second
     send(secure_kafka.harness.producer(), topic, [{"partition": 0, "key": b"%d" % n, "value": b"v%d" % n} for n in range(count)])
     with secure_kafka.rights("User:CN=reader", [Right("Read", "topic", topic)]):
         assert back_up(secure_kafka, MTLS, "reader", tmp_path / "store", topic).exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import pytest
 
@@ -12,13 +13,15 @@ from kbr.format.compression import BlockCompressor
 from kbr.format.data_keys import KeySecrets
 from kbr.maintain.verify import verify
 from kbr.model import PartitionStatus, RunStatus, SegmentRef, TopicPartition
-from kbr.repository import adopt
-from kbr.repository.adopt import PutAside, count_unlisted, put_aside, with_unlisted
+from kbr.repository import aside
+from kbr.repository.adopt import names_behind, with_unlisted
+from kbr.repository.aside import PutAside
 from kbr.repository.backup_keys import Trust
 from kbr.repository.layout import is_unlisted_path
 from kbr.repository.sealed_store import seal_over
 from kbr.repository.sealing import begin_backup
 from kbr.repository.segment_writer import SegmentWriter
+from kbr.storage import ObjectStore
 from kbr_codec import scan_block
 from tests.support.backups import (
     RecordingStore,
@@ -42,6 +45,11 @@ def three_segments(store: RecordingStore) -> list[SegmentRef]:
     ]
 
 
+def put_behind(store: ObjectStore, backup_id: str, positions: dict[TopicPartition, int], check_lock: Callable[[], None]) -> PutAside:
+    """All that lies behind these positions."""
+    return aside.put_aside(store, backup_id, names_behind(store, backup_id, positions), check_lock)
+
+
 def nobody_else() -> None:
     """The lock is held."""
 
@@ -52,20 +60,20 @@ def contents(store: RecordingStore) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("piece_bytes", [1, 100, 8 << 20])
 def test_what_lies_behind_the_listed_segments_is_moved_byte_by_byte(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
-    monkeypatch.setattr(adopt, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(aside, "_PIECE_BYTES", piece_bytes)
     store = RecordingStore()
     three_segments(store)
     store.put("nightly/" + PLACE.format(30), b"")
     before = contents(store)
-    assert count_unlisted(store, "nightly", {KEY: 10}) == 3
-    done = put_aside(store, "nightly", {KEY: 10}, nobody_else)
+    assert len(names_behind(store, "nightly", {KEY: 10})) == 3
+    done = put_behind(store, "nightly", {KEY: 10}, nobody_else)
     assert done == PutAside(tuple(f"nightly/unlisted/1/{PLACE.format(sequence)}" for sequence in (10, 20, 30)))
     assert contents(store) == {
         key.replace("nightly/topics", "nightly/unlisted/1/topics") if f"{0:020d}" not in key else key: data
         for key, data in before.items()
     }
     assert all(is_unlisted_path(key.removeprefix("nightly/")) for key in done.keys)
-    assert put_aside(store, "nightly", {KEY: 10}, nobody_else) == PutAside()
+    assert put_behind(store, "nightly", {KEY: 10}, nobody_else) == PutAside()
 
 
 def test_what_was_put_aside_before_is_never_replaced() -> None:
@@ -73,7 +81,7 @@ def test_what_was_put_aside_before_is_never_replaced() -> None:
     key = "nightly/" + PLACE.format(0)
     for data in (b"one", b"two", b"three"):
         store.put(key, data)
-        put_aside(store, "nightly", {KEY: 0}, nobody_else)
+        put_behind(store, "nightly", {KEY: 0}, nobody_else)
     assert contents(store) == {
         f"nightly/unlisted/{number}/{PLACE.format(0)}": data for number, data in ((1, b"one"), (2, b"two"), (3, b"three"))
     }
@@ -87,18 +95,18 @@ def test_nothing_is_removed_that_is_not_there_once_more_or_by_who_has_lost_the_l
     key = "nightly/" + PLACE.format(0)
     store.put(key, b"data")
     with pytest.raises(Locked):
-        put_aside(store, "nightly", {KEY: 0}, lost)
+        put_behind(store, "nightly", {KEY: 0}, lost)
     assert store.data(key) == b"data"
     for operation in ("put", "read_range", "list"):
         store = RecordingStore()
         store.put(key, b"data")
         store.fail = {operation: StoreUnavailable("down")}
         with pytest.raises(StoreUnavailable):
-            put_aside(store, "nightly", {KEY: 0}, nobody_else)
+            put_behind(store, "nightly", {KEY: 0}, nobody_else)
         store.fail = {}
         assert contents(store) == {key: b"data"}
     store.fail = {"head": ObjectMissing("gone since it was listed")}
-    assert put_aside(store, "nightly", {KEY: 0}, nobody_else) == PutAside()
+    assert put_behind(store, "nightly", {KEY: 0}, nobody_else) == PutAside()
 
 
 def test_partitions_that_are_not_named_and_listed_segments_are_left_alone() -> None:
@@ -106,14 +114,14 @@ def test_partitions_that_are_not_named_and_listed_segments_are_left_alone() -> N
     three_segments(store)
     before = contents(store)
     for positions in ({KEY: 30}, {}, {TopicPartition("orders", 1): 0}):
-        assert put_aside(store, "nightly", positions, nobody_else) == PutAside()
+        assert put_behind(store, "nightly", positions, nobody_else) == PutAside()
     assert contents(store) == before
 
 
 def test_what_is_said_names_how_many_and_where_to() -> None:
-    one = str(PutAside(("b/unlisted/1/x",)))
-    assert one.startswith("put 1 segment aside that no manifest lists, as only what is signed is used: b/unlisted/1/x. ")
-    two = str(PutAside(("b/unlisted/1/x", "y"), frozenset({"x"})))
+    one = PutAside(("b/unlisted/1/x",)).told("as it is blue")
+    assert one.startswith("put 1 segment aside that no manifest lists, as it is blue: b/unlisted/1/x. ")
+    two = PutAside(("b/unlisted/1/x", "y"), frozenset({"x"})).told("as they are")
     assert two.startswith("put 2 segments aside")
     assert "b/unlisted/1/x, ... (1 could not be removed from their places, for lack of a right). " in two
 
@@ -129,13 +137,13 @@ class _NoDelete(RecordingStore):
 def test_without_the_right_to_delete_it_is_copied_once_and_a_segment_may_take_its_place(
     monkeypatch: pytest.MonkeyPatch, piece_bytes: int
 ) -> None:
-    monkeypatch.setattr(adopt, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(aside, "_PIECE_BYTES", piece_bytes)
     store = _NoDelete()
     three_segments(store)
     before = contents(store)
     places = [PLACE.format(sequence) for sequence in (10, 20)]
     for _ in range(2):
-        done = put_aside(store, "nightly", {KEY: 10}, nobody_else)
+        done = put_behind(store, "nightly", {KEY: 10}, nobody_else)
         assert done == PutAside(tuple(f"nightly/unlisted/1/{place}" for place in places), frozenset(places))
     copies = {f"nightly/unlisted/1/{place}": before[f"nightly/{place}"] for place in places}
     assert contents(store) == before | copies
@@ -151,7 +159,7 @@ def test_without_the_right_to_delete_it_is_copied_once_and_a_segment_may_take_it
     assert store.data(f"nightly/{PLACE.format(0)}") == before[f"nightly/{PLACE.format(0)}"]
     assert store.data(f"nightly/{places[0]}") != before[f"nightly/{places[0]}"]
     # another one of the same place is kept, too
-    assert put_aside(store, "nightly", {KEY: 10}, nobody_else).keys[0] == f"nightly/unlisted/2/{places[0]}"
+    assert put_behind(store, "nightly", {KEY: 10}, nobody_else).keys[0] == f"nightly/unlisted/2/{places[0]}"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,7 @@ def test_no_other_name_passes_for_one_that_was_put_aside(below: str) -> None:
 def test_verify_tells_what_was_put_aside_and_what_lies_unlisted_in_its_place() -> None:
     store = RecordingStore()
     references = three_segments(store)
-    put_aside(store, "nightly", {KEY: 20}, nobody_else)
+    put_behind(store, "nightly", {KEY: 20}, nobody_else)
     entry = partition_of(references[:1], end_offset_exclusive=10, next_offset=10)
     report = verify(store, manifest_of([topic_of("orders", [entry])]))
     assert report.errors == ()
