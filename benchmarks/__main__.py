@@ -216,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     encryption_command(verbs.add_parser("encryption", help="what encryption costs a backup, and a large manifest"), cluster)
     index_command(verbs.add_parser("index", help="what it takes to plan an hour out of a very large backup"))
     offsets_command(verbs.add_parser("offsets", help="what it takes to map the offsets of many records"))
-    window_command(verbs.add_parser("window", help="bytes that a window of 1 % of a backup's time costs"), cluster)
+    window_command(verbs.add_parser("window", help="bytes that a window of 1 %% of a backup's time costs"), cluster)
     flame_command(verbs.add_parser("flame", help="where a command's CPU seconds go, as SVG (needs perf)"))
     page_command(verbs.add_parser("page", help="write the tables of docs/performance.md from the committed results"))
     verbs.add_parser("list", help="scenarios and engines").set_defaults(function=_list)
@@ -229,6 +229,11 @@ def main() -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
     arguments = _parser().parse_args()
+    if folder := getattr(arguments, "directory", None):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SystemExit(f"--directory {folder} can't be made: {error.strerror}") from error
     try:
         return int(arguments.function(arguments))
     except (ServerError, MissingData) as error:

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 __all__ = [
     "MASK",
     "MIN_CHARS",
+    "cut",
     "forget",
     "guard_stderr",
     "hide",
     "holds_secret",
+    "is_likely_secret",
     "is_secret_option",
     "is_secret_property",
     "is_secret_variable",
@@ -35,6 +37,33 @@ __all__ = [
 MASK = "***"
 #: A shorter one is not looked for: it would be found in half of all words, which would then tell it.
 MIN_CHARS = 6
+#: Values that are never looked for, though a secret's place may hold one: the words that kbr, Kafka and their libraries' options are
+#: made of (in lower case). Masked, they would be missing in half of all messages, and that would tell which one it is.
+_WORDS = frozenset(
+    {
+        "plaintext", "sasl_plaintext", "sasl_ssl", "gssapi", "oauthbearer", "scram-sha-256", "scram-sha-512",
+        "aws_msk_iam", "kerberos", "bearer", "digest", "read_committed", "read_uncommitted", "latest", "earliest",
+        "beginning", "largest", "smallest", "snappy", "filesystem", "consistent", "consistent_random", "murmur2",
+        "murmur2_random", "fnv1a_random", "random", "required", "requisite", "sufficient", "optional", "default",
+        "enabled", "disabled", "anonymous", "managed", "always", "prompt", "interactive", "browser", "system",
+        "service", "standard", "virtual", "public", "private", "global", "localhost", "internal", "external",
+        "google_default", "external_account", "authorized_user", "service_account", "client_credentials", "aes128",
+        "aes256", "aws:kms", "aws:kms:dsse", "sha256", "sha512", "backup", "restore", "source", "target", "storage",
+        "topics", "topic", "partition", "partitions", "offset", "offsets", "record", "records", "segment", "segments",
+        "manifest", "message", "logger", "traceback", "warning", "critical", "status", "running", "complete",
+        "incomplete", "interrupted", "failed", "passed", "recover", "forget", "compare", "compliance", "continue",
+        "governance", "original", "round-robin",
+    }
+)  # fmt: skip
+#: us-east-1, us-gov-west-1: AWS's regions, and zones in them.
+_REGION = re.compile(r"[a-z]{2,9}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2}[a-z]?")
+#: Where only a guess calls a value a secret, it has to look like one: not like words of one case, or a short number.
+_LIKE_WORDS = re.compile(r"[A-Z]?[a-z]+(?:[ ._-][A-Z]?[a-z]+)*|[A-Z]+(?:[ ._-][A-Z]+)*|[0-9]{1,11}|[0-9]{1,5}\.[0-9]{1,5}")
+_LONGEST_WORDS = 24
+#: Parts of names that leave nothing to guess.
+_SURE = re.compile(r"pass(?:w|phrase|$)|secret|connection_?string", re.IGNORECASE)
+#: A text in JSON, and whether it is a name.
+_JSON_TEXT = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?')
 #: Lines of a longer text, such as a key in PEM, are looked for one by one; those that say only what it is are not.
 _MIN_LINE_CHARS = 16
 #: So much of a value is quoted in a message about it (kbr.config.values.shown).
@@ -78,11 +107,11 @@ class _Mask:
         self._forms: tuple[str, ...] = ()
 
     def add(self, values: Iterable[str]) -> None:
-        new = {value for value in values if len(value) >= MIN_CHARS} - self._known
+        new = {value for value in values if len(value) >= MIN_CHARS and not _is_word(value)} - self._known
         if not new:
             return
         self._known |= new
-        forms = {form for value in new for form in _forms(value) if len(form) >= MIN_CHARS}
+        forms = {form for value in new for form in _forms(value) if len(form) >= MIN_CHARS and not _is_word(form)}
         self._forms = tuple(sorted(forms.union(self._forms), key=lambda form: (-len(form), form)))
 
     def sub(self, text: str) -> str:
@@ -109,6 +138,11 @@ def hide(values: Iterable[str | None]) -> None:
 def redact(text: str) -> str:
     """``text`` with `MASK` in place of every secret that is known: as it is, escaped, in percent or base64 encoding."""
     return _mask.sub(text)
+
+
+def cut(text: str, most: int) -> str:
+    """The first ``most`` characters of ``text`` as it may be shown: masked first, as what is left of a secret is not known as one."""
+    return redact(text)[:most]
 
 
 def holds_secret(text: str) -> bool:
@@ -140,8 +174,25 @@ def secrets_of(value: object) -> Iterator[str]:
             yield from _in_base64(inner)
         elif not one.repr and isinstance(inner, Mapping):
             for name, entry in inner.items():
-                if isinstance(entry, str) and _is_secret_entry(str(name)):
+                if isinstance(entry, str) and _is_secret_entry(str(name)) and is_likely_secret(str(name), entry):
                     yield entry
+
+
+def is_likely_secret(name: str, value: str) -> bool:
+    """Whether the value of a filesystem's option or a variable that is named like a secret is one to look for in all texts.
+
+    A guess by the name alone takes ``token_mode: managed`` and ``session_timeout: 120000`` for secrets, too.
+    """
+    return is_secret_property(name) or _SURE.search(name) is not None or not _looks_like_words(value)
+
+
+def _looks_like_words(value: str) -> bool:
+    return len(value) <= _LONGEST_WORDS and _LIKE_WORDS.fullmatch(value) is not None
+
+
+def _is_word(value: str) -> bool:
+    lowered = value.strip().lower()
+    return lowered in _WORDS or _REGION.fullmatch(lowered) is not None
 
 
 def _is_secret_entry(name: str) -> bool:
@@ -157,6 +208,7 @@ def _forms(secret: str) -> Iterator[str]:
     yield from _plain_forms(secret)
     data = secret.encode("utf-8", "surrogatepass")
     yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield repr(secret)[1:-1]
     yield ascii(secret)[1:-1]
     yield repr(data)[2:-1]
@@ -181,7 +233,9 @@ def _plain_forms(secret: str) -> Iterator[str]:
     if "=" in secret and " " in secret:
         # name=value pairs of sasl.oauthbearer.config or a JAAS line: librdkafka quotes from the middle of them
         for pair in secret.split():
-            yield pair.partition("=")[2].strip("\"';,")
+            value = pair.partition("=")[2].strip("\"';,")
+            if not _looks_like_words(value):  # scope=default, principal=admin
+                yield value
 
 
 def _in_base64(data: bytes) -> Iterator[str]:
@@ -195,6 +249,45 @@ def _in_base64(data: bytes) -> Iterator[str]:
         yield core.replace("+", "-").replace("/", "_")
 
 
+def _masked_lines(text: str) -> str:
+    """``text`` without secrets; its lines of JSON stay JSON, with the same names and numbers."""
+    import io
+
+    if not (holds_secret(text) or "\\" in text):
+        return text
+    out: list[str] = []
+    plain: list[str] = []
+    for line in io.StringIO(text, newline="\n"):
+        if (masked := _masked_json(line)) is None:
+            plain.append(line)
+            continue
+        # together: a secret may go over several lines
+        out += [redact("".join(plain)), masked]
+        plain.clear()
+    return "".join([*out, redact("".join(plain))])
+
+
+def _masked_json(line: str) -> str | None:
+    """An object on one line, with only its texts masked; None for any other line."""
+    import json
+
+    if not (line.startswith("{") and line.rstrip().endswith("}")):
+        return None
+    try:
+        json.loads(line)
+    except ValueError:
+        return None
+
+    def mask(match: re.Match[str]) -> str:
+        if match.group(2):
+            return match.group()  # a name is kbr's own word
+        text = json.loads(match.group(1))
+        masked = redact(text)
+        return match.group() if masked == text else json.dumps(masked)
+
+    return _JSON_TEXT.sub(mask, line)
+
+
 class _MaskedStream:
     """A text stream on which no secret is written; in all else it is the stream that it stands for."""
 
@@ -202,7 +295,7 @@ class _MaskedStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(redact(text))
+        self._stream.write(_masked_lines(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

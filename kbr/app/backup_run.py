@@ -60,7 +60,7 @@ def run_backup(
     """
     options = backup_options(config)
     display = RunDisplay(progress)
-    storage = storage_options(config)
+    storage = storage_options(config, goes_on=True)
     warn_of_plain_http(storage)
     store = open_store(storage)
     deadline_s = config.source.deadline_ms / 1000
@@ -112,7 +112,7 @@ def run_backup(
             )
             if dry_run:
                 return coordinator.dry_run()
-            return coordinator.run(supervisor_factory(None, preload=worker_modules("backup", config)))
+            return coordinator.run(supervisor_factory(None, preload=worker_modules("backup", config), withheld=config.variables))
     finally:
         display.close()
         store.close()

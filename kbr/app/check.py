@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kbr.app.stores import check_readable
 from kbr.app.wiring import backup_options, client_settings, restore_options, storage_options
 from kbr.config import Config
+from kbr.config.model import ClusterConfig
 from kbr.kafka.native import load_library
 from kbr.kafka.properties import check_client
-from kbr.kafka.settings import ClientSettings, admin_properties
+from kbr.kafka.settings import admin_properties
 
 __all__ = ["ConfigCheck", "check_config"]
 
@@ -52,18 +54,24 @@ def check_config(config: Config) -> ConfigCheck:
     verbs = ["list", "describe", "verify"]
     storage = storage_options(config, commands_ran=False)
     if config.source.bootstrap_servers:
-        _check_cluster(client_settings(config.source))
+        _check_cluster("source", config.source)
         if config.backup_id is not None:
             backup_options(config)
             verbs.append("backup")
     if config.target.bootstrap_servers:
-        _check_cluster(client_settings(config.target))
+        _check_cluster("target", config.target)
         if config.backup_id is not None:
             restore_options(config)
             verbs.append("restore")
     return ConfigCheck(verbs=tuple(verbs), storage_url=storage.url, librdkafka=load_library())
 
 
-def _check_cluster(settings: ClientSettings) -> None:
+def _check_cluster(side: str, config: ClusterConfig) -> None:
+    settings = client_settings(config)
+    for name in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location"):
+        # librdkafka names neither key nor file, but OpenSSL's function
+        path = getattr(config.security, name)
+        if path is not None and path != "probe":  # librdkafka's own word for: look where systems keep their CAs
+            check_readable(f"{side}.security.{name}", path)
     admin_properties(settings)
     check_client(settings)

@@ -9,7 +9,7 @@ from typing import Any
 
 from kbr.app.wiring import storage_options
 from kbr.config import Config
-from kbr.errors import AccessDenied, WrongKey
+from kbr.errors import AccessDenied, NotEncrypted, SignatureInvalid, WrongKey
 from kbr.format.documents import Manifest
 from kbr.format.restore_state import RestoreStatus
 from kbr.maintain.describe import BackupDescription, describe, list_document
@@ -72,17 +72,26 @@ def list_backups(config: Config) -> BackupList:
 def describe_backup(config: Config, backup_id: str) -> BackupDescription:
     """One backup's topics, partitions, gaps and sums, and its restores.
 
+    One that is not encrypted, or not signed, as the configuration wants it, is shown all the same, with a word about that.
+
     Raises:
         BackupMissing: there is none of that id.
         ManifestUnreadable: its manifest is damaged.
     """
-    with opened_store(config, lenient=True) as store:
+    try:
+        return _described(config, backup_id, lenient=False)
+    except (NotEncrypted, SignatureInvalid) as error:
+        return replace(_described(config, backup_id, lenient=True), distrusted=error.message)
+
+
+def _described(config: Config, backup_id: str, *, lenient: bool) -> BackupDescription:
+    with opened_store(config, lenient=lenient) as store:
         manifest, held = _looked_at(store, config, backup_id)
         try:
             restores = looked_at_restores(store, backup_id)
         except AccessDenied:  # who may read a backup may lack the right to list
             restores = None
-        return describe(manifest, lock_held=held, restores=restores)
+        return describe(manifest, lock_held=held, restores=restores, encrypted=is_encrypted(store, backup_id))
 
 
 def looked_at_restores(store: ObjectStore, backup_id: str) -> list[RestoreSummary]:
@@ -146,7 +155,7 @@ def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport
             return _verify_presence(store, backup_id)
         report = verify(store, manifest, deep=deep, max_block_bytes=config.limits.max_block_bytes)
         if isinstance(store, SealedStore) and is_encrypted(store, backup_id):
-            report = with_keys(report, is_good=store.keys.find(backup_id)[1])
+            report = with_keys(report, store.keys.find(backup_id).flaw)
         return replace(
             report,
             encrypted=is_encrypted(store, backup_id),
@@ -155,6 +164,9 @@ def verify_backup(config: Config, backup_id: str, *, deep: bool) -> VerifyReport
 
 
 def _verify_presence(store: SealedStore, backup_id: str) -> VerifyReport:
-    keys, is_good = store.keys.find(backup_id)
+    keys, flaw = store.keys.find(backup_id)
     report = verify_presence(store.inner, store.keys.open_part(backup_id), "" if keys is None else keys.openers)
-    return with_keys(report, is_good=is_good)
+    if store.trust.public_keys:
+        note = "the manifest's signature was not checked, although signing.public_keys are given: it is encrypted, as all of it"
+        report = replace(report, notes=(*report.notes, note))
+    return with_keys(report, flaw)

@@ -11,7 +11,7 @@ from kbr.app.stores import store_options, warn_of_plain_http
 from kbr.app.wiring import client_settings
 from kbr.config import Config
 from kbr.config.model import ClusterConfig
-from kbr.errors import KbrError
+from kbr.errors import KbrError, TopicMissing
 from kbr.kafka.cluster import Cluster
 from kbr.kafka.selection import missing_topics, select_topics
 from kbr.maintain.probe import Outcome, ProbeLine, first_exit_code, of_error
@@ -154,13 +154,18 @@ class _Cluster:
         chosen = self._config.source.topics
         try:
             there = cluster.topics()
+            # as a backup does: to somebody who may not see a topic, it is not told apart from one that is not there
+            missing = missing_topics({name for name, _, _ in there}, chosen.include, chosen.exclude)
+            if unseen := cluster.topics_without(missing, "Read"):
+                raise cluster.right_error(unseen, "Read", "reading topics")
             names = select_topics(
                 there, chosen.include, chosen.exclude, include_internal=self._config.backup.include_internal_topics
             )
-        except KbrError as error:
+        except TopicMissing as error:  # or the brokers don't tell who may see what
             line = self._failed(error, "topics", right="Describe on the topics")
-            missing = missing_topics([], chosen.include, chosen.exclude)
-            return replace(line, hint=f"{line.hint}; without Describe a topic can't be seen") if missing else line
+            return replace(line, hint=f"{line.hint}; without Describe a topic can't be seen")
+        except KbrError as error:
+            return self._failed(error, "topics", right="Describe on the topics")
         counts = {name: count for name, _, count in there}
         return {name: counts[name] for name in names}
 

@@ -99,7 +99,7 @@ def run_restore(
     warn_of_plain_http(storage)
     display = RunDisplay(progress)
     flag = StopFlag()
-    supervisors = supervisor_factory(stop, preload=worker_modules("restore", config))
+    supervisors = supervisor_factory(stop, preload=worker_modules("restore", config), withheld=config.variables)
 
     def new_supervisor(worker_count: int, entry: str) -> Supervisor:
         # not before: until a supervisor takes care of it, a signal ends the run where it is

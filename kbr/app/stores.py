@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import os
 from dataclasses import replace
 
 from kbr.app.trust import trust_of
@@ -17,23 +18,27 @@ from kbr.repository.sealing import Sealing
 from kbr.secrecy import hide, secrets_of
 from kbr.storage import ObjectOptions, StorageOptions
 
-__all__ = ["storage_options", "store_options", "warn_of_plain_http"]
+__all__ = ["check_readable", "storage_options", "store_options", "warn_of_plain_http"]
 
 _log = logging.getLogger("kbr.storage")
 
 
-def storage_options(config: Config, *, lenient: bool = False, commands_ran: bool = True) -> StorageOptions:
+def storage_options(
+    config: Config, *, lenient: bool = False, goes_on: bool = False, commands_ran: bool = True
+) -> StorageOptions:
     """Where backups lie, and what opens them.
 
     Args:
         lenient: for who only shows what is there: also backups that are not encrypted, or not signed, as they should be.
+        goes_on: for who goes on with a backup, and signs it.
         commands_ran: the programs that print secrets.
 
     Raises:
         ConfigError: a key for encryption or signing is none, or its file can't be read; the key of SSE-C is none, or
             would go over the network in the clear.
     """
-    options = replace(store_options(config.storage), layer=Sealing(trust=trust_of(config, lenient=lenient, commands_ran=commands_ran)))
+    trust = trust_of(config, lenient=lenient, goes_on=goes_on, commands_ran=commands_ran)
+    options = replace(store_options(config.storage), layer=Sealing(trust=trust))
     hide(secrets_of(options))  # keys as bytes, which the configuration has as text
     return options
 
@@ -42,8 +47,10 @@ def store_options(config: StorageConfig) -> StorageOptions:
     """Where backups lie, objects as they are stored.
 
     Raises:
-        ConfigError: the key of SSE-C is none, or would go over the network in the clear.
+        ConfigError: the key of SSE-C is none, or would go over the network in the clear; the file of CAs can't be read.
     """
+    if config.ca_bundle is not None:  # botocore's error of it looks as if the server did not answer
+        check_readable("storage.ca_bundle", config.ca_bundle)
     return StorageOptions(
         url=config.location,
         endpoint_url=config.endpoint,
@@ -59,6 +66,23 @@ def store_options(config: StorageConfig) -> StorageOptions:
         extra={name: _option(name, value) for name, value in config.options.items()},
         deadline_s=config.deadline_ms / 1000,
     )
+
+
+def check_readable(key: str, path: str) -> None:
+    """See that a file or folder that a key names is there, without a look at what it holds.
+
+    Raises:
+        ConfigError: it can't be read. Its name is left out: where a path belongs, somebody may have pasted a private key.
+    """
+    try:
+        if os.path.isdir(path):
+            os.scandir(path).close()
+        else:
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        raise ConfigError(
+            f"key {key}: its file can't be read: {error.strerror}", hint="check the path: it is taken from where kbr is started"
+        ) from error
 
 
 def warn_of_plain_http(options: StorageOptions) -> None:

@@ -25,11 +25,12 @@ _MAX_FILE_BYTES = 64 * 1024
 KEY_KINDS = {"identity": "x25519", "signing": "ed25519"}
 
 
-def trust_of(config: Config, *, lenient: bool = False, commands_ran: bool = True) -> Trust:
+def trust_of(config: Config, *, lenient: bool = False, goes_on: bool = False, commands_ran: bool = True) -> Trust:
     """What a run opens backups with, and whom it believes.
 
     Args:
         lenient: for who only shows what is there: plain and unsigned backups, too.
+        goes_on: for who goes on with a backup, and signs it: what it goes on with has to be signed, by itself or who is trusted.
         commands_ran: the programs that print secrets; else what they would open is left out.
 
     Raises:
@@ -47,13 +48,22 @@ def trust_of(config: Config, *, lenient: bool = False, commands_ran: bool = True
     )
     if lenient:
         return Trust(secrets=secrets, accept_plain=True)
+    public_keys = _publics("signing.public_keys", signing.public_keys, kind="ed25519")
+    signing_key = (
+        None
+        if not commands_ran and signing.key_password_command is not None
+        else _private("signing.key", signing.key, signing.key_password, kind="ed25519")
+    )
+    if goes_on and signing_key is not None:
+        from kbr.format.crypto import signer_of
+
+        public_keys = (*public_keys, signer_of(signing_key))
     return Trust(
         secrets=secrets,
         accept_plain=encryption.accept_plain,
-        public_keys=_publics("signing.public_keys", signing.public_keys, kind="ed25519"),
-        signing_key=None
-        if not commands_ran and signing.key_password_command is not None
-        else _private("signing.key", signing.key, signing.key_password, kind="ed25519"),
+        public_keys=public_keys,
+        signing_key=signing_key,
+        accept_unsigned=goes_on and signing.accept_unsigned,
     )
 
 

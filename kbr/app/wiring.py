@@ -166,17 +166,20 @@ def restore_options(config: Config) -> RestoreOptions:
     )
 
 
-def supervisor_factory(stop: StopSource | None, *, preload: tuple[str, ...]) -> Callable[[int, str], Supervisor]:
+def supervisor_factory(
+    stop: StopSource | None, *, preload: tuple[str, ...], withheld: frozenset[str] = frozenset()
+) -> Callable[[int, str], Supervisor]:
     """Makes supervisors that end when ``stop`` says so.
 
     Args:
         stop: where the wish comes from; None if the caller passes it on.
         preload: modules that workers need, imported once for all of them.
+        withheld: environment variables that the configuration has taken something from.
     """
 
     def new_supervisor(worker_count: int, entry: str) -> Supervisor:
         supervisor = Supervisor(
-            entry=entry, worker_count=worker_count, preload=preload, stop_timeout_s=STOP_TIMEOUT_S
+            entry=entry, worker_count=worker_count, preload=preload, withheld=withheld, stop_timeout_s=STOP_TIMEOUT_S
         )
         if stop is not None:
             stop.on_stop(supervisor.stop)

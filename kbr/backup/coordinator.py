@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
 
+from kbr.backup.adopting import take_leftovers
 from kbr.backup.changes import OptionChanges
 from kbr.backup.checkpoints import STOP_GRACE_S, Checkpoints
 from kbr.backup.fetching import BackupPlaces, PassRunner
@@ -31,10 +32,9 @@ from kbr.errors import ClusterError, ClusterUnavailable, KbrError, Locked, Store
 from kbr.format.documents import Manifest, SourceInfo
 from kbr.kafka.cluster import Cluster
 from kbr.model import RunStatus, TopicPartition
-from kbr.repository.adopt import unlisted_segments
 from kbr.repository.catalog import Catalog
 from kbr.repository.publish import ManifestPublisher
-from kbr.repository.sealing import begin_backup, for_workers
+from kbr.repository.sealing import begin_backup, check_new_backup, for_workers, is_to_be_signed, lists_only
 from kbr.runtime.stopping import StopWish
 from kbr.runtime.supervisor import Supervisor
 from kbr.storage import ObjectStore
@@ -135,7 +135,7 @@ class BackupCoordinator:
             TopicMissing: a named topic does not exist.
         """
         begun = self._clock.monotonic()
-        state, survey = self._look(with_groups=False)
+        state, survey = self._look(dry_run=True)
         state.begin_check()
         state.confirm({})
         self._begin_pass(state, survey, ends={})
@@ -156,10 +156,13 @@ class BackupCoordinator:
         begun = self._clock.monotonic()
         check_selection(self._cluster, self._options, has_backup=self._has_backup)
         with self._run_lock:
-            begin_backup(self._store, self._options.backup_id)
+            begin_backup(self._store, self._options.backup_id, self._run_lock.check)
             storage = for_workers(self._store, self._places.storage, self._options.backup_id)
-            self._places = replace(self._places, storage=storage)
-            state, survey = self._look(with_groups=True)
+            takes_over = not lists_only(self._store, self._options.backup_id)
+            self._places = replace(self._places, storage=storage, takes_over=takes_over)
+            state, survey = self._look(dry_run=False)
+            if self._previous is None:
+                check_new_backup(self._store, self._options.backup_id)
             self._store.remove_leftovers(self._options.backup_id)
             self._phases["plan"] = self._clock.monotonic() - begun
             index = self._new_index()
@@ -204,17 +207,26 @@ class BackupCoordinator:
     def _has_backup(self) -> bool:
         return Catalog(self._store).has_objects(self._options.backup_id)
 
-    def _look(self, *, with_groups: bool) -> tuple[BackupState, Survey]:
+    def _look(self, *, dry_run: bool) -> tuple[BackupState, Survey]:
         source = source_info(self._cluster, self._options)
         self._previous = load_previous(self._store, self._options, source)
         state = self._new_state(source)
-        if self._options.consumer_groups and with_groups:
+        if self._options.consumer_groups and not dry_run:
             self._capture = self._new_capture(source)
             self._capture.look()
         survey = survey_topics(self._cluster, self._options, known=state.topic_names, begun=state.begun)
         # a run that ended well has listed all that it committed; a stray segment is found when its place is written to
         if self._previous is not None and self._previous.status is not RunStatus.COMPLETE:
-            self._adopt(state, survey)
+            in_the_way = take_leftovers(
+                state,
+                survey,
+                store=self._store,
+                backup_id=self._options.backup_id,
+                check_lock=None if dry_run else self._run_lock.check,
+                warn=self._notices.warn,
+                clock=self._clock,
+            )
+            self._places = replace(self._places, replaces=in_the_way)
         return state, survey
 
     def _new_capture(self, source: SourceInfo) -> GroupCapture:
@@ -260,37 +272,6 @@ class BackupCoordinator:
             created_at_ms=self._clock.now_ms(),
             previous=self._previous,
         )
-
-    def _adopt(self, state: BackupState, survey: Survey) -> None:
-        """Take over what earlier runs committed and could not list."""
-        there = {topic.name: topic.topic_id for topic in survey.topics}
-        # of a topic that was made anew, nobody knows from which of both it was read
-        same = {
-            name: state.topic_id(name)
-            for name in state.topic_names
-            if not (there.get(name) and state.topic_id(name) and there[name] != state.topic_id(name))
-        }
-        # what was left out because its topic was made anew stays out when that one is gone, too
-        positions = {
-            key: position
-            for key, position in state.positions().items()
-            if key.topic in same and (there.get(key.topic) or not state.failed_for_good(key))
-        }
-        unlisted = unlisted_segments(self._store, self._options.backup_id, positions, same)
-        left = dict(unlisted.damaged)
-        for key, references in unlisted.segments.items():
-            offsets = survey.offsets.get(key)
-            for reference in state.found(
-                key,
-                references,
-                log_start=0 if offsets is None else offsets.log_start,
-                now_ms=self._clock.now_ms(),
-            ):
-                left[reference.key] = "it does not follow the segments before it"
-        if unlisted.segments:
-            _log.info("took over segments that no manifest listed of %d partitions", len(unlisted.segments))
-        for name, reason in left.items():
-            self._notices.warn(f"{name} is in no manifest and was left alone: {reason}")
 
     # -- passes ---------------------------------------------------------------------------
 
@@ -514,7 +495,12 @@ class BackupCoordinator:
             status = state.final_status
         elif stopped and state.is_unfinished:
             status = RunStatus.INTERRUPTED
-        is_listed = checkpoints.listed_layout is None and not state.changed
+        # even if nothing else is new: whoever trusts this run's key only is to be able to read it
+        is_listed = (
+            checkpoints.listed_layout is None
+            and not state.changed
+            and not is_to_be_signed(self._store, self._options.backup_id)
+        )
         if self._previous is not None and is_listed and self._previous.status is status:
             self._keep_groups(state, checkpoints)
             return state.manifest(status, now_ms=self._previous.updated_at_ms)

@@ -44,12 +44,16 @@ class BackupPlaces:
     Attributes:
         pace_path: the run's rate limit (kbr.runtime.pacing).
         lease_path: until when it may write (kbr.runtime.lease).
+        takes_over: what lies in the store and in no manifest; else only what is signed counts.
+        replaces: keys below the backup's folder of what was put aside, and could not be removed.
     """
 
     client: ClientSettings
     storage: StorageOptions
     pace_path: Path
     lease_path: Path
+    takes_over: bool = True
+    replaces: frozenset[str] = frozenset()
 
 
 class PassRunner:
@@ -198,5 +202,7 @@ class PassRunner:
             extra_verify=options.extra_verify,
             pace_path=self._places.pace_path,
             lease_path=self._places.lease_path,
+            takes_over=self._places.takes_over,
+            replaces=self._places.replaces,
             window=options.window,
         )

@@ -96,7 +96,8 @@ class PartitionTask:
 
     Attributes:
         sequence: what its first segment answers from; not behind ``offsets.start_offset``.
-        adopts: segments that a worker which died may have committed without a word are looked for first.
+        adopts: segments that a worker which died may have committed without a word are looked for first: they are taken
+            over, or put aside (BackupTask.takes_over).
         anchor: the record before ``sequence`` that is archived, if it is one that the log has to hold still.
     """
 
@@ -135,6 +136,10 @@ class BackupTask:
     pace_path: Path
     #: Until when the run may write (kbr.runtime.lease).
     lease_path: Path
+    #: Whether what lies in the store and in no manifest is taken over; else it is put aside (kbr.repository.adopt).
+    takes_over: bool = True
+    #: Keys below the backup's folder of what was put aside and could not be removed: a segment takes its place.
+    replaces: frozenset[str] = frozenset()
     #: Records outside of it are passed over.
     window: TimeWindow = field(default_factory=TimeWindow)
     #: Whether blocks are decoded again before they are stored.

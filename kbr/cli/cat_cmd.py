@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,6 +37,17 @@ class _Offsets:
     before: str | None = None
 
 
+class _Count(click.IntRange):
+    """A number of records; whoever gives a file has taken -c for what it is elsewhere."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            more = "; -c is the count here, as in kcat: a configuration is given by --config"
+            raise click.BadParameter(f"{error.message.rstrip('.')}{more}", ctx=ctx, param=param) from error
+
+
 @click.command("cat")
 @click.argument("backup_id", required=False)
 @click.option("-t", "--topic", "topics", multiple=True, metavar="GLOB", help="Topic, by name or glob; repeatable. Else all.")
@@ -52,7 +64,7 @@ class _Offsets:
     "on, and before it; repeatable.",
 )
 @click.option("--to-offset", type=click.IntRange(min=0), metavar="N", help="The last offset, itself included.")
-@click.option("-c", "--count", type=click.IntRange(min=0), metavar="N", help="No more than N records, all together.")
+@click.option("-c", "--count", type=_Count(min=0), metavar="N", help="No more than N records, all together.")
 @click.option("--from-timestamp", metavar="T", help="Records from this time on: epoch ms, or ISO-8601 with a zone.")
 @click.option("--to-timestamp", metavar="T", help="Records up to this time, itself included.")
 @click.option("--last", metavar="DURATION", help="Records of the last 24h, 90m, 7d, before now.")

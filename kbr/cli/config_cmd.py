@@ -87,7 +87,8 @@ def probe_blocks(document: ProbeDocument) -> list[Block]:
 
 
 def _named(one: ProbeEntry) -> str:
-    right = f" ({one['right']})" if one["right"] else ""
+    # what failed for another reason (no such bucket, an option that is not followed) is no missing right
+    right = f" ({one['right']})" if one["right"] and one["outcome"] == "denied" else ""
     return f"{one['place']}: {one['check']}{right}"
 
 

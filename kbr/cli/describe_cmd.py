@@ -61,6 +61,7 @@ def describe_blocks(document: DescribeDocument) -> list[Block]:
             if end is not None
         ),
         ("Stored as", _stored_as(document)),
+        *([("Encrypted", "yes")] if document["encrypted"] else []),
     ]
     width = max(len(name) for name, _ in facts) + 2
     blocks: list[Block] = [f"{name + ':':<{width}}{value}" for name, value in facts]
@@ -71,7 +72,8 @@ def describe_blocks(document: DescribeDocument) -> list[Block]:
     restores = document["restores"]
     listed_restores = ["", *restores_blocks(restores)] if restores else []
     notes = ["", *(f"Note: {note}" for note in document["notes"])] if document["notes"] else []
-    return [*blocks, *_problem_lines(document), *listed_restores, *notes]
+    distrusted = ["", f"Warning: only shown, and refused by what relies on it: {document['distrusted']}"] if document["distrusted"] else []
+    return [*blocks, *_problem_lines(document), *listed_restores, *notes, *distrusted]
 
 
 def _stored_as(document: DescribeDocument) -> str:

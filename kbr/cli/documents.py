@@ -309,12 +309,17 @@ class ListedRestore(TypedDict):
 
 
 class DescribeDocument(TypedDict):
-    """``kbr describe``; ``lock_held`` as in ``kbr list``."""
-    """``kbr describe``; restores are None where the store would not list them; ``notes`` are of another tool's backup."""
+    """``kbr describe``; ``lock_held`` as in ``kbr list``.
+
+    Restores are None where the store would not list them; ``notes`` are of another tool's backup. ``distrusted`` says why
+    whoever relies on the backup would refuse it: not signed, or not encrypted, as the configuration wants it.
+    """
 
     backup_id: str
     status: str
     lock_held: bool | None
+    encrypted: bool
+    distrusted: str | None
     made_by: str
     notes: list[str]
     created_at_ms: int | None

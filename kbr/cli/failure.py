@@ -10,6 +10,7 @@ import click
 
 from kbr.cli.text import neutralise, neutralise_lines, shortened
 from kbr.errors import ConfigError, Interrupted, KbrError, UsageError
+from kbr.secrecy import redact
 
 __all__ = ["report_failure"]
 
@@ -37,6 +38,8 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
     else:
         code, name, hint = 1, "UnexpectedError", _BUG_HINT
         message = f"unexpected {type(error).__name__}: {error}" if str(error) else f"unexpected {type(error).__name__}"
+    # before it is cut and its characters are written out: what is left of a secret then is not known as one
+    message, hint = redact(message), redact(hint)
     if _asked(arguments, "--debug"):
         _print_traceback(error)
     lines = [f"Error: {_on_lines(error, message)}"]
@@ -83,7 +86,7 @@ def _json_line(code: int, name: str, message: str, hint: str) -> str:
 def _print_traceback(error: BaseException) -> None:
     import traceback
 
-    _write(neutralise_lines("".join(traceback.format_exception(type(error), error, error.__traceback__))))
+    _write(neutralise_lines(redact("".join(traceback.format_exception(type(error), error, error.__traceback__)))))
 
 
 def _write(text: str) -> None:

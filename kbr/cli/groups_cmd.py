@@ -12,8 +12,8 @@ from kbr.cli.group_documents import GroupListDocument, GroupRowEntry, GroupsDocu
 from kbr.cli.options import (
     Invocation,
     chosen_backup,
+    client_options,
     client_sets,
-    command_config_option,
     config_options,
     read_mapping,
     rewind_option,
@@ -51,14 +51,7 @@ def _target_options(function: _Function) -> _Function:
             metavar="HOST:PORT",
             help="Brokers of the target to start from; several with commas.",
         ),
-        click.option(
-            "-X",
-            "properties",
-            multiple=True,
-            metavar="PROPERTY=VALUE",
-            help="Any librdkafka property but the secret ones; repeatable.",
-        ),
-        command_config_option,
+        client_options,
         click.option(
             "--restore",
             "restore_id",

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Invocation",
     "chosen_backup",
+    "client_options",
     "client_sets",
-    "command_config_option",
     "config_options",
     "exporting_verb",
     "filter_options",
@@ -187,15 +187,23 @@ def storage_option(function: _Function) -> _Function:
     return click.option("--storage", metavar="URL", help="Where backups lie: a folder or s3://bucket/prefix.")(function)
 
 
-def command_config_option(function: _Function) -> _Function:
-    """Add --command-config."""
-    return click.option(
+def client_options(function: _Function) -> _Function:
+    """Add -X and --command-config."""
+    decorate_property = click.option(
+        "-X",
+        "properties",
+        multiple=True,
+        metavar="PROPERTY=VALUE",
+        help="Any librdkafka property but the secret ones; repeatable.",
+    )
+    decorate_file = click.option(
         "--command-config",
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
         help="A client.properties file of Kafka's own tools: how to reach the cluster and to log in. Everything else wins "
         "over it.",
-    )(function)
+    )
+    return decorate_property(decorate_file(function))
 
 
 def filter_options(function: _Function) -> _Function:
@@ -226,14 +234,7 @@ def filter_options(function: _Function) -> _Function:
             "repeatable. kbr status changes it later.",
         ),
         click.option("--workers", type=int, metavar="N", help="Worker processes; 0 is one per core."),
-        click.option(
-            "-X",
-            "properties",
-            multiple=True,
-            metavar="PROPERTY=VALUE",
-            help="Any librdkafka property but the secret ones; repeatable.",
-        ),
-        command_config_option,
+        client_options,
         click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
         click.option(
             "--stats",

@@ -7,6 +7,7 @@ shows a value that may be a secret.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -22,6 +23,11 @@ MAX_BYTES = 1024 * 1024
 #: Steps below ``source`` or ``target``.
 Steps = tuple[str, ...]
 
+#: What a property is called, as far as Java's clients and librdkafka go: small words with dots between them. Base64 has no dot, and a
+#: token that has some is not all small letters.
+_NAME = re.compile(r"[a-z][a-z0-9]{0,29}(?:[._-][a-z0-9]{1,30}){1,9}")
+#: A class of Java's, with its package.
+_CLASS = re.compile(r"[A-Za-z_]\w{0,60}(?:\.[A-Za-z_][\w$]{0,60}){1,12}")
 _STORE_LOOK_BYTES = 4096
 _STORES = ("ssl.truststore", "ssl.keystore")
 _STORE_NAMES = tuple(f"{store}.{one}" for store in _STORES for one in ("location", "password", "type"))
@@ -167,18 +173,30 @@ class _Translation:
 
     def _one(self, name: str, value: str, line: int) -> None:
         if "${" in value and "config.providers" in self._entries:
-            self._problem(line, f"{name}: config providers are Java's: write the value, or give the key in kbr's own file")
+            shown = name if self._is_name(name) else "a name that is not shown"
+            self._problem(line, f"{shown}: config providers are Java's: write the value, or give the key in kbr's own file")
         elif name in DIRECT:
             self._put(DIRECT[name], value, line)
         elif name in NUMBERS:
             self._number(name, value, line)
-        elif name in JAVA_ONLY or name.startswith(JAVA_PREFIXES):
+        elif name in JAVA_ONLY or (name.startswith(JAVA_PREFIXES) and self._is_name(name)):
             self._found.ignored.append(name)
         elif self._is_librdkafkas(name):
             self._put(("client", name), value, line)
+        elif not self._is_name(name):
+            self._problem(
+                line,
+                "begins with no name of a property (it is not shown, as it may be a piece of a secret)",
+                hint="a value of several lines, such as a key in PEM, needs a \\ at the end of each but the last",
+            )
         else:
             near = get_close_matches(name, [*_STORE_NAMES, *_LOGIN_NAMES, *DIRECT, *NUMBERS, *JAVA_ONLY, *self._known()], n=1, cutoff=0.75)
             self._problem(line, f"{name}: unknown to Java clients and to librdkafka", suggestion=near[0] if near else "")
+
+    @staticmethod
+    def _is_name(name: str) -> bool:
+        """Whether it can be shown: where a value was broken into lines by mistake, each begins with a piece of it, and that counts as a name."""
+        return name in JAVA_ONLY or _NAME.fullmatch(name) is not None
 
     def _number(self, name: str, value: str, line: int) -> None:
         property_name, least, most = NUMBERS[name]
@@ -194,6 +212,10 @@ class _Translation:
     def _store(self, store: str) -> None:
         location, line = self._entries.get(f"{store}.location", ("", 0))
         if not location:
+            return
+        if "-----BEGIN" in location:
+            # not shown: it may be a private key
+            self._problem(line, f"{store}.location: must be the path of a file, and is a key or certificate itself")
             return
         try:
             with open(location, "rb") as file:
@@ -247,7 +269,7 @@ class _Translation:
             if handler in _MSK_HANDLERS:
                 is_msk, line = True, line or handler_line
             elif handler and handler not in _OIDC_HANDLERS:
-                self._problem(handler_line, f"{name}: {handler} is a Java class that kbr has no counterpart for")
+                self._problem(handler_line, f"{name}: {_shown_class(handler)} is a Java class that kbr has no counterpart for")
         jaas = self._jaas()
         if not mechanism and jaas is not None and jaas.module == _KERBEROS:
             mechanism, line = "GSSAPI", self._entries["sasl.jaas.config"][1]  # Java's default
@@ -272,7 +294,7 @@ class _Translation:
         module = _MSK if is_msk and jaas.module == _OAUTH else jaas.module
         keys = _OPTIONS.get(module)
         if keys is None:
-            self._problem(line, f"sasl.jaas.config: kbr has no counterpart for the login module {module}")
+            self._problem(line, f"sasl.jaas.config: kbr has no counterpart for the login module {_shown_class(module)}")
             return
         for name, value in jaas.options.items():
             if name in keys:
@@ -296,3 +318,8 @@ class _Translation:
 
     def _problem(self, line: int, what: str, *, suggestion: str = "", hint: str = "") -> None:
         self._found.problems.append(JavaProblem(line=line, what=what, suggestion=suggestion, hint=hint))
+
+
+def _shown_class(name: str) -> str:
+    """What stands where a class has to be named may be a piece of something else."""
+    return name if _CLASS.fullmatch(name) else "what stands there (not shown: no class is called so)"

@@ -22,6 +22,7 @@ __all__ = [
     "all_keys",
     "find_key",
     "hint_of_later",
+    "is_option_path",
     "is_secret_path",
     "section_at",
     "suggest",
@@ -221,6 +222,11 @@ def _shared(one: Path, other: Path) -> int:
 def hint_of_later(path: Path) -> str:
     """What to add for a key that a later version has; empty for others."""
     return " (not available yet)" if path and path[-1] in _LATER else ""
+
+
+def is_option_path(path: Path) -> bool:
+    """Whether it is an entry of ``options``, of whose values only the names tell which may be secrets."""
+    return any(one.kind == "mapping of options" and one.path == path[:-1] for one in all_keys())
 
 
 def is_secret_path(path: Path) -> bool:

@@ -18,7 +18,7 @@ from kbr.config.expand import expand
 from kbr.config.keys import Key, UnknownKey, all_keys, find_key, hint_of_later, is_secret_path, section_at, suggest
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, Rank, as_name
 from kbr.config.storage import S3_KEYS
-from kbr.secrecy import is_secret_variable
+from kbr.secrecy import is_likely_secret, is_secret_variable
 
 __all__ = ["Layers"]
 
@@ -41,6 +41,7 @@ class Layers:
         problems: mistakes found on the way.
         notes: what was left out, in sentences.
         secrets: what ``${file:...}`` and variables that are named like secrets stand for, wherever they are used.
+        variables: names of those that ``${...}`` was used of.
         secret_files: where the texts of secrets come from: files of ``${file:...}``, and the configuration file itself if
             it holds one as it is.
     """
@@ -52,6 +53,7 @@ class Layers:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.secrets: list[str] = []
+        self.variables: set[str] = set()
         self.secret_files: list[str] = []
 
     # -- the layers ---------------------------------------------------------------------------
@@ -201,10 +203,12 @@ class Layers:
         return plain
 
     def _note(self, reference: str, value: str) -> None:
+        if not reference.startswith("file:"):
+            self.variables.add(reference)
         if reference.startswith("file:"):
             self.secret_files.append(reference.removeprefix("file:"))
             self.secrets.append(value)
-        elif is_secret_variable(reference):
+        elif is_secret_variable(reference) and is_likely_secret(reference, value):
             self.secrets.append(value)
 
     def _add_text(self, key: Key, path: Path, text: str, origin: Origin) -> None:

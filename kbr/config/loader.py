@@ -14,13 +14,13 @@ from kbr.config.commands import run_secret_command
 from kbr.config.document import MAX_BYTES
 from kbr.config.exposure import exposure_warnings
 from kbr.config.fields import ChoiceError, EntryError
-from kbr.config.keys import all_keys, hint_of_later, is_secret_path, section_at, suggest
+from kbr.config.keys import all_keys, hint_of_later, is_option_path, is_secret_path, section_at, suggest
 from kbr.config.layers import Layers
 from kbr.config.model import Config
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, as_name, raise_problems
 from kbr.config.rules import findings
 from kbr.errors import ConfigError
-from kbr.secrecy import hide
+from kbr.secrecy import hide, is_likely_secret
 
 __all__ = ["load_config"]
 
@@ -83,6 +83,7 @@ def load_config(
         needed = {"storage", "encryption", "signing", {"backup": "source", "restore": "target"}.get(mode or config.mode or "", "storage")}
         config = _with_secrets(config, layers, {*needed, "source", "target"} if all_clusters else needed, environ)
     config._origins.update(layers.origins)
+    config._variables.update(layers.variables)
     config._warnings.extend([*layers.notes, *exposure_warnings(config, path, layers.secret_files)])
     return config
 
@@ -99,7 +100,9 @@ def _secrets(data: object, path: Path) -> Iterator[str]:
         yield from _PASSWORD_IN_URL.findall(str(data))
     elif data is not None:
         reveal = getattr(data, "get_secret_value", None)
-        yield str(data if reveal is None else reveal())
+        value = str(data if reveal is None else reveal())
+        if not is_option_path(path) or is_likely_secret(path[-1], value):
+            yield value
 
 
 def _read(path: FilePath) -> bytes:

@@ -261,11 +261,17 @@ class Config(Section):
 
     _origins: dict[Path, Origin] = PrivateAttr(default_factory=dict)
     _warnings: list[str] = PrivateAttr(default_factory=list)
+    _variables: set[str] = PrivateAttr(default_factory=set)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is no mistake, and should be looked at: a sentence each."""
         return tuple(self._warnings)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Environment variables that it refers to with ``${...}``."""
+        return frozenset(self._variables)
 
     def origin_of(self, path: Path) -> Origin:
         """Where the value of a key came from."""

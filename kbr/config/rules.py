@@ -271,6 +271,9 @@ def _trust(config: Config) -> Iterator[Finding]:
         for given in (name, f"{name}_command"):
             if getattr(one, given) is not None and getattr(one, needed) is None:
                 yield Finding(path=(section, given), what=f"needs {needed}", involved=((section, needed),))
+    if signing.accept_unsigned and signing.key is None:
+        what = "needs key: it is for a backup that is to be signed from now on; to read one, leave public_keys out"
+        yield Finding(path=("signing", "accept_unsigned"), what=what, involved=(("signing", "key"),))
 
 
 def _compression(config: Config) -> Iterator[Finding]:

@@ -60,7 +60,8 @@ class SigningConfig(Section):
 
     key: fields.FilePath = fields.key(
         None,
-        "File with an Ed25519 private key (PEM): a backup signs each manifest that it writes.",
+        "File with an Ed25519 private key (PEM): a backup signs each manifest that it writes, and goes on only with one that this "
+        "key, or one of `public_keys`, has signed.",
         kind="path",
         example="/etc/kbr/signing.pem",
     )
@@ -76,7 +77,13 @@ class SigningConfig(Section):
     public_keys: fields.FilePaths = fields.key(
         (),
         "Files with Ed25519 public keys (PEM). With any, a backup is verified, read, restored and gone on with only if one of "
-        "them has signed its manifest.",
+        "them has signed its manifest. Who backs up with `key` goes on with what that has signed, too.",
         kind="list of paths",
         example='["/etc/kbr/signing.pub.pem"]',
+    )
+    accept_unsigned: fields.Switch = fields.key(
+        False,
+        "Go on with a backup that was begun without signatures, and sign it from then on: for one run. Off, so that nobody can "
+        "have a manifest signed that they have put there. A signature that is wrong, or another's, is never accepted.",
+        kind="true or false",
     )

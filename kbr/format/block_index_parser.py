@@ -33,6 +33,7 @@ from kbr.format.parquet_bounds import Footer
 from kbr.format.parquet_pieces import PieceWindow, int_view, whole_column
 from kbr.format.sealed import unseal
 from kbr.model import TopicPartition
+from kbr.secrecy import redact
 
 __all__ = ["BlockIndexGroup", "BlockIndexPiece", "IndexedBlock", "Run"]
 
@@ -354,5 +355,5 @@ def _is_as_told(group: BlockIndexGroup, entry: GroupEntry) -> bool:
 
 
 def _short(error: Exception) -> str:
-    lines = str(error).splitlines()
+    lines = redact(str(error)).splitlines()  # before it is cut
     return lines[0][:200] if lines else type(error).__name__

@@ -23,6 +23,7 @@ __all__ = [
     "load_keys",
     "new_keys",
     "open_keys",
+    "own_ids",
     "recipient_id",
     "symmetric_id",
     "wrong_key",
@@ -205,12 +206,24 @@ def open_keys(document: KeysDocument, secrets: KeySecrets, *, name: str, where: 
         if found is None or found.key_id != document.key_id:
             raise SealBroken(
                 f"{name}: the data key for {_WORDS[one.kind]} {one.key_id} is damaged, or another backup's",
-                hint="put back an intact copy of it; the manifest holds one, too",
+                hint="put back an intact copy of it; every copy of the backup's manifest holds one, too",
                 object=name,
                 position=0,
             )
         return found
     raise wrong_key(document, secrets, where)
+
+
+def own_ids(secrets: KeySecrets) -> set[tuple[str, str]]:
+    """Kind and id of each key that new backups are encrypted for."""
+    from kbr.format.crypto import x25519_public_of
+
+    found = {(X25519, recipient_id(public)) for public in secrets.recipients}
+    if secrets.key is not None:
+        found.add((SYMMETRIC, symmetric_id(secrets.key)))
+    if secrets.identity is not None:
+        found.add((X25519, recipient_id(x25519_public_of(secrets.identity))))
+    return found
 
 
 def wrong_key(document: KeysDocument, secrets: KeySecrets, where: str) -> WrongKey:
@@ -270,7 +283,7 @@ def load_keys(data: bytes, *, name: str, backup_id: str) -> KeysDocument:
     except (RepositoryError, BadValue) as error:
         raise SealBroken(
             f"{name}: the backup's keys are damaged: {error}",
-            hint="put back an intact copy of it; the manifest holds one, too",
+            hint="put back an intact copy of it; every copy of the backup's manifest holds one, too",
             object=name,
             position=0,
         ) from error

@@ -23,6 +23,7 @@ from kbr.format.names import (
     partition_folder,
 )
 from kbr.model import Compression, FailureKind, Gap, GapReason, PartitionStatus, RunStatus, SegmentRef
+from kbr.secrecy import redact
 from kbr.wire import load_json
 
 __all__ = ["SEGMENT_FIELDS", "BadDocument", "load_manifest_json", "parse_document", "parse_topic"]
@@ -333,6 +334,7 @@ _KIND_NAMES = {int: "integer", str: "string", dict: "object", list: "array", boo
 
 def _shown(text: str) -> str:
     """Text from outside, for a message: quoted, escaped, and not endless."""
+    text = redact(text)  # before it is cut
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 

@@ -18,7 +18,14 @@ _SUFFIX = re.compile(rb',"signature":"([0-9a-f]{128})","signer":"([0-9a-f]{64})"
 #: Of what signature_suffix() gives.
 SUFFIX_BYTES = len(b',"signature":"","signer":""') + 128 + 64
 _CONTEXT = b"kbr manifest signature v1\x00"
-_HINT = "it was made without signing, or altered; signing.public_keys says whose signature is wanted"
+_UNSIGNED_HINT = (
+    "it was begun without signing, or somebody has put it there; if you know the former, run kbr backup with signing.key and "
+    "--set signing.accept_unsigned=true once: it is signed from then on"
+)
+_UNKNOWN_HINT = (
+    "if that is a key of yours (an earlier one, another machine's), add its public key to signing.public_keys; else somebody "
+    "has put the manifest there"
+)
 
 #: Gives the suffix for a manifest: backup_id, SHA-256 of all bytes before the suffix.
 Signer = Callable[[str, bytes], bytes]
@@ -70,11 +77,12 @@ def check_signature(
     from kbr.format.crypto import verifies
 
     if found is None:
-        raise SignatureInvalid(f"{name}: the manifest is not signed", hint=_HINT, object=name)
+        raise SignatureInvalid(f"{name}: the manifest is not signed", hint=_UNSIGNED_HINT, object=name)
     if found.signer not in set(public_keys):
         raise SignatureInvalid(
-            f"{name}: the manifest is signed by {found.signer.hex()}, which is none of signing.public_keys",
-            hint=_HINT,
+            f"{name}: the manifest is signed by {found.signer.hex()}, which is none of signing.public_keys (and not "
+            "signing.key's own)",
+            hint=_UNKNOWN_HINT,
             object=name,
         )
     if not verifies(found.signer, found.signature, signed_message(backup_id, digest)):

@@ -33,6 +33,7 @@ from kbr.format.offset_map import (
 from kbr.format.parquet_bounds import BadFooter, Footer
 from kbr.format.parquet_pieces import PieceWindow, int_view, whole_column
 from kbr.model import TopicPartition
+from kbr.secrecy import redact
 from kbr.wire import load_json
 
 __all__ = ["OffsetMapFile", "OffsetMapGroup"]
@@ -324,5 +325,5 @@ def _is_place(place: TopicPartition) -> bool:
 
 
 def _short(error: Exception) -> str:
-    lines = str(error).splitlines()
+    lines = redact(str(error)).splitlines()  # before it is cut
     return lines[0][:200] if lines else type(error).__name__

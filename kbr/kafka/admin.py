@@ -22,11 +22,12 @@ from confluent_kafka.admin import AdminClient
 
 from kbr.errors import AuthenticationFailed, ClusterUnavailable, ConfigError, KbrError
 from kbr.kafka.properties import check_client
-from kbr.kafka.settings import ClientSettings, admin_properties
+from kbr.kafka.settings import ClientSettings, admin_properties, login_files
 from kbr.kafka.tls_look import why_refused
 from kbr.kafka.tokens import TokenSource, token_source
 from kbr.kafka.translate import Cause, translate
-from kbr.telemetry.logs import CERTIFICATE_REFUSED, explain
+from kbr.renewal import SeenFiles
+from kbr.telemetry.logs import CERTIFICATE_REFUSED, explain, get_logger
 from kbr.timing import Backoff, Clock, Deadline
 
 __all__ = ["AdminSession", "CallDeadline"]
@@ -52,6 +53,10 @@ MOCK_CLUSTER_PREFIX = "mockCluster"
 #: What confluent_kafka puts before librdkafka's own line: facility and client (confluent_kafka.c, log_cb).
 _LOG_FRAME = re.compile(r"^[A-Z_]+ \[[^\]]*\] ")
 
+_log = get_logger("kbr.kafka")
+
+#: Mechanisms whose logins run out and are renewed while a process works: tokens, tickets.
+_RENEWED = frozenset({"OAUTHBEARER", "GSSAPI"})
 _REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 #: What a lost connection, or a broker that is on its way out, makes of a request.
 _PASSING = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT})
@@ -83,7 +88,8 @@ class _ClientLog(logging.Handler):
         self._said_at = self._clock.monotonic()
 
     def _note(self, code: int, text: str) -> None:
-        broker, reason, check = explain(self._settings.redact(text))
+        # understood as it is, and masked where it is shown: the broker's name is used again, to look at its certificate
+        broker, reason, check = explain(text, mask=self._settings.redact)
         if not reason:
             return
         if "SSL handshake failed" in text or "tls alert" in text:
@@ -147,6 +153,10 @@ class CallDeadline(Deadline):
 class AdminSession:
     """An AdminClient with deadlines and clear errors.
 
+    A run may outlive the certificate that it began with, and the client never reads one again. Where brokers can't be reached and
+    a file of the login has changed, another client is made. A login that runs out and is renewed (certificates, tokens, tickets),
+    and that brokers have taken before, is a cluster that is out of reach for now (ClusterUnavailable) rather than a wrong login.
+
     Args:
         settings: how to reach the cluster.
         deadline_s: for each call, seconds.
@@ -171,7 +181,10 @@ class AdminSession:
         self._is_stopped = is_stopped
         self._properties = admin_properties(settings)
         self._log = _ClientLog(clock, settings)
+        self._files = SeenFiles(())
         self._client: AdminClient | None = None
+        #: Whether brokers have ever answered.
+        self._was_let_in = False
         self._mock: bool | None = None
         #: Causes about certificates, and what was seen when somebody looked.
         self._looked_at: dict[Cause, Cause] = {}
@@ -184,18 +197,23 @@ class AdminSession:
             AuthenticationFailed: no token could be had.
         """
         check_client(self._settings)
+        # first: what is changed while the client reads it is a change
+        self._files = SeenFiles(login_files(self._properties))
+        self._client = self._new_client(self._log)
+
+    def _new_client(self, log: _ClientLog) -> AdminClient:
         logger = logging.Logger("kbr.kafka.client")  # noqa: LOG001  (private to this client, never shown)
-        logger.addHandler(self._log)
-        properties: dict[str, Any] = {**self._properties, "error_cb": self._log.note_error}
+        logger.addHandler(log)
+        properties: dict[str, Any] = {**self._properties, "error_cb": log.note_error}
         tokens = token_source(self._settings)
         if tokens is not None:
             tokens()  # what stands against it is told in the signer's words now, and not as a broker's silence later
-            properties["oauth_cb"] = _TokenCallback(tokens, self._log)
+            properties["oauth_cb"] = _TokenCallback(tokens, log)
         try:
-            self._client = AdminClient(properties, logger=logger)
+            return AdminClient(properties, logger=logger)
         except KafkaException as error:
             if error.args[0].code() == KafkaError.SASL_AUTHENTICATION_FAILED:  # confluent_kafka waits for a token
-                cause = self._log.cause()
+                cause = log.cause()
                 raise AuthenticationFailed(
                     f"opening the client of {self.servers}: {'no token could be had' if cause is None else cause.reason}",
                     hint="check the token's source and its settings",
@@ -205,6 +223,23 @@ class AdminSession:
                 f"librdkafka refused the client settings: {self._settings.redact(error.args[0].str().strip())}",
                 hint="check security and client in the configuration",
             ) from None
+
+    def _is_renewed(self) -> bool:
+        """Make another client, if a file of the login has changed since this one was made; whether there is one.
+
+        Files that can't be used are waited for: they may be written one after the other.
+        """
+        if not self._files.take():
+            return False
+        log = _ClientLog(self._clock, self._settings)
+        try:
+            client = self._new_client(log)
+        except KbrError as error:
+            _log.warning("files of the login to %s have changed, and can't be used yet: %s", self.servers, error)
+            return False
+        self._client, self._log = client, log
+        _log.info("files of the login to %s have changed: connecting anew", self.servers)
+        return True
 
     def close(self) -> None:
         """Leave the brokers; again is fine."""
@@ -255,7 +290,7 @@ class AdminSession:
 
         Raises:
             AuthenticationFailed: the brokers refuse the login or the TLS handshake.
-            ClusterUnavailable: no connection within 15 s, or no answer within the deadline.
+            ClusterUnavailable: no connection within 15 s, or no answer within the deadline; or the login has run out.
         """
         limit = deadline or self.deadline()
         begun = self._clock.monotonic()
@@ -268,6 +303,8 @@ class AdminSession:
                 waited_s = self._clock.monotonic() - begun
                 if error.context.get("given_up"):
                     raise
+                if self._is_renewed():
+                    continue
                 refused = isinstance(error, AuthenticationFailed) and waited_s >= REFUSED_DEADLINE_S
                 connected = error.context.get("kafka_code") in _SILENT
                 if refused or limit.passed or (not connected and waited_s >= CONNECT_DEADLINE_S):
@@ -275,6 +312,7 @@ class AdminSession:
                 self._clock.sleep(min(delay, limit.remaining_s()))
                 slice_s = min(slice_s * 2, REQUEST_TIMEOUT_S)
                 continue
+            self._was_let_in = True
             self._mock = str(found.cluster_id or "").startswith(MOCK_CLUSTER_PREFIX)
             return found
         raise AssertionError("the delays are endless")
@@ -369,14 +407,26 @@ class AdminSession:
 
     def _translated(self, error: KafkaError, doing: str, right: str, since: float) -> KbrError:
         self.client.poll(0)  # without waiting: a request for 1,000 partitions may bring 1,000 errors
+        cause = self._cause()
         translated = translate(
             error,
             doing,
             servers=self.servers,
-            cause=self._cause(),
+            cause=cause,
             right=right,
             principal=self._settings.principal,
             waited_s=self._clock.monotonic() - since,
         )
+        if isinstance(translated, AuthenticationFailed) and self._was_let_in and self._is_renewable(error, cause):
+            translated = ClusterUnavailable(
+                f"{translated.message}; it was let in before",
+                hint=f"{translated.hint}; a run that goes on takes up renewed files and tokens by itself",
+            )
         translated.context.setdefault("kafka_code", error.code())
         return translated
+
+    def _is_renewable(self, error: KafkaError, cause: Cause | None) -> bool:
+        """Whether what was refused may be renewed under a run's feet: no password is, as nobody reads it again."""
+        if KafkaError._SSL in {error.code(), None if cause is None else cause.code}:
+            return bool(self._files)
+        return self._properties.get("sasl.mechanism", "").upper() in _RENEWED

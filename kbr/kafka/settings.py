@@ -8,11 +8,12 @@ topic here uses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kbr.errors import ConfigError
-from kbr.secrecy import is_secret_property
+from kbr.secrecy import MASK, MIN_CHARS, is_secret_property
 
 __all__ = [
     "MSK_IAM",
@@ -21,6 +22,7 @@ __all__ = [
     "OidcLogin",
     "admin_properties",
     "consumer_properties",
+    "login_files",
     "producer_properties",
 ]
 
@@ -53,6 +55,8 @@ _ALIASES = {
     "auto.commit.enable": "enable.auto.commit",
     "enable.auto.offset.store": "enable.auto.commit",
 }
+#: How the names of properties end whose values are paths (CONFIGURATION.md).
+_FILES = (".location", ".file", ".keytab")
 #: librdkafka quotes what it can't read of this one (rdkafka_sasl_oauthbearer.c: "beginning at: ...").
 _QUOTED_PROPERTY = "sasl.oauthbearer.config"
 
@@ -116,13 +120,20 @@ class ClientSettings:
     client: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def redact(self, text: str) -> str:
-        """``text`` without any of these settings' secrets: for what librdkafka says about its configuration."""
+        """``text`` without any of these settings' secrets: for what librdkafka says about its configuration.
+
+        Short ones, too, where they stand alone: in the midst of a word (``kbr`` in ``kbr-1.example.org``) nobody would know them for
+        secrets, but by what the mask leaves of the word.
+        """
         if _QUOTED_PROPERTY in text:
             text = f"{text.partition(_QUOTED_PROPERTY)[0]}{_QUOTED_PROPERTY} (not shown: it holds secrets)"
         secrets = {self.password, self.ssl_key_password, None if self.oidc is None else self.oidc.client_secret}
         secrets.update(str(value) for name, value in self.client.items() if is_secret_property(name))
         for secret in sorted((one for one in secrets if one), key=len, reverse=True):
-            text = text.replace(secret, "***")
+            if len(secret) >= MIN_CHARS:
+                text = text.replace(secret, MASK)
+            else:
+                text = re.sub(rf"(?<![\w.-]){re.escape(secret)}(?![\w.-])", MASK, text)
         return text
 
     @property
@@ -199,6 +210,11 @@ def admin_properties(settings: ClientSettings) -> dict[str, str]:
     # known by then: a host behind a firewall that drops packets just says nothing.
     properties["socket.connection.setup.timeout.ms"] = "10000"
     return _with_client(properties, settings)
+
+
+def login_files(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """Paths that librdkafka reads when it makes a client: certificates, keys, lists of CAs, keytabs. It reads none a second time."""
+    return tuple(value for name, value in sorted(properties.items()) if value and name.endswith(_FILES))
 
 
 def consumer_properties(

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from kbr.errors import ConfigError, KbrError, ProduceFailed
 from kbr.kafka.native import load_library
-from kbr.kafka.settings import ClientSettings, producer_properties
+from kbr.kafka.settings import ClientSettings, login_files, producer_properties
 from kbr.kafka.tokens import token_source
 from kbr.kafka.translate import translate_code
 from kbr.model import TopicPartition
+from kbr.renewal import SeenFiles
 from kbr.telemetry.events import ClientMessage
 from kbr_codec import RawBlock
 from kbr_codec.rdkafka import (
@@ -105,6 +106,8 @@ class BlockSink:
             batch_bytes=options.batch_bytes,
             largest_record_bytes=options.largest_record_bytes,
         )
+        # first: what is changed while the client reads it is a change
+        self._files = SeenFiles(login_files(properties))
         try:
             self._sink = Sink(
                 properties.items(), zero_timestamp_as=options.zero_timestamp_as, token_source=token_source(settings)
@@ -230,6 +233,11 @@ class BlockSink:
     def open_count(self) -> int:
         """Blocks whose records are not all acknowledged."""
         return self._sink.open_count
+
+    @property
+    def has_old_login(self) -> bool:
+        """Whether a file of the login has changed since the client was made, which does not read it again."""
+        return self._files.changed
 
     @property
     def acknowledged_total(self) -> int:

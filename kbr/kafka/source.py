@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from kbr.errors import ConfigError, FetchFailed, KbrError, LogReplaced, OffsetOutOfRange
 from kbr.kafka.native import load_library
-from kbr.kafka.settings import ClientSettings, consumer_properties
+from kbr.kafka.settings import ClientSettings, consumer_properties, login_files
 from kbr.kafka.tokens import token_source
 from kbr.kafka.translate import translate_code
 from kbr.model import Anchor, OffsetRange, TopicPartition
+from kbr.renewal import SeenFiles
 from kbr.telemetry.events import ClientMessage
+from kbr.telemetry.logs import get_logger
 from kbr.wire import load_json
 from kbr_codec import RawBlock
 from kbr_codec.rdkafka import (
@@ -35,6 +37,13 @@ __all__ = ["FetchedBlock", "PartitionEnded", "PartitionSource", "PartitionStoppe
 
 #: rd_kafka_resp_err_t RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN: every known broker connection is down.
 _ALL_BROKERS_DOWN = -187
+
+#: RD_KAFKA_RESP_ERR__SSL and __AUTHENTICATION: a broker that does not let us in. The first may come as a mere lost
+#: connection, with the words of TLS.
+_NOT_LET_IN = frozenset({-181, -169})
+_TLS_WORDS = ("SSL", "tls")
+
+_log = get_logger("kbr.kafka")
 
 _NO_ANCHORS: Mapping[TopicPartition, Anchor] = {}
 
@@ -125,6 +134,9 @@ class PartitionSource:
         self._anchors: dict[int, tuple[int, Anchor]] = {}
         #: Every broker is out of reach, as the client last said; anything that comes from one clears it.
         self.brokers_down = False
+        #: Whether a broker has not let this client in, or none could be reached, since it was made.
+        self._was_refused = False
+        self._files = SeenFiles(())
         #: Counts how often the client was seen to have fetched further, whether records came of it or not.
         self.advances = 0
         #: By partition, where it fetches next, as it last said.
@@ -159,19 +171,21 @@ class PartitionSource:
         }
         self._partitions = tuple(partition for partition, _ in ranges)
         self._ends = tuple(offsets.end_offset_exclusive for _, offsets in ranges)
-        self._open(ranges)
+        self._begin(self._new_source(len(ranges)), ranges)
 
-    def _open(self, ranges: Sequence[tuple[TopicPartition, OffsetRange]]) -> None:
+    def _new_source(self, partition_count: int) -> Source:
         properties = consumer_properties(
             self._settings,
             memory_bytes=self._options.memory_bytes,
-            partition_count=len(ranges),
+            partition_count=partition_count,
             isolation_level=self._options.isolation_level,
             bytes_per_s=self._options.bytes_per_s,
             records_per_s=self._options.records_per_s,
         )
+        # first: what is changed while the client reads it is a change
+        self._files = SeenFiles(login_files(properties))
         try:
-            self._source = Source(
+            return Source(
                 properties.items(),
                 block_bytes=self._options.block_bytes,
                 open_bytes=self._options.open_bytes,
@@ -184,7 +198,11 @@ class PartitionSource:
                 hint="check source.security and source.client",
                 property=error.name,
             ) from None
-        self._source.start(
+
+    def _begin(self, source: Source, ranges: Sequence[tuple[TopicPartition, OffsetRange]]) -> None:
+        self._source = source
+        self._was_refused = self.brokers_down = False
+        source.start(
             (
                 (partition.topic, partition.partition, offsets.start_offset, offsets.end_offset_exclusive)
                 for partition, offsets in ranges
@@ -208,6 +226,29 @@ class PartitionSource:
         Returns:
             What the others had gathered.
         """
+        self._options = options
+        return self._go_on(None, done)
+
+    def renew(self, *, done: Container[int]) -> list[FetchedBlock]:
+        """Go on through a new client, where brokers don't let this one in and a file of its login has changed since it was made.
+
+        Args:
+            done: places of the partitions that have ended.
+
+        Returns:
+            What the others had gathered.
+        """
+        if not (self._was_refused and self._files.changed):
+            return []
+        try:
+            source = self._new_source(len(self._partitions))
+        except KbrError as error:  # the next change is waited for: they may be written one after the other
+            _log.warning("files of the login have changed, and can't be used yet: %s", error)
+            return []
+        _log.info("files of the login have changed: fetching through a new client")
+        return self._go_on(source, done)
+
+    def _go_on(self, new: Source | None, done: Container[int]) -> list[FetchedBlock]:
         source = self._require()
         gathered = [block for index in range(len(self._partitions)) if index not in done and (block := self.flush(index))]
         ranges = []
@@ -217,8 +258,7 @@ class PartitionSource:
             ranges.append((partition, OffsetRange(start_offset=position, end_offset_exclusive=end)))
         self._waited_s, self._totals = self.waited_s, self.totals
         self.close()
-        self._options = options
-        self._open(ranges)
+        self._begin(new or self._new_source(len(ranges)), ranges)
         return gathered
 
     def poll(
@@ -346,6 +386,8 @@ class PartitionSource:
                 continue
             if code == _ALL_BROKERS_DOWN:
                 self.brokers_down = True
+            if code in _NOT_LET_IN or code == _ALL_BROKERS_DOWN or any(word in text for word in _TLS_WORDS):
+                self._was_refused = True
             self._on_client_message(ClientMessage(level=level, facility=facility, text=text, client="consumer"))
 
     def _take_statistics(self, text: str) -> None:

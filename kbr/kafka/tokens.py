@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping
 
 from kbr.errors import AuthenticationFailed, ConfigError
 from kbr.kafka.settings import MSK_IAM, ClientSettings, MskIamLogin
+from kbr.secrecy import redact
 
 __all__ = ["TokenSource", "msk_region", "token_source"]
+
+#: How long AWS's signer may take, seconds. Where it finds credentials by asking somebody (STS, an instance's metadata, a program) who
+#: does not answer, it waits for minutes, and a client's close for as long.
+SIGN_DEADLINE_S = 20.0
 
 #: Gives a token, when it expires (ms since the epoch), and whose it is (empty: the token says it).
 TokenSource = Callable[[], tuple[str, int, str]]
@@ -57,6 +63,38 @@ def msk_region(servers: tuple[str, ...], environ: Mapping[str, str]) -> str:
     return environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or ""
 
 
+class _Attempt:
+    """One try of the signer, in a thread that nobody waits for longer than he likes: a process ends all the same."""
+
+    def __init__(self, sign: Callable[[], tuple[str, int]]) -> None:
+        self._sign = sign
+        self._result: tuple[str, int] | None = None
+        self._error: BaseException | None = None
+        self.ended = threading.Event()
+        threading.Thread(target=self._run, name="sign-token", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._sign()
+        except BaseException as error:  # it is raised where the result is asked for
+            self._error = error
+        self.ended.set()
+
+    def result(self, timeout_s: float) -> tuple[str, int]:
+        """What the signer gave, or what it raised.
+
+        Raises:
+            TimeoutError: it has given nothing yet.
+        """
+        if not self.ended.wait(timeout_s):
+            raise TimeoutError(f"AWS's signer has found no credentials in {timeout_s:g} s")
+        if self._error is not None:
+            raise self._error
+        if self._result is None:
+            raise RuntimeError("a signer gives a token or an error")
+        return self._result
+
+
 class _MskTokens:
     """Signs ``kafka-cluster:Connect`` anew each time, with the credentials that are there then (roles rotate theirs)."""
 
@@ -64,16 +102,23 @@ class _MskTokens:
         self._signer: object = signer
         self._login = login
         self._region = region
+        self._lock = threading.Lock()
+        self._attempt: _Attempt | None = None
 
     def __call__(self) -> tuple[str, int, str]:
         try:
-            token, expires_at_ms = self._sign()
+            with self._lock:
+                # one that hangs is waited for again: librdkafka asks every few seconds, and each would be another thread that hangs
+                if self._attempt is None or self._attempt.ended.is_set():
+                    self._attempt = _Attempt(self._sign)
+                attempt = self._attempt
+            token, expires_at_ms = attempt.result(SIGN_DEADLINE_S)
         except Exception as error:  # botocore's errors, an AttributeError where it finds no credentials, ...
-            why = " ".join(str(error).split()) if not isinstance(error, AttributeError) else "no AWS credentials were found"
+            why = " ".join(redact(str(error)).split()) if not isinstance(error, AttributeError) else "no AWS credentials were found"
             raise AuthenticationFailed(
                 f"no token could be had for Amazon MSK in {self._region}: {why}",
                 hint="check the AWS credentials of this process (environment, profile, instance role), security.aws_profile "
-                "and security.aws_role_arn",
+                "and security.aws_role_arn, and that whoever gives them (STS, the instance's metadata, a credential_process) answers",
             ) from error
         return token, expires_at_ms, ""
 

@@ -105,6 +105,8 @@ class BackupDescription:
         with_segments: segments are part of the document.
         lock_held: of one whose status is ``running``: whether a run holds its lock; None where nobody has looked.
         restores: of the backup; None where the store would not list them.
+        encrypted: by kbr.
+        distrusted: why others than who only shows it would refuse the backup; empty if they would not.
     """
 
     manifest: Manifest
@@ -114,6 +116,8 @@ class BackupDescription:
     with_segments: bool
     lock_held: bool | None = None
     restores: tuple[RestoreSummary, ...] | None
+    encrypted: bool = False
+    distrusted: str = ""
 
     def to_document(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -122,6 +126,8 @@ class BackupDescription:
             "backup_id": manifest.backup_id,
             "status": manifest.status.value,
             "lock_held": self.lock_held,
+            "encrypted": self.encrypted,
+            "distrusted": self.distrusted or None,
             "made_by": manifest.made_by or "kbr",
             "notes": list(manifest.notes),
             "format_version": manifest.format_version,
@@ -198,6 +204,7 @@ def describe(
     segments: bool = False,
     lock_held: bool | None = None,
     restores: Iterable[RestoreSummary] | None = None,
+    encrypted: bool = False,
 ) -> BackupDescription:
     """Make the view.
 
@@ -207,6 +214,7 @@ def describe(
         segments: list every segment, too.
         lock_held: whether a run holds its lock, of one that says it is running.
         restores: of this backup; None where they are not known.
+        encrypted: whether it is.
     """
     wanted = None if topics is None else frozenset(topics)
     chosen = [topic for topic in manifest.topics if wanted is None or topic.name in wanted]
@@ -230,6 +238,7 @@ def describe(
         with_segments=segments,
         lock_held=lock_held,
         restores=None if restores is None else tuple(restores),
+        encrypted=encrypted,
     )
 
 

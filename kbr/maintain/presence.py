@@ -62,11 +62,11 @@ def verify_presence(store: ObjectStore, part: OpenPart, openers: str) -> VerifyR
     )
 
 
-def with_keys(report: VerifyReport, *, is_good: bool) -> VerifyReport:
-    """With what is to be said of an encrypted backup's keys.json, beside which the manifest holds a copy."""
-    if is_good:
+def with_keys(report: VerifyReport, flaw: str) -> VerifyReport:
+    """With what is to be said of an encrypted backup's keys.json (kbr.repository.backup_keys.FoundKeys.flaw)."""
+    if not flaw:
         return report
-    what = "it is missing or damaged; the manifest's copy stands in for it, and the next backup run puts it back"
+    what = f"it is {flaw}; the manifest's copy stands in for it, and the next backup run puts it back"
     return replace(report, errors=(*report.errors, Damage(object=keys_key(report.backup_id), position=None, what=what)))
 
 

@@ -120,6 +120,8 @@ class _Probe:
         except KbrError:
             return  # the same HEAD has its line already
         for option, shown in kept.items():
+            if not shown and option.startswith("storage.sse"):
+                continue  # the write has failed for it, and says so
             detail = "followed" if shown else "taken, and the server does not show that it follows it"
             yield self._line(option, Outcome.OK if shown else Outcome.NOTE, (), "", detail)
 

@@ -27,6 +27,7 @@ from kbr.repository.layout import (
     backup_folder,
     groups_key,
     index_head_key,
+    is_unlisted_path,
     key_below_backup,
     manifest_key,
     parse_segment_key,
@@ -291,8 +292,11 @@ class _Verification:
     def _note_unlisted(self, keys: list[str]) -> None:
         for key in keys[:_MAX_NOTES]:
             below = key_below_backup(self._manifest.backup_id, key)
-            is_segment = is_segment_name(below) or parse_segment_key(below) is not None
-            what = "it is no object of kbr's" if not is_segment else "the manifest does not list it"
+            what = "it is no object of kbr's"
+            if is_segment_name(below) or parse_segment_key(below) is not None:
+                what = "the manifest does not list it"
+            elif is_unlisted_path(below):
+                what = "no manifest listed it when a run put it aside that may use only what is signed; nobody reads it"
             self._notes.append(f"{key} is there, but {what}")
         if len(keys) > _MAX_NOTES:
             self._notes.append(f"and {len(keys) - _MAX_NOTES} more objects like these")

@@ -1,17 +1,18 @@
 """Segments that are in the store and in no manifest: committed by a run that ended before it could list them.
 
 A segment carries all that a manifest says of it, so it is taken over, after all of it has been read and checked.
-What can't be taken over is told, and left where it is. No Kafka.
+What can't be taken over is told. Where manifests are to be signed, nothing proves such a segment of a plain backup. What is
+done with both is kbr.repository.aside's. No Kafka.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from kbr.errors import IntegrityError, ObjectMissing, UnsupportedFormat
+from kbr.errors import IntegrityError, KbrError, ObjectMissing, UnsupportedFormat
 from kbr.format.documents import Manifest, PartitionEntry
 from kbr.model import RunStatus, SegmentRef, TopicPartition
 from kbr.repository.layout import (
@@ -22,10 +23,17 @@ from kbr.repository.layout import (
     relative_segment_key,
     topics_prefix,
 )
+from kbr.repository.sealing import lists_only
 from kbr.repository.segment_reader import SegmentReader
 from kbr.storage.base import ObjectStore
 
-__all__ = ["Unlisted", "check_segment", "unlisted_segments", "with_unlisted"]
+__all__ = [
+    "Unlisted",
+    "check_segment",
+    "names_behind",
+    "unlisted_segments",
+    "with_unlisted",
+]
 
 #: Read at once while an object is summed, bytes.
 _PIECE_BYTES = 8 * 1024 * 1024
@@ -41,11 +49,18 @@ class Unlisted:
 
     Attributes:
         segments: by partition, in order, checked.
-        damaged: keys below the backup's folder, with what is wrong.
+        damaged: by key below the backup's folder, what is wrong.
+        others: the same of what may be whole, and is of another version of kbr or of another topic of that name.
     """
 
     segments: dict[TopicPartition, list[SegmentRef]] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """All that can't be taken over, with the reason."""
+        return {**self.damaged, **self.others}
 
 
 def unlisted_segments(
@@ -61,37 +76,36 @@ def unlisted_segments(
         StorageError: the store failed.
     """
     found = Unlisted()
-    names = sorted(
-        (name for name in _listed(store, backup_id, positions) if name.sequence >= positions[_place(name)]),
-        key=lambda name: (name.topic, name.partition, name.sequence),
-    )
+    names = names_behind(store, backup_id, positions)
     if not names:
         return found
 
-    def check(name: SegmentName) -> SegmentRef | str | None:
+    def check(name: SegmentName) -> SegmentRef | KbrError | None:
         try:
             return check_segment(store, backup_id, name, topic_id=topic_ids.get(name.topic, ""))
-        except (IntegrityError, UnsupportedFormat) as error:
-            return str(error)
         except ObjectMissing:
             return None  # listed, and gone when it was read: nothing to take over
+        except (IntegrityError, UnsupportedFormat) as error:
+            return error
 
     with ThreadPoolExecutor(min(_READERS, len(names)), thread_name_prefix="adopt") as pool:
         for name, result in zip(names, pool.map(check, names), strict=True):
             if isinstance(result, SegmentRef):
                 found.segments.setdefault(_place(name), []).append(result)
             elif result is not None:
-                found.damaged[relative_segment_key(*name)] = result
+                is_other = isinstance(result, UnsupportedFormat) or "other_topic_id" in result.context
+                (found.others if is_other else found.damaged)[relative_segment_key(*name)] = str(result)
     return found
 
 
 def with_unlisted(store: ObjectStore, manifest: Manifest) -> tuple[Manifest, list[str]]:
     """The manifest of a run that is not known to have ended, with what it has committed since it wrote that.
 
-    So a restore has all that is durable, whatever became of the run. Reads only.
+    So a restore has all that is durable, whatever became of the run; but only what the manifest lists where that has to be
+    signed, and nothing else proves a segment. Reads only.
 
     Returns:
-        The manifest, and a sentence for each object that can't be taken over.
+        The manifest, and a sentence for each object that can't be taken over, or one for all.
 
     Raises:
         StorageError: the store failed.
@@ -103,6 +117,8 @@ def with_unlisted(store: ObjectStore, manifest: Manifest) -> tuple[Manifest, lis
         for topic in manifest.topics
         for partition in topic.partitions
     }
+    if lists_only(store, manifest.backup_id):
+        return manifest, _left_out(names_behind(store, manifest.backup_id, positions), positions)
     found = unlisted_segments(
         store, manifest.backup_id, positions, {topic.name: topic.topic_id for topic in manifest.topics}
     )
@@ -116,8 +132,20 @@ def with_unlisted(store: ObjectStore, manifest: Manifest) -> tuple[Manifest, lis
         )
         for topic in manifest.topics
     )
-    notes = [f"{key} is in no manifest and is left out: {reason}" for key, reason in found.damaged.items()]
+    notes = [f"{key} is in no manifest and is left out: {reason}" for key, reason in found.left_out.items()]
     return replace(manifest, topics=topics), notes
+
+
+def _left_out(names: Sequence[SegmentName], positions: Mapping[TopicPartition, int]) -> list[str]:
+    follow = {_place(name) for name in names if name.sequence == positions[_place(name)]}
+    if not follow:
+        return []
+    segments = sum(_place(name) in follow for name in names)
+    return [
+        f"what the run that is called running has stored and not listed yet is left out, as only what is signed is used "
+        f"(segments: {segments}, partitions: {len(follow)}): the next backup run reads it from the cluster again, and what that "
+        "has deleted meanwhile is a gap then"
+    ]
 
 
 def _extended(partition: PartitionEntry, more: list[SegmentRef]) -> PartitionEntry:
@@ -155,6 +183,7 @@ def check_segment(store: ObjectStore, backup_id: str, name: SegmentName, *, topi
             f"{reader.key}: a segment of another topic of that name (id {index.identity.topic_id}, not {topic_id})",
             hint="it is left where it is",
             object=reader.key,
+            other_topic_id=index.identity.topic_id,
         )
     digest = hashlib.sha256()
     position = 0
@@ -171,6 +200,14 @@ def check_segment(store: ObjectStore, backup_id: str, name: SegmentName, *, topi
     tail = reader.index_frame()
     digest.update(tail)
     return index.segment_ref(key=key, stored_bytes=position + len(tail), sha256=digest.hexdigest())
+
+
+def names_behind(store: ObjectStore, backup_id: str, positions: Mapping[TopicPartition, int]) -> list[SegmentName]:
+    """Segments behind the last listed ones, in order."""
+    return sorted(
+        (name for name in _listed(store, backup_id, positions) if name.sequence >= positions[_place(name)]),
+        key=lambda name: (name.topic, name.partition, name.sequence),
+    )
 
 
 def _listed(store: ObjectStore, backup_id: str, partitions: Iterable[TopicPartition]) -> Iterator[SegmentName]:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from kbr.errors import (
     BackupExists,
+    KbrError,
     NotEncrypted,
     ObjectMissing,
     PreconditionFailed,
     SealBroken,
+    StorageError,
     UnsupportedFormat,
     WrongKey,
 )
@@ -27,17 +30,23 @@ from kbr.format.data_keys import (
     load_keys,
     new_keys,
     open_keys,
+    own_ids,
     recipient_id,
     wrong_key,
 )
 from kbr.format.envelope import HEADER_BYTES, broken, is_sealed_object, parse_header
 from kbr.format.open_part import OpenPart, load_open_part
-from kbr.repository.layout import backup_folder, is_locks_path, keys_key, manifest_key
-from kbr.storage.base import ObjectStore
+from kbr.repository.layout import backup_folder, is_left_before_a_backup, keys_key, manifest_key
+from kbr.storage.base import ObjectInfo, ObjectStore
 
-__all__ = ["BackupKeys", "Trust"]
+__all__ = ["BackupKeys", "FoundKeys", "Trust"]
 
 _log = logging.getLogger("kbr.keys")
+
+_LOST_HINT = (
+    "put keys.json or manifest.json, which has a copy of it, back from another copy of the backup: without both, nothing of "
+    "it can be read"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +58,38 @@ class Trust:
         accept_plain: read backups that are not encrypted although ``secrets`` are given.
         public_keys: Ed25519, raw; with any, a manifest that none of them has signed is refused.
         signing_key: Ed25519, raw; signs the manifests that are written.
+        accept_unsigned: go on with a manifest that nobody has signed although there are ``public_keys``.
     """
 
     secrets: KeySecrets = field(default_factory=KeySecrets)
     accept_plain: bool = False
     public_keys: tuple[bytes, ...] = ()
     signing_key: bytes | None = field(default=None, repr=False)
+    accept_unsigned: bool = False
+
+
+class FoundKeys(NamedTuple):
+    """A backup's keys, and what is wrong with `keys.json` where the manifest's copy stands in for it; else empty."""
+
+    keys: KeysDocument | None
+    flaw: str = ""
 
 
 class _Backup:
-    """What is known of one backup; without ``keys`` and ``data_key`` it is not encrypted."""
+    """What is known of one backup; without ``keys`` and ``data_key`` it is not encrypted.
 
-    __slots__ = ("backup_id", "data_key", "keys", "lock")
+    ``is_own``: nobody but this run, or who has its symmetric key, can have made the keys.
+    """
 
-    def __init__(self, backup_id: str, keys: KeysDocument | None, data_key: DataKey | None = None) -> None:
+    __slots__ = ("backup_id", "data_key", "is_own", "keys", "lock")
+
+    def __init__(
+        self, backup_id: str, keys: KeysDocument | None, data_key: DataKey | None = None, *, is_own: bool = False
+    ) -> None:
         self.backup_id = backup_id
         self.keys = keys
         self.data_key = data_key
+        self.is_own = is_own
         self.lock = threading.Lock()
 
 
@@ -124,36 +148,61 @@ class BackupKeys:
             NotEncrypted: it is not, and ought to be.
         """
         if is_sealed_object(begin):
-            keys = self.find(backup_id)[0]
+            keys = self.find(backup_id).keys
             if keys is None:
-                raise WrongKey(
-                    f"{key}: it is encrypted, and the backup's keys are not there",
-                    hint=f"put {keys_key(backup_id)} back from another copy of the backup",
-                    object=key,
-                )
+                raise _keys_lost(backup_id, key)
             raise wrong_key(keys, self._trust.secrets, self._where(backup_id))
         if self._refuses_plain:
             raise self._not_encrypted(backup_id)
 
-    def find(self, backup_id: str) -> tuple[KeysDocument | None, bool]:
-        """The keys, looked for now: from their own object or the manifest's copy; and whether the object is there, and good.
+    def find(self, backup_id: str) -> FoundKeys:
+        """The keys, looked for now: from their own object, or from the manifest's copy where that is missing or no good.
 
         Raises:
             SealBroken: they are damaged in both.
         """
         key = keys_key(backup_id)
         try:
-            return load_keys(self._store.get(key, max_bytes=MAX_KEYS_BYTES), name=key, backup_id=backup_id), True
+            keys = load_keys(self._store.get(key, max_bytes=MAX_KEYS_BYTES), name=key, backup_id=backup_id)
         except ObjectMissing:
             copy = self._copy(backup_id)
-            if copy is None:
-                return None, False
+            return FoundKeys(None) if copy is None else FoundKeys(self._loaded_copy(backup_id, copy), "missing")
         except (SealBroken, UnsupportedFormat) as error:
             copy = self._copy(backup_id)
+            if copy is None and isinstance(error, SealBroken):
+                raise SealBroken(error.message, hint=_LOST_HINT, **error.context) from error
             if copy is None:
                 raise
             _log.warning("%s; the manifest's copy is used", error)
-        return load_keys(copy, name=manifest_key(backup_id), backup_id=backup_id), False
+            return FoundKeys(self._loaded_copy(backup_id, copy), "damaged")
+        copied = self._copy_instead(backup_id, keys)
+        if copied is None:
+            return FoundKeys(keys)
+        _log.warning("%s: these are not the keys that the manifest was sealed with; the manifest's copy is used", key)
+        return FoundKeys(copied, "not what the manifest was sealed with")
+
+    def _copy_instead(self, backup_id: str, keys: KeysDocument) -> KeysDocument | None:
+        """The manifest's copy, if that opens the manifest and the keys that were found don't."""
+        name = manifest_key(backup_id)
+        try:
+            begin = self._begin_of(name)
+            if not is_sealed_object(begin):
+                return None
+            key_id = parse_header(begin, name=name).key_id
+            if keys.key_id == key_id and (not self._trust.secrets.can_open or self._opens(keys, self._trust.secrets)):
+                return None
+            copy = self._loaded_copy(backup_id, self.open_part(backup_id).keys)
+        except (StorageError, UnsupportedFormat) as error:  # of a manifest that is no good: who reads it is told
+            if error.retriable:
+                raise
+            return None
+        if copy.key_id != key_id or (self._trust.secrets.can_open and not self._opens(copy, self._trust.secrets)):
+            return None
+        return copy if copy != keys else None
+
+    @staticmethod
+    def _loaded_copy(backup_id: str, copy: bytes) -> KeysDocument:
+        return load_keys(copy, name=manifest_key(backup_id), backup_id=backup_id)
 
     def open_part(self, backup_id: str) -> OpenPart:
         """What an encrypted backup's manifest says to who has no key; proven only to who has.
@@ -196,60 +245,154 @@ class BackupKeys:
 
     # -- before a run writes --------------------------------------------------------------
 
-    def begin(self, backup_id: str) -> None:
+    def begin(self, backup_id: str, check_lock: Callable[[], None]) -> bool:
         """Make sure that what is written to a backup from now on is as what is there: to be called under its lock.
 
-        A new one gets its key, if it is to be encrypted.
+        A new one gets its key, if it is to be encrypted: keys that lie there already have sealed nothing, and whoever
+        knows the public keys can have made them.
+
+        Args:
+            check_lock: raises where the lock is another run's by now.
+
+        Returns:
+            Whether ``keys.json`` is no good: once the manifest was read, and believed, put_back() is to be called.
 
         Raises:
             WrongKey: it is encrypted, and can't be gone on with by what was given.
             BackupExists: it was begun without encryption, and that is asked for.
-            SealBroken: its keys are damaged.
+            SealBroken: its keys are damaged, or somebody else writes them.
         """
         with self._lock:
             self._documents.pop(backup_id, None)
-        keys, is_good = self.find(backup_id)
+        if self._trust.secrets.are_given and self._has_nothing(backup_id):
+            self._begin_new(backup_id, check_lock)
+            return False
+        keys, flaw = self.find(backup_id)
         if keys is None:
             if self._trust.secrets.are_given:
-                self._begin_new(backup_id)
-            return
+                raise self._without_keys(backup_id)
+            return False
         self._opened(self._remember(_Backup(backup_id, keys)))
+        self._tell_recipients(backup_id, keys)
+        if not flaw:
+            self.document(backup_id)  # what every manifest of this run carries: as it is now
+        return bool(flaw)
+
+    def put_back(self, backup_id: str) -> None:
+        """Write ``keys.json`` anew from the manifest's copy.
+
+        Raises:
+            SealBroken: that is not what opens the manifest.
+        """
+        key, copy, data_key = keys_key(backup_id), self.open_part(backup_id).keys, self.data_key(backup_id)
+        if data_key is None or self._loaded_copy(backup_id, copy).key_id != data_key.key_id:
+            broken(manifest_key(backup_id), HEADER_BYTES, "its copy of the keys has just become another one")
+        self._store.put(key, copy)
+        _log.warning("%s was missing, damaged or replaced, and was put back from the manifest", key)
+        self.document(backup_id)
+
+    def check_new(self, backup_id: str) -> None:
+        """For who has found no manifest, after begin(): nothing new is sealed with keys that somebody else can have made.
+
+        Raises:
+            SealBroken: it would be; the backup's objects come or go while it is looked at.
+        """
+        with self._lock:
+            backup = self._backups.get(backup_id)
+        if backup is not None and backup.keys is not None and not backup.is_own:
+            broken(
+                keys_key(backup_id), 0, "these keys are of a backup whose manifest was there a moment ago, and is not any more"
+            )
+
+    def _has_nothing(self, backup_id: str) -> bool:
+        try:
+            self._store.head(manifest_key(backup_id))  # spares a listing of all segments
+        except ObjectMissing:
+            return next(self._begun(backup_id), None) is None
+        return False
+
+    def _begun(self, backup_id: str) -> Iterator[ObjectInfo]:
+        """What lies in a backup's folder because it has begun."""
+        folder = backup_folder(backup_id)
+        return (info for info in self._store.list(folder) if not is_left_before_a_backup(info.key[len(folder) :]))
+
+    def _without_keys(self, backup_id: str) -> KbrError:
+        """The error of a backup that is there, where keys are given and it has none."""
+        for info in self._begun(backup_id):
+            if is_sealed_object(self._store.read_range(info.key, 0, min(HEADER_BYTES, info.size_bytes))):
+                return _keys_lost(backup_id, info.key)
+            break
+        return BackupExists(
+            f"{self._where(backup_id)} was begun without encryption, and is never gone on with encrypted",
+            hint="choose another backup_id, or leave the keys of encryption out to go on with it as it is",
+            backup_id=backup_id,
+        )
+
+    def _begin_new(self, backup_id: str, check_lock: Callable[[], None]) -> None:
+        key, secrets = keys_key(backup_id), self._trust.secrets
+        try:
+            before = self._store.get(key, max_bytes=MAX_KEYS_BYTES)
+        except ObjectMissing:
+            is_there = False
+        else:
+            is_there = True
+            if self._goes_on_with(backup_id, before):
+                return
+            _log.warning(
+                "%s is there, and nothing else of the backup: a run that was killed at its very beginning has left it, or "
+                "somebody else has put it there; it is replaced by new keys",
+                key,
+            )
+        data_key, made = new_keys(backup_id, secrets)
+        check_lock()
+        try:
+            self._store.put(key, made, if_absent=not is_there)
+        except PreconditionFailed:
+            _log.debug("%s was made meanwhile", key)
+        # a key that can't be had again must not seal anything, and no other one may: who else writes there is not this backup's
+        stored = self._store.get(key, max_bytes=MAX_KEYS_BYTES)
+        if stored != made:
+            if self._goes_on_with(backup_id, stored):
+                return
+            broken(key, 0, "it is not what this run has just written there: somebody else writes to this backup's folder")
+        keys = load_keys(stored, name=key, backup_id=backup_id)
+        if secrets.can_open and open_keys(keys, secrets, name=key, where=self._where(backup_id)) != data_key:
+            broken(key, 0, "the backup's keys read otherwise than they were written")
+        self._take_on(_Backup(backup_id, keys, data_key, is_own=True), stored)
+
+    def _goes_on_with(self, backup_id: str, document: bytes) -> bool:
+        """Take over keys that an earlier run has left before anything else, if only who has the symmetric key can have made them."""
+        key, secrets = keys_key(backup_id), KeySecrets(key=self._trust.secrets.key)
+        if secrets.key is None:
+            return False
+        try:
+            keys = load_keys(document, name=key, backup_id=backup_id)
+            data_key = open_keys(keys, secrets, name=key, where=self._where(backup_id))
+        except (SealBroken, WrongKey):
+            return False
+        self._take_on(_Backup(backup_id, keys, data_key, is_own=True), document)
+        self._tell_recipients(backup_id, keys)
+        return True
+
+    def _take_on(self, backup: _Backup, document: bytes) -> None:
+        self._remember(backup)
+        with self._lock:
+            self._documents[backup.backup_id] = document
+
+    def _tell_recipients(self, backup_id: str, keys: KeysDocument) -> None:
+        """Who can open it is not who the configuration says."""
         known = {one.key_id for one in keys.wrapped}
         for one in map(recipient_id, self._trust.secrets.recipients):
             if one not in known:
                 _log.warning("recipient %s can't open backup %s: who can is fixed when a backup begins", one, backup_id)
-        if not is_good:
-            # it has just opened: what is put back is what it was
-            self._store.put(keys_key(backup_id), self.open_part(backup_id).keys)
-            _log.warning("%s was missing or damaged, and was put back from the manifest", keys_key(backup_id))
-        self.document(backup_id)  # what every manifest of this run carries: as it is now
-
-    def _begin_new(self, backup_id: str) -> None:
-        folder = backup_folder(backup_id)
-        for info in self._store.list(folder):
-            if not is_locks_path(info.key[len(folder) :]):
-                raise BackupExists(
-                    f"{self._where(backup_id)} was begun without encryption, and is never gone on with encrypted",
-                    hint="choose another backup_id, or leave the keys of encryption out to go on with it as it is",
-                    backup_id=backup_id,
-                )
-        key = keys_key(backup_id)
-        secrets = self._trust.secrets
-        data_key, made = new_keys(backup_id, secrets)
-        try:
-            self._store.put(key, made, if_absent=True)
-        except PreconditionFailed:
-            _log.debug("%s was made meanwhile", key)
-        # what is there counts, whoever wrote it; and a key that can't be had again must not seal anything
-        stored = self._store.get(key, max_bytes=MAX_KEYS_BYTES)
-        keys = load_keys(stored, name=key, backup_id=backup_id)
-        if stored != made:
-            self._opened(self._remember(_Backup(backup_id, keys)))
-            return
-        if secrets.can_open and open_keys(keys, secrets, name=key, where=self._where(backup_id)) != data_key:
-            broken(key, 0, "the backup's keys read otherwise than they were written")
-        self._remember(_Backup(backup_id, keys, data_key))
-        self.document(backup_id)
+        own = own_ids(self._trust.secrets)
+        others = tuple(one for one in keys.wrapped if (one.kind, one.key_id) not in own)
+        if others:
+            _log.warning(
+                "backup %s opens with keys that the configuration does not name, too: whoever has %s can read it",
+                backup_id,
+                replace(keys, wrapped=others).openers,
+            )
 
     # -- how ------------------------------------------------------------------------------
 
@@ -274,7 +417,7 @@ class BackupKeys:
             known = self._backups.get(backup_id)
         if known is not None or not self._trust.secrets.are_given:
             return known
-        return self._remember(_Backup(backup_id, self.find(backup_id)[0]))
+        return self._remember(_Backup(backup_id, self.find(backup_id).keys))
 
     def _remember(self, backup: _Backup) -> _Backup:
         with self._lock:
@@ -292,6 +435,13 @@ class BackupKeys:
                     backup.data_key = open_keys(backup.keys, self._trust.secrets, name=name, where=where)
         return backup.data_key
 
+    def _opens(self, keys: KeysDocument, secrets: KeySecrets) -> bool:
+        try:
+            open_keys(keys, secrets, name=keys_key(keys.backup_id), where=self._where(keys.backup_id))
+        except (SealBroken, WrongKey):
+            return False
+        return True
+
     def _begin_of(self, key: str) -> bytes:
         return self._store.read_range(key, 0, min(HEADER_BYTES, self._store.head(key).size_bytes))
 
@@ -301,3 +451,12 @@ class BackupKeys:
         except ObjectMissing:
             return None
         return self.open_part(backup_id).keys if is_sealed_object(begin) else None
+
+
+def _keys_lost(backup_id: str, key: str) -> WrongKey:
+    """Of an object that is encrypted, and nothing says for whom."""
+    return WrongKey(
+        f"{key}: it is encrypted, and neither {keys_key(backup_id)} nor a manifest with a copy of it is there",
+        hint=_LOST_HINT,
+        object=key,
+    )

@@ -23,7 +23,7 @@ from kbr.format.documents import MAX_MANIFEST_BYTES, Manifest
 from kbr.format.manifest_chosen import load_chosen_topics
 from kbr.model import SegmentRef
 from kbr.repository.foreign import load_any_manifest
-from kbr.repository.layout import backup_folder, backup_id_of, keys_key, locks_prefix, manifest_key
+from kbr.repository.layout import backup_folder, backup_id_of, is_left_before_a_backup, manifest_key
 from kbr.repository.sealing import is_encrypted, signature_check
 from kbr.storage.base import ObjectStore
 
@@ -85,8 +85,8 @@ class Catalog:
 
     def has_objects(self, backup_id: str) -> bool:
         """Whether anything lies in the backup's folder but what a run leaves there that has not begun: locks, its keys."""
-        no_signs = (locks_prefix(backup_id), keys_key(backup_id))
-        return any(not info.key.startswith(no_signs) for info in self._store.list(backup_folder(backup_id)))
+        folder = backup_folder(backup_id)
+        return any(not is_left_before_a_backup(info.key[len(folder) :]) for info in self._store.list(folder))
 
     def load(self, backup_id: str) -> Manifest:
         """Read a backup's manifest.

@@ -29,6 +29,7 @@ from kbr.format.oso_names import is_segment_name, segment_compression
 from kbr.format.segment import BlockEntry
 from kbr.model import Record, SegmentRef
 from kbr.repository.layout import backup_folder
+from kbr.secrecy import cut
 from kbr.storage.base import ObjectStore
 
 __all__ = ["KEPT_BYTES", "KbakBlocks", "KbakReader"]
@@ -68,7 +69,7 @@ class KbakReader:
         self._store = store
         self._reference = segment
         if not is_segment_name(segment.key):
-            raise CorruptSegment(f"{ascii(segment.key)[:400]} is not the key of a segment", object=segment.key, position=0)
+            raise CorruptSegment(f"{cut(segment.key, 400)!a} is not the key of a segment", object=segment.key, position=0)
         self._key = f"{backup_folder(backup_id)}{segment.key}"
         self._max_block_bytes = max_block_bytes
         self._header: KbakHeader | None = None

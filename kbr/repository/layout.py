@@ -44,8 +44,10 @@ __all__ = [
     "index_prefix",
     "is_group_rollback_key",
     "is_index_piece_key",
+    "is_left_before_a_backup",
     "is_lock_key",
     "is_locks_path",
+    "is_unlisted_path",
     "key_below_backup",
     "keys_key",
     "lock_key",
@@ -61,6 +63,8 @@ __all__ = [
     "restores_prefix",
     "segment_key",
     "topics_prefix",
+    "unlisted_key",
+    "unlisted_prefix",
 ]
 
 #: The wrapped keys of an encrypted backup: plain, as it is what opens all else.
@@ -74,6 +78,9 @@ _RESTORE_ID = re.compile(r"[0-9a-f]{32}")
 #: Folder of what restores note, below a backup's own.
 _RESTORES = "restores/"
 _RESTORE_STATE = "/state.json"
+#: Folder of segments that no manifest listed, put aside by a run that may use nothing unsigned, below a backup's own.
+_UNLISTED = "unlisted/"
+_UNLISTED_NUMBER = re.compile(r"[1-9][0-9]*")
 #: Folder of the block index, below a backup's own.
 _INDEX = "index/"
 #: Milliseconds since the epoch: the newest is the last in a listing.
@@ -127,6 +134,33 @@ def keys_key(backup_id: str) -> str:
 def is_locks_path(below: str) -> bool:
     """Whether a key below a backup's folder is one of a lock, or begins so."""
     return _LOCKS_PATH.match(below) is not None
+
+
+def is_left_before_a_backup(below: str) -> bool:
+    """Whether a key below a backup's folder is one that a run makes before there is anything of the backup: a lock, the keys."""
+    return below == KEYS_NAME or is_locks_path(below)
+
+
+def unlisted_prefix(backup_id: str) -> str:
+    """The prefix of all segments that were put aside."""
+    return f"{backup_folder(backup_id)}{_UNLISTED}"
+
+
+def unlisted_key(backup_id: str, number: int, segment: str) -> str:
+    """Where a segment is put aside.
+
+    Args:
+        number: from 1 on, of those that were put aside from the same place.
+        segment: its key below the backup's folder.
+    """
+    return f"{unlisted_prefix(backup_id)}{number}/{segment}"
+
+
+def is_unlisted_path(below: str) -> bool:
+    """Whether a key below a backup's folder is one that unlisted_key() makes."""
+    number, _, segment = below.removeprefix(_UNLISTED).partition("/")
+    is_numbered = below.startswith(_UNLISTED) and _UNLISTED_NUMBER.fullmatch(number) is not None
+    return is_numbered and parse_segment_name(segment) is not None
 
 
 def groups_key(backup_id: str) -> str:

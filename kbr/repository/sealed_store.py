@@ -7,6 +7,7 @@ given out before its tag was checked. Knows the envelope (kbr.format.envelope), 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from kbr.format.envelope import (
     seal_whole,
     sealed_bytes,
 )
-from kbr.format.manifest_signature import SUFFIX_BYTES, check_signature, find_signature
+from kbr.format.manifest_signature import SUFFIX_BYTES, Signature, check_signature, find_signature
 from kbr.format.names import MANIFEST_NAME, is_backup_id
 from kbr.format.open_part import dump_open_part
 from kbr.repository.backup_keys import BackupKeys, Trust
@@ -51,6 +52,8 @@ if TYPE_CHECKING:  # cryptography is loaded when something is sealed or opened
     from kbr.format.crypto import ObjectCipher
 
 __all__ = ["SealedStore", "SealedTogetherStore", "seal_over"]
+
+_log = logging.getLogger("kbr.keys")
 
 _T = TypeVar("_T")
 
@@ -94,6 +97,7 @@ class SealedStore:
         self._lock = threading.Lock()
         self._objects: OrderedDict[str, _Known] = OrderedDict()
         self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._signers: dict[str, bytes] = {}
 
     # -- what is beside ObjectStore -------------------------------------------------------
 
@@ -126,6 +130,29 @@ class SealedStore:
         open_part = dump_open_part(place.backup_id, self._keys.document(place.backup_id), rows())
         info = self._inner.put(key, _sealed(place, data_key, data, open_part))
         return plain_info(info, open_bytes=len(open_part))
+
+    def check_signature(self, backup_id: str, found: Signature | None, digest: bytes, *, name: str) -> None:
+        """See that a manifest is signed by who is trusted, and note by whom.
+
+        Args:
+            found: at its end.
+            digest: SHA-256 of all bytes before that.
+            name: the manifest, for messages.
+
+        Raises:
+            SignatureInvalid: it is not.
+        """
+        if found is None and self._trust.accept_unsigned:
+            _log.warning("%s is not signed; it is gone on with, as signing.accept_unsigned says, and signed from now on", name)
+        else:
+            check_signature(found, backup_id=backup_id, digest=digest, public_keys=self._trust.public_keys, name=name)
+        with self._lock:
+            self._signers[backup_id] = b"" if found is None else found.signer
+
+    def signer(self, backup_id: str) -> bytes | None:
+        """Who has signed the manifest that was read last; empty where nobody has, None where none was read and checked."""
+        with self._lock:
+            return self._signers.get(backup_id)
 
     def note_size(self, key: str, size_bytes: int) -> None:
         """See kbr.storage.base.TakesSizes."""
@@ -310,9 +337,7 @@ class SealedStore:
         body = memoryview(manifest)[:-_MANIFEST_SEAL_BYTES]
         found = find_signature(body[-SUFFIX_BYTES:])
         digest = hashlib.sha256(body if found is None else body[:-SUFFIX_BYTES]).digest()
-        check_signature(
-            found, backup_id=backup_id, digest=digest, public_keys=self._trust.public_keys, name=name
-        )
+        self.check_signature(backup_id, found, digest, name=name)
 
     def _forget(self, key: str) -> None:
         with self._lock:

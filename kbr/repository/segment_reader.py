@@ -25,6 +25,7 @@ from kbr.format.segment import (
 )
 from kbr.model import SegmentRef
 from kbr.repository.layout import parse_segment_key, segment_key
+from kbr.secrecy import cut
 from kbr.storage.base import ObjectStore, TakesSizes
 
 __all__ = ["MAX_BRIDGE_BYTES", "MAX_RANGE_BYTES", "SegmentReader"]
@@ -78,7 +79,7 @@ class SegmentReader:
         key = segment if isinstance(segment, str) else segment.key
         name = parse_segment_key(key)
         if name is None:
-            raise CorruptSegment(f"{ascii(key)[:400]} is not the key of a segment", object=key, position=0)
+            raise CorruptSegment(f"{cut(key, 400)!a} is not the key of a segment", object=key, position=0)
         self._name = name
         self._key = segment_key(backup_id, *name)
         self._max_block_bytes = max_block_bytes

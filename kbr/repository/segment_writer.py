@@ -1,12 +1,12 @@
 """Writes one segment: frames into an upload as they come, then the index, then the commit.
 
 Knows no Kafka and no compression: frames come ready. A segment is a commit: before commit() has
-returned it is not there for anybody, and it never takes the place of another. Not thread-safe; may be used by different threads in turn.
+returned it is not there for anybody, and it never takes the place of one that counts. Not thread-safe; may be used by different threads in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -36,13 +36,19 @@ class SegmentWriter:
         identity: whose segment it is; the key follows from it.
         before_commit: called right before the commit of the whole upload; if it raises, the segment is not
             committed. A lease's check(), so that a run that has lost its backup adds nothing to it.
+        replaces: keys below the backup's folder where a segment lies that counts for nothing: this one may take its place.
 
     Raises:
         UsageError, ValueError: a name or number that can't be in a segment.
     """
 
     def __init__(
-        self, store: ObjectStore, identity: SegmentIdentity, *, before_commit: Callable[[], None] | None = None
+        self,
+        store: ObjectStore,
+        identity: SegmentIdentity,
+        *,
+        before_commit: Callable[[], None] | None = None,
+        replaces: Collection[str] = (),
     ) -> None:
         facts = (identity.topic, identity.partition, identity.sequence, identity.compression)
         self._store = store
@@ -50,6 +56,7 @@ class SegmentWriter:
         self._relative_key = relative_segment_key(*facts)
         self._key = segment_key(identity.backup_id, *facts)
         self._before_commit = before_commit
+        self._if_absent = self._relative_key not in replaces
         self._assembler = SegmentAssembler(identity)
         self._upload: Upload | None = None
         self._ended = ""
@@ -92,7 +99,7 @@ class SegmentWriter:
             if self._upload is None:
                 self._upload = self._store.open_upload(
                     self._key,
-                    if_absent=True,
+                    if_absent=self._if_absent,
                     metadata={
                         "kbr-writer": self._identity.writer,
                         "kbr-format": str(SEGMENT_VERSION),

@@ -14,6 +14,7 @@ from kbr.errors import CorruptSegment, UsageError
 from kbr.format.oso_names import segment_partition
 from kbr.model import SegmentRef, TopicPartition
 from kbr.repository.layout import parse_segment_key
+from kbr.secrecy import cut
 from kbr_codec import Partitioner
 
 __all__ = ["PARTITIONERS", "LaneName", "Routing", "partitioner_of", "source_of"]
@@ -76,5 +77,5 @@ def source_of(reference: SegmentRef) -> TopicPartition:
         name = parse_segment_key(reference.key)
         found = None if name is None else TopicPartition(name.topic, name.partition)
     if found is None:
-        raise CorruptSegment(f"{ascii(reference.key)[:400]} is not the key of a segment", object=reference.key, position=0)
+        raise CorruptSegment(f"{cut(reference.key, 400)!a} is not the key of a segment", object=reference.key, position=0)
     return found

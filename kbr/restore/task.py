@@ -43,6 +43,8 @@ MAX_READERS = 4
 PROGRESS_INTERVAL_S = 0.2
 #: How long no record may be acknowledged while some wait, before the task fails, seconds.
 STALL_DEADLINE_S = 300.0
+#: The same where a file of the login has changed since the producer was made: brokers may let it in no more, seconds.
+LOGIN_STALL_S = 10.0
 #: How long a new producer may take to reach a broker before records are given to it all the same, ms.
 CONNECT_MS = 2000
 #: How long to wait for a block or an acknowledgement before looking at everything else again, seconds.
@@ -484,6 +486,11 @@ class _RestoreWorker:
         if acknowledged != self._acknowledged or acknowledged >= self._sent_records:
             self._acknowledged = acknowledged
             self._acknowledged_at = now
+        elif now - self._acknowledged_at > LOGIN_STALL_S and sink.has_old_login:
+            raise ClusterUnavailable(
+                f"no record was acknowledged for {LOGIN_STALL_S:.0f} s, and files of the login have changed since the client was made",
+                hint="the next try is made with them; if it goes on, check the target's brokers",
+            )
         elif now - self._acknowledged_at > STALL_DEADLINE_S:
             raise ClusterUnavailable(
                 f"no record was acknowledged for {STALL_DEADLINE_S:.0f} s while {self._sent_records - acknowledged} wait",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from kbr.errors import KbrError, WorkerBootFailed, WorkerError
@@ -114,6 +114,7 @@ class Supervisor:
         entry: ``package.module:function``, called in the worker with (payload, context).
         worker_count: processes at once.
         preload: modules that the forkserver imports once for all workers.
+        withheld: names of environment variables that workers don't inherit, beside those that are named like secrets.
         stop_timeout_s: how long workers get after the first stop() before they are killed.
         hang_timeout_s: a worker that gives no sign of life for so long is killed. Its process beats by itself, so this
             finds those that are frozen, starved, or stuck in compiled code that keeps the GIL; not a task that
@@ -126,6 +127,7 @@ class Supervisor:
         entry: str,
         worker_count: int,
         preload: Sequence[str] = (),
+        withheld: Collection[str] = (),
         stop_timeout_s: float = 30.0,
         hang_timeout_s: float = HANG_S,
         clock: Clock = SYSTEM_CLOCK,
@@ -135,6 +137,7 @@ class Supervisor:
         self._entry = entry
         self._worker_count = worker_count
         self._preload = tuple(preload)
+        self._withheld = frozenset(withheld)
         self._stop_timeout_s = stop_timeout_s
         self._hang_timeout_s = hang_timeout_s
         self._clock = clock
@@ -195,7 +198,7 @@ class Supervisor:
         self._on_failure = on_failure
         state = SupervisorState(tasks, worker_limit=self._worker_count, stop_timeout_s=self._stop_timeout_s)
         if tasks:
-            prestart(self._preload)
+            prestart(self._preload, withheld=self._withheld)
         try:
             self._hear_wishes(state)
             self._carry_out(state, state.begin(self._clock.monotonic()))

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from kbr.errors import KbrError, UsageError
+from kbr.secrecy import cut
 
 __all__ = [
     "NO_METADATA",
@@ -234,7 +235,7 @@ def check_key(key: str) -> str:
             backslash or a control character.
     """
     if not is_key(key):
-        raise UsageError(f"not an object key: {key[:200]!r}", object=key[:200])
+        raise UsageError(f"not an object key: {cut(key, 200)!r}", object=key[:200])
     return key
 
 
@@ -246,7 +247,7 @@ def check_prefix(prefix: str) -> str:
     """
     folder, _, beginning = prefix.rpartition("/")
     if (folder and not is_key(folder)) or prefix.startswith("/") or not _is_text(beginning):
-        raise UsageError(f"not a prefix of object keys: {prefix[:200]!r}", object=prefix[:200])
+        raise UsageError(f"not a prefix of object keys: {cut(prefix, 200)!r}", object=prefix[:200])
     return prefix
 
 
@@ -257,7 +258,7 @@ def check_folder(folder: str) -> str:
         UsageError: it can't.
     """
     if "/" in folder:
-        raise UsageError(f"not the first part of object keys: {folder[:200]!r}", object=folder[:200])
+        raise UsageError(f"not the first part of object keys: {cut(folder, 200)!r}", object=folder[:200])
     return check_key(folder)
 
 

@@ -6,6 +6,7 @@ import errno
 import ftplib
 
 from kbr.errors import AccessDenied, KbrError, ObjectMissing, StorageError, StoreFull, StoreUnavailable
+from kbr.secrecy import redact
 
 __all__ = ["is_denied", "one_line", "translate"]
 
@@ -91,6 +92,7 @@ def _http_status(error: Exception) -> int:
     return next((one for one in found if isinstance(one, int) and 400 <= one < 600), 0)
 
 
-def one_line(error: Exception) -> str:
-    """A library's words on one line, not too long."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def one_line(words: object) -> str:
+    """A library's words, or an error's, on one line, not too long."""
+    # masked before anything is changed: a secret may hold spaces, and what is left of it when it was cut is not known as one
+    return " ".join(redact(str(words)).split())[:300] or type(words).__name__

@@ -6,11 +6,14 @@ The only importer of fsspec itself, and of sshfs.
 from __future__ import annotations
 
 import ftplib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import fsspec
 
 from kbr.errors import AccessDenied, ConfigError, KbrError, StoreUnavailable
+from kbr.storage.filesystem_errors import one_line
 from kbr.storage.options import StorageOptions, without_secrets
 
 __all__ = ["open_filesystem"]
@@ -47,6 +50,8 @@ _KEEPALIVE_S = 15
 _DENIED = frozenset(
     {"AuthenticationException", "ClientAuthenticationError", "DefaultCredentialsError", "PermissionDenied", "RefreshError"}
 )
+#: What Python, and libraries after it, say of an argument that a constructor does not have.
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def open_filesystem(options: StorageOptions) -> tuple[Any, str]:
@@ -81,12 +86,12 @@ def open_filesystem(options: StorageOptions) -> tuple[Any, str]:
     except ImportError as error:
         package = _PACKAGES.get(scheme)
         hint = f"pip install {package}" if package else "install it"
-        raise ConfigError(f"a package is missing for {shown}: {_one_line(error)}", hint=hint) from error
+        raise ConfigError(f"a package is missing for {shown}: {one_line(error)}", hint=hint) from error
     except KbrError:
         raise
     except Exception as error:
         # The library's own words may hold the URL, and the URL a password: only the system's are shown.
-        raise _told(error, shown) from None
+        raise _told(error, shown, options.extra) from None
 
 
 def _class_of(scheme: str) -> Any:
@@ -108,10 +113,16 @@ def _class_of(scheme: str) -> Any:
     return fsspec.get_filesystem_class(scheme)
 
 
-def _told(error: Exception, shown: str) -> KbrError:
+def _told(error: Exception, shown: str, given: Mapping[str, Any]) -> KbrError:
     kind = type(error).__name__
+    unknown = _UNKNOWN_OPTION.search(str(error)) if isinstance(error, TypeError) else None
+    if unknown is not None and unknown[1] in given:
+        return ConfigError(
+            f"no store can be opened for {shown}: it takes no storage.options.{unknown[1]}",
+            hint="storage.options are what the constructor of the filesystem's class takes, by its own names: see its package's page",
+        )
     if kind in _DENIED or isinstance(error, (PermissionError, ftplib.error_perm)):
-        return AccessDenied(f"{shown} does not let us in ({kind})", hint="check storage.options: user, password, key")
+        return AccessDenied(f"{shown} does not let us in ({kind})", hint="check storage.options: username, password, keys")
     if kind in {"HostKeyNotVerifiable", "HostKeyNotTrusted"}:
         return AccessDenied(
             f"the host key of {shown} is not known ({kind})",
@@ -121,7 +132,3 @@ def _told(error: Exception, shown: str) -> KbrError:
         return ConfigError(f"no store can be opened for {shown} ({kind})", hint="check the URL and storage.options")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else kind
     return StoreUnavailable(f"{shown} can't be reached: {reason}", hint="check that the host is right and can be reached from here")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

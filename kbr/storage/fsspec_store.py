@@ -20,6 +20,8 @@ import botocore.config
 import botocore.exceptions
 import s3fs
 
+from kbr.renewal import SeenFiles
+from kbr.storage.filesystem_errors import one_line
 from kbr.storage.fsspec_open import open_filesystem
 from kbr.storage.options import StorageOptions
 from kbr.storage.s3_errors import BodyTooLarge, FailureKind, S3Failure
@@ -55,17 +57,24 @@ class S3fsClient:
         self._process = 0
         #: Whether the server has ever taken our credentials.
         self._was_let_in = False
+        #: Lists of CAs, as they were when the session was made, which does not read them again.
+        self._authorities = SeenFiles(())
 
     def call(
         self, operation: str, *, timeout_s: float, max_body_bytes: int | None = None, **arguments: Any
     ) -> Mapping[str, Any]:
-        """See S3Client. Credentials that have expired are looked for anew, once."""
+        """See S3Client. Credentials that have expired are looked for anew, once, and so are CAs that have changed."""
         until = time.monotonic() + timeout_s
         filesystem = None
         try:
             try:
                 filesystem = self._connected(timeout_s)
                 return self._ask(filesystem, operation, timeout_s, max_body_bytes, arguments)
+            except botocore.exceptions.SSLError:
+                if filesystem is None or not self._authorities.changed:
+                    raise
+                self._forget(filesystem)
+                return self._ask(self._connected(timeout_s), operation, until - time.monotonic(), max_body_bytes, arguments)
             except botocore.exceptions.ClientError as error:
                 if filesystem is None or not self._may_find_others(operation, error):
                     raise
@@ -120,12 +129,17 @@ class S3fsClient:
     def _failure(self, error: Exception, timeout_s: float) -> S3Failure:
         lost = isinstance(error, _CREDENTIALS) and not isinstance(error, botocore.exceptions.ProfileNotFound)
         if lost and self._was_let_in:  # they were there: whoever gives them will be back
-            return S3Failure(FailureKind.NO_ANSWER, _one_line(error))
-        return _failure(error, timeout_s)
+            return S3Failure(FailureKind.NO_ANSWER, one_line(error))
+        failure = _failure(error, timeout_s)
+        if failure.kind is FailureKind.TLS and self._was_let_in:  # a certificate has run out, and will be renewed
+            return S3Failure(FailureKind.NO_ANSWER, f"TLS: {failure.reason}")
+        return failure
 
     def _connected(self, timeout_s: float) -> s3fs.S3FileSystem:
         with self._lock:
             if self._filesystem is None or self._process != os.getpid():
+                # first: what is changed while it is read is a change
+                self._authorities = SeenFiles(filter(None, (self._options.ca_bundle, os.environ.get("AWS_CA_BUNDLE"))))
                 filesystem = self._make()
                 # under the lock: older s3fs make two sessions when two threads come at once
                 client = self._run(filesystem, filesystem.set_session(), timeout_s)
@@ -246,17 +260,17 @@ def _failure(error: Exception, timeout_s: float) -> S3Failure:
         code = str(answer.get("Code", ""))
         return S3Failure(
             FailureKind.ANSWERED,
-            _one_line(answer.get("Message") or code),
+            one_line(answer.get("Message") or code),
             code=code,
             status=int(metadata.get("HTTPStatusCode", 0)),
             server_time_ms=_server_time_ms(metadata.get("HTTPHeaders", {}).get("date", "")),
         )
     if isinstance(error, _CREDENTIALS):
-        return S3Failure(FailureKind.CREDENTIALS, _one_line(error))
+        return S3Failure(FailureKind.CREDENTIALS, one_line(error))
     if isinstance(error, botocore.exceptions.SSLError):
         return S3Failure(FailureKind.TLS, _root_reason(error))
     if isinstance(error, _REQUEST):
-        return S3Failure(FailureKind.REQUEST, _one_line(error))
+        return S3Failure(FailureKind.REQUEST, one_line(error))
     if isinstance(error, botocore.exceptions.ConnectTimeoutError):
         return S3Failure(FailureKind.NO_ANSWER, "the connection was not accepted in time")
     if isinstance(error, botocore.exceptions.ReadTimeoutError):
@@ -274,19 +288,14 @@ def _root_reason(error: BaseException) -> str:
         # aiohttp's own errors are OSErrors as well, around the one of the system
         if isinstance(system, OSError) and not type(system).__module__.startswith("aiohttp"):
             if isinstance(system, ssl.SSLError):
-                return _one_line(getattr(system, "verify_message", "") or system.reason or system)
+                return one_line(getattr(system, "verify_message", "") or system.reason or system)
             if system.errno is not None and system.strerror and system.strerror.startswith("Connect call failed"):
                 return os.strerror(system.errno)  # asyncio has put the address in its place
             if system.strerror:
-                return _one_line(system.strerror)
+                return one_line(system.strerror)
         carried = getattr(found, "kwargs", {}).get("error")
         found = found.__cause__ or found.__context__ or (carried if isinstance(carried, BaseException) else None)
-    return _one_line(error)
-
-
-def _one_line(words: object) -> str:
-    text = " ".join(str(words).split())
-    return text[:300] or type(words).__name__
+    return one_line(error)
 
 
 def _server_time_ms(date: str) -> int | None:

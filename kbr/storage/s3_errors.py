@@ -239,8 +239,12 @@ def _translate_answer(failure: S3Failure, place: Place, words: str, now_ms: int)
         return StorageError(words, hint=f"{place.endpoint} can't do this", object=place.key)
     if failure.status >= 500:
         return StoreUnavailable(words, hint=f"{place.endpoint} is overloaded or has a fault", object=place.key)
-    is_encrypted = failure.status == 400 and place.operation in ("get", "read", "head")
-    return StorageError(words, hint=_OTHER_KEY if is_encrypted else "", object=place.key, code=failure.code)
+    hint = ""
+    if failure.status == 400 and place.operation in ("get", "read", "head"):
+        hint = _OTHER_KEY
+    elif failure.status == 400 and code == "400":  # of a HEAD, which a write looks by
+        hint = "check storage.region: the answer to a HEAD has no words, and a server that wants another region answers so"
+    return StorageError(words, hint=hint, object=place.key, code=failure.code)
 
 
 def _skew(server_time_ms: int | None, now_ms: int) -> str:

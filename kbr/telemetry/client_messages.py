@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from kbr.secrecy import redact
 from kbr.telemetry.events import ClientMessage
 from kbr.timing import SYSTEM_CLOCK, Clock
 
@@ -31,6 +33,8 @@ _SUFFIX = re.compile(r" \(after \d+ms in state (?P<state>[A-Z_\-]+)(?:, \d+ iden
 _NUMBER = re.compile(r"\d+")
 _ALL_DOWN = re.compile(r"^\d+/\d+ brokers are down$")
 
+#: So much of a token server's answer is told.
+_WHY_CHARS = 300
 _CLOSED = "the connection was closed"
 _CLOSED_AT_ONCE = (
     "it closed the connection at the first request",
@@ -95,7 +99,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "set security.sasl_mechanism to one that it offers",
     ),
     (
-        re.compile(r"Failed to (?:acquire SASL OAUTHBEARER token|retrieve OIDC token from \"[^\"]*\"): (?P<why>.{1,300})"),
+        re.compile(r"Failed to (?:acquire SASL OAUTHBEARER token|retrieve OIDC token from \"[^\"]*\"): (?P<why>.+)"),
         "no token could be had",
         "check the token's source and its settings",
     ),
@@ -144,8 +148,12 @@ class ClientFailure:
     text: str
 
 
-def parse(text: str) -> ClientFailure:
-    """Understand a librdkafka line, as logged or as given with an error."""
+def parse(text: str, *, mask: Callable[[str], str] = redact) -> ClientFailure:
+    """Understand a librdkafka line, as logged or as given with an error.
+
+    Args:
+        mask: for what is quoted of it; the line is understood as it is.
+    """
     rest = _THREAD.sub("", text.strip())
     suffix = _SUFFIX.search(rest)
     if suffix is not None:
@@ -169,16 +177,16 @@ def parse(text: str) -> ClientFailure:
                 return ClientFailure(broker=broker, reason=_CLOSED_AT_ONCE[0], check=_CLOSED_AT_ONCE[1], text=rest)
             return ClientFailure(
                 broker=broker,
-                reason=f"{reason}: {why}" if why else reason,
-                check=f"{check}: {detail}" if detail else check,
+                reason=f"{reason}: {mask(why)[:_WHY_CHARS]}" if why else reason,
+                check=f"{check}: {mask(detail)}" if detail else check,
                 text=rest,
             )
     return ClientFailure(broker=broker, reason="", check="", text=rest)
 
 
-def explain(text: str) -> tuple[str, str, str]:
-    """(broker, reason, what to check) of a librdkafka line; empty strings where it doesn't tell."""
-    failure = parse(text)
+def explain(text: str, *, mask: Callable[[str], str] = redact) -> tuple[str, str, str]:
+    """(broker, reason, what to check) of a librdkafka line; empty strings where it doesn't tell. ``mask``: see parse()."""
+    failure = parse(text, mask=mask)
     return failure.broker, failure.reason, failure.check
 
 

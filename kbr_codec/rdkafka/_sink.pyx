@@ -5,6 +5,7 @@ Owns one producer handle. A block given to produce() stays referenced until the 
 acknowledged its last record: librdkafka reads values from the block's own memory.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
@@ -121,6 +122,9 @@ cdef struct ticket:
     ssize_t header_size
 
 
+# Its end uses what it holds of Python (lists of handles, tickets, the callback that librdkafka's thread may be in): the
+# collector must not take that away first, where it finds it in a circle.
+@cython.no_gc_clear
 cdef class Sink:
     """A producer that takes blocks.
 

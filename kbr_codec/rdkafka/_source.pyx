@@ -8,6 +8,7 @@ librdkafka's simple consumer is used (rd_kafka_consume_start_queue), so that no 
 coordinator and no group right is needed.
 """
 
+cimport cython
 from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
@@ -94,6 +95,9 @@ cdef bint names_have_nul(void *headers) noexcept nogil:
     return False
 
 
+# Its end uses what it holds of Python (lists of handles, tickets, the callback that librdkafka's thread may be in): the
+# collector must not take that away first, where it finds it in a circle.
+@cython.no_gc_clear
 cdef class Source:
     """A consumer of some partitions that gives blocks.
 

@@ -17,6 +17,8 @@ import pytest
 
 import kbr
 from kbr.errors import NotEncrypted, WrongKey
+from kbr.format import crypto
+from kbr.format.data_keys import KeySecrets, new_keys
 from tests.support.cli import run_kbr, run_kbr_json, start_kbr
 from tests.support.kafka import KafkaHarness, send
 from tests.support.mixed_topics import BASE_MS
@@ -377,3 +379,81 @@ def test_only_a_manifest_that_a_trusted_key_has_signed_is_verified_restored_read
     assert refusals(mine) == [4, 4, 4, 4]
     column = "with encryption" if encrypted else "without encryption"
     record_property("compatibility", {"table": "encryption", "row": "signed manifests", "column": column})
+
+
+def test_a_machine_that_signs_goes_on_with_what_it_has_signed_and_with_unsigned_backups_on_purpose_only(
+    folder: Place, tmp_path: Path
+) -> None:
+    for name in ("mine", "next"):
+        run_kbr_json("config", "key", "--signing", str(tmp_path / name))
+    mine, following = ({"KBR_SIGNING_KEY": str(tmp_path / name)} for name in ("mine", "next"))
+    topic = filled(folder.kafka, "signs")
+    backup = ["backup", "-b", folder.kafka.bootstrap, "--backup-id", "b", "-t", topic]
+    folder.back_up(topic)
+    refused = folder.run(*backup, keys=mine)
+    assert (refused.returncode, "signing.accept_unsigned=true" in refused.stderr) == (4, True)
+    folder.back_up(topic, "--set", "signing.accept_unsigned=true", keys=mine)
+    fill(folder.kafka, topic, 600, 10)
+    folder.back_up(topic, keys=mine)
+    refused = folder.run(*backup, keys=following)
+    assert (refused.returncode, "add its public key to signing.public_keys" in refused.stderr) == (4, True)
+    folder.back_up(topic, keys={**following, "KBR_SIGNING_PUBLIC_KEYS": str(tmp_path / "mine.pub")})
+    folder.back_up(topic, keys=following)
+    verified = folder.json("verify", "b", "--deep", keys={"KBR_SIGNING_PUBLIC_KEYS": str(tmp_path / "next.pub")})
+    assert (verified["records"], verified["signature_checked"]) == (610, True)
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_signed_backup_goes_on_without_what_nobody_has_signed(place: Place, tmp_path: Path) -> None:
+    kafka = place.kafka
+    run_kbr_json("config", "key", "--signing", str(tmp_path / "mine"))
+    place.keys = {"KBR_SIGNING_KEY": str(tmp_path / "mine")}
+    topic = filled(kafka, "killed-signed")
+    words = place.words(
+        "backup", "-b", kafka.bootstrap, "--backup-id", "b", "-t", topic, "--continuous", *PLAIN_SIZES,
+        "--set", "backup.segment_max_interval_ms=1000", "--set", "backup.checkpoint_interval_ms=1000",
+        "--set", "backup.lock_life_ms=3000",
+    )  # fmt: skip
+    run = start_kbr(*words, env={**place.env, **place.keys})
+
+    def has_all() -> bool:
+        assert run.poll() is None, run.stderr.read()  # type: ignore[union-attr]
+        done = place.run("describe", "b", "-o", "json")
+        return done.returncode == 0 and json.loads(done.stdout)["totals"]["records"] == 600
+
+    wait_until(has_all, deadline_s=60, what="a manifest with all records")
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate()
+    planted = place.file(f"topics/{topic}/partition=0/segment-{300:020d}.mpk")
+    planted.write_bytes(b"what nobody has signed")
+    mine = {"KBR_SIGNING_PUBLIC_KEYS": str(tmp_path / "mine.pub")}
+    left_out = place.restore("--topic-map", f"{topic}={topic}-early", keys=mine)
+    assert [one for one in left_out["warnings"] if "only what is signed is used (segments: 1, partitions: 1)" in one]
+    fill(kafka, topic, 600, 200)
+    more = place.back_up(topic, "--set", "backup.lock_life_ms=3000")
+    assert more["totals"]["records"] == 800
+    assert any("put 1 segment aside" in one for one in more["warnings"])
+    aside = place.file(f"unlisted/1/topics/{topic}/partition=0/{planted.name}")
+    assert aside.read_bytes() == b"what nobody has signed"
+    verified = place.json("verify", "b", "--deep", keys=mine)
+    assert (verified["undamaged"], verified["records"], verified["signature_checked"]) == (True, 800, True)
+    assert [note for note in verified["notes"] if "b/unlisted/1/" in note]
+    place.restore("--topic-map", f"{topic}={topic}-back", keys=mine)
+    assert exact(kafka, f"{topic}-back") == exact(kafka, topic)
+
+
+def test_a_first_run_uses_no_keys_that_lay_there_before_it(folder: Place, tmp_path: Path) -> None:
+    """Somebody who knows the public key makes keys.json, and would read all that is sealed with it."""
+    run_kbr_json("config", "key", "--identity", str(tmp_path / "mine"))
+    other = crypto.x25519_private((tmp_path / "mine").read_bytes(), None)
+    theirs, document = new_keys("b", KeySecrets(key=bytes(32), recipients=(crypto.x25519_public_of(other),)))
+    folder.keys = {"KBR_ENCRYPTION_IDENTITY": str(tmp_path / "mine")}
+    (folder.stored / "b").mkdir(parents=True)
+    folder.file("keys.json").write_bytes(document)
+    topic = filled(folder.kafka, "planted")
+    done = folder.run("backup", "-b", folder.kafka.bootstrap, "--backup-id", "b", "-t", topic)
+    assert (done.returncode, "is replaced by new keys" in done.stderr) == (0, True)
+    stored = folder.bytes_stored()
+    assert theirs.key_id.hex().encode() not in stored["keys.json"]
+    assert not [name for name, data in stored.items() if data[8:24] == theirs.key_id]
+    assert folder.json("verify", "b", "--deep")["records"] == 600

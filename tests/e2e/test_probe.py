@@ -205,6 +205,19 @@ def test_storage_options_are_tried_and_what_the_server_shows_of_them_is_told(
     assert "refuses storage.object_lock_mode" in _by_check(document)["write"]["detail"]
 
 
+def test_encryption_that_the_server_ignores_is_a_failed_write_and_no_missing_right(scripted: ScriptedS3, tmp_path: Path) -> None:
+    scripted.ignores_options = True
+    config = _write(tmp_path, _scripted_storage(scripted, sse="AES256", storage_class="STANDARD_IA"))
+    document = run_kbr_json("config", "check", config, "--probe", exit_code=2)
+    found = _by_check(document)
+    assert found["write"]["outcome"] == "failed"
+    assert "not encrypted as storage.sse says" in found["write"]["detail"]
+    assert "storage.sse" not in found
+    assert found["storage.storage_class"]["detail"] == "taken, and the server does not show that it follows it"
+    table = run_kbr("config", "check", config, "--probe").stdout
+    assert "Missing for kbr backup: storage: write, storage: write in parts." in table
+
+
 def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     folder.mkdir()
@@ -281,7 +294,10 @@ def test_rights_that_kafka_does_not_give_are_named(secure_kafka: SecureKafka, tm
         assert (found["keep topic configs"]["outcome"], found["keep topic configs"]["missed"]) == ("denied", False)
     with secure_kafka.rights(reader, []):
         document = run_kbr_json("config", "check", config, "--probe", exit_code=1)
-        assert f"no such topic: {topic}" in _by_check(document, "source")["topics"]["detail"]
+        line = _by_check(document, "source")["topics"]
+        assert line["outcome"] == "denied"
+        assert f"missing right: Read on topic {topic}" in line["detail"]
+        assert f"--operation Read --topic {topic}" in line["hint"]
     target = secure_kafka.cluster_config(way, "writer")
     config = _write(tmp_path, storage, target=target, restore={"topic_mapping": {"a": topic, "b": dark}})
     with secure_kafka.rights(writer, [Right("Describe", "topic", topic)]):

@@ -124,3 +124,65 @@ def test_what_workers_write_to_standard_error_arrives_to_the_last_byte(tmp_path:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == text
     assert done.stdout == "on stdout"
+
+
+#: As the command line does: the forkserver is started before anything is known, and secrets come up then.
+EARLY_SCRIPT = f"""
+import os, sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+from kbr.runtime.executors.local import prestart
+from kbr.runtime.supervisor import Supervisor
+from kbr.runtime.messages import TaskSpec
+from kbr.secrecy import hide
+from multiprocessing import forkserver
+prestart(["kbr.backup.task"], withheld=["EARLY"])
+first = forkserver._forkserver._forkserver_pid
+hide([value for value in sys.argv[1:] if value])
+def run(withheld):
+    outcome = Supervisor(entry={ENTRY!r}, worker_count=2, withheld=withheld).run(
+        [TaskSpec(task_id=str(n), payload=("surroundings", None)) for n in range(3)], on_event=lambda t, e: None)
+    assert not outcome.failures, outcome.failures
+    return list(outcome.results.values())
+print([*run(["LATE"]), *run([])], flush=True)
+print(forkserver._forkserver._forkserver_pid == first)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environ", "hidden", "is_kept"),
+    [
+        ({"OTHER": "plain", "EARLY": "s3cr3t-1"}, "", True),
+        ({"OTHER": "jdbc:x?p=s3cr3t-2", "EARLY": "s3cr3t-1"}, "s3cr3t-2", False),
+        ({"OTHER": "plain", "EARLY": "s3cr3t-1", "LATE": "s3cr3t-3"}, "", False),
+    ],
+)
+def test_a_secret_that_is_known_only_once_the_forkserver_runs_reaches_no_worker(
+    environ: dict[str, str], hidden: str, is_kept: bool
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY_SCRIPT, hidden],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environ},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    found, kept = done.stdout.splitlines()
+    for seen in ast.literal_eval(found):
+        for place in ("environ", "environ_of_process", "environ_of_parent"):
+            assert "s3cr3t" not in str(seen[place]), place
+        assert seen["environ"].get("OTHER") == (None if hidden else "plain")
+    assert kept == str(is_kept), "time is lost only where it has to be"
+
+
+def test_who_only_watches_resources_inherits_next_to_nothing() -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from kbr.runtime.executors.local import prestart\n"
+        "from multiprocessing import resource_tracker\n"
+        "prestart([])\n"
+        "environ = open(f'/proc/{resource_tracker._resource_tracker._pid}/environ').read()\n"
+        "print(sorted(one.partition('=')[0] for one in environ.split(chr(0)) if one))"
+    )
+    environ = {**os.environ, "AWS_SECRET_ACCESS_KEY": "s3cr3t", "OTHER": "plain"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, env=environ)
+    names = ast.literal_eval(done.stdout)
+    assert "PATH" in names
+    assert not {"AWS_SECRET_ACCESS_KEY", "OTHER"} & set(names)

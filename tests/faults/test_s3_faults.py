@@ -34,6 +34,7 @@ from kbr.storage.fsspec_store import S3fsClient
 from kbr.storage.s3 import S3Store
 from kbr.storage.s3_upload import PARTS_PER_SIZE
 from kbr.timing import Backoff
+from tests.support.certificates import Authority
 from tests.support.scripted_s3 import ScriptedS3, StoredObject
 
 PART_BYTES = 5 * 1024 * 1024
@@ -707,6 +708,27 @@ def test_a_certificate_that_nobody_vouches_for_is_told_and_not_tried_again() -> 
         trusting = store_at(endpoint, ca_bundle=str(SUPPORT / "self-signed.pem"))
         trusting.check()
         trusting.close()
+
+
+def test_a_run_outlives_the_servers_certificate_and_its_ca(tmp_path: Path) -> None:
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new", "new-ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(old.sign("server").both)
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(old.certificate.read_bytes())
+    with ScriptedS3() as server:
+        server.speak_tls(context)
+        store = store_at(server.endpoint_url.replace("http://", "https://"), ca_bundle=str(bundle), deadline_s=60.0, read_timeout_s=10.0)
+        store.put("m", b"1")
+        # the connection is closed, and whoever answers the next one is not known yet
+        context.load_cert_chain(new.sign("server").both)
+        server.fail("get", "drop")
+        renewed = threading.Timer(0.3, lambda: bundle.write_bytes(new.certificate.read_bytes()))
+        renewed.start()
+        assert store.get("m", max_bytes=10) == b"1"
+        renewed.join()
+        assert not store._client._authorities.changed
+        store.close()
 
 
 def test_missing_credentials_are_told(server: ScriptedS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ class Workers:
         self.tries: dict[TopicPartition, int] = {}
         #: Partitions whose unlisted segments were to be looked for, in order.
         self.adopted: list[TopicPartition] = []
+        #: Of each task, whether it may take over what no manifest lists.
+        self.took_over: list[bool] = []
         #: Partitions that are left where they are, as after a stop.
         self.undone: set[TopicPartition] = set()
         #: How often a run of tasks was asked to make room.
@@ -135,6 +137,7 @@ class Workers:
         for spec in tasks:
             task = cast("BackupTask", spec.payload)
             outcomes = []
+            self.took_over.append(task.takes_over)
             for one in task.partitions:
                 self.tries[one.key] = self.tries.get(one.key, 0) + 1
                 self.adopted += [one.key] if one.adopts else []

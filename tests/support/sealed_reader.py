@@ -109,7 +109,7 @@ class OpenedObjects:
     def get(self, key: str) -> bytes | None:
         data = self._inner.get(key)
         backup_id, _slash, path = key.partition("/")
-        if data is None or path == "keys.json" or "locks/" in path:
+        if data is None or path == "keys.json" or "locks/" in path or path.startswith("unlisted/"):
             return data
         keys = self._inner.get(f"{backup_id}/keys.json")
         if keys is None:

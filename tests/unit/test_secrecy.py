@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import pickle
 import sys
 import traceback
@@ -15,12 +16,18 @@ from pathlib import Path
 import pytest
 
 from kbr import secrecy
-from kbr.errors import ClusterError, KbrError
+from kbr.cli.failure import report_failure
+from kbr.config.keys import all_keys
+from kbr.errors import ClusterError, KbrError, UsageError
+from kbr.format import block_index_parser, manifest_parser, offset_map_parser
 from kbr.format.data_keys import DataKey
 from kbr.kafka.settings import ClientSettings
 from kbr.repository.sealing import BackupSealing
-from kbr.secrecy import guard_stderr, hide, holds_secret, is_secret_property, redact, secrets_of
+from kbr.secrecy import cut, guard_stderr, hide, holds_secret, is_secret_property, redact, secrets_of
 from kbr.storage import ObjectOptions, StorageOptions
+from kbr.storage.base import check_key
+from kbr.storage.filesystem_errors import one_line, translate
+from kbr.telemetry import client_messages, logs
 from tests.support.leaks import forms_of, leaks_in
 
 SECRET = 'pw/7+"=é&%<\\q'
@@ -171,3 +178,92 @@ def test_keys_of_bytes_are_masked_as_hex_base64_and_repr() -> None:
         for text in (secret.hex(), repr(secret)[2:-1], base64.b64encode(secret).decode().rstrip("="), base64.urlsafe_b64encode(b"x" + secret).decode()):
             assert holds_secret(text), text
     assert not holds_secret((b"id" * 8).hex())
+
+
+def test_a_line_of_json_stays_json_whatever_the_secret_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    guard_stderr()
+    hide(["123456", 'pa"ss\\wörd', "message", "offset"])
+    line = {"message": 'at 123456 with pa"ss\\wörd', "offset": 123456, "size": 51234567, "nested": {"of": ['say pa"ss\\wörd', 123456]}}
+    for ascii_only in (True, False):
+        stream.seek(0)
+        stream.truncate()
+        print(f"before 123456\n{json.dumps(line, ensure_ascii=ascii_only)}\nbehind 123456", file=sys.stderr)
+        before, middle, behind = stream.getvalue().splitlines()
+        assert (before, behind) == ("before ***", "behind ***")
+        assert json.loads(middle) == {"message": "at *** with ***", "offset": 123456, "size": 51234567, "nested": {"of": ["say ***", 123456]}}
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_log_lines_can_be_read_though_a_secret_is_a_number(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    guard_stderr()
+    hide(["123456"])
+    logs.configure(form=form)
+    try:
+        logs.get_logger("kbr.test").warning("logged in with 123456", extra=logs.fields(offset=123456, text="123456"))
+    finally:
+        logging.getLogger("kbr").handlers.clear()
+        logging.getLogger("kbr").propagate = True
+    (line,) = stream.getvalue().splitlines()
+    assert "logged in with ***" in line
+    if form == "json":
+        found = json.loads(line)
+        assert (found["offset"], found["text"]) == (123456, "***")
+
+
+def test_every_word_that_a_key_of_the_configuration_takes_stays_readable() -> None:
+    words = {word for key in all_keys() for word in map(str, key.options)}
+    assert {"read_committed", "SASL_SSL"} <= words
+    hide(words)
+    for word in words:
+        assert redact(f"a {word} b") == f"a {word} b"
+
+
+def test_what_an_option_holds_is_masked_only_if_it_looks_like_a_secret() -> None:
+    common = {
+        "token_mode": "managed", "session_region": "us-east-1", "key_protocol": "SASL_SSL", "auth": "latest", "session_timeout": "120000",
+        "private_endpoint": "true", "credential_kind": "Workload Identity", "key_type": "ed25519", "password": "latest",
+    }  # fmt: skip
+    real = {"token": "aB3xQ9", "password": "sesame", "client_secret": "letmein", "account_key": "Zm9vYmFy+/==", "sas_token": "sv=2022&sig=x", "auth_key": "123456789012"}
+    options = StorageOptions(url="abfs://b", extra={**common, **real})
+    hide(secrets_of(options))
+    del common["key_type"]  # nobody knows
+    for value in common.values():
+        assert redact(f"a {value} b") == f"a {value} b"
+    for value in real.values():
+        assert redact(f"a {value} b") == "a *** b"
+
+
+def test_a_list_of_settings_does_not_make_its_words_secrets() -> None:
+    hide(["principal=admin.kafka scope=default tier=standard key=aB3xQ9"])
+    assert redact("the default of a standard admin.kafka is aB3xQ9") == "the default of a standard admin.kafka is ***"
+
+
+SPACED = "open " + "s3same-" * 50
+
+
+@pytest.mark.parametrize("lead", [0, 150, 250, 290, 298, 19_980])
+def test_a_secret_that_is_cut_in_two_is_masked_all_the_same(lead: int, capsys: pytest.CaptureFixture[str]) -> None:
+    hide([SPACED])
+    said = f"{'x' * lead}{SPACED}"
+    arrow = f"{'x' * lead} {SPACED}\nmore"
+    report_failure(RuntimeError(said), ["--debug", "-o", "json"])
+    shown = [
+        one_line(said),
+        one_line(OSError(said)),
+        str(translate(OSError(said), "put", name="a", key="a", url="x://y")),
+        cut(said, 300),
+        offset_map_parser._short(ValueError(arrow)),
+        block_index_parser._short(ValueError(arrow)),
+        manifest_parser._shown(said[-400:]),
+        client_messages.explain(f'Failed to retrieve OIDC token from "https://t": {said}')[1],
+        capsys.readouterr().err,
+    ]
+    for text in shown:
+        assert "s3same" not in text
+    with pytest.raises(UsageError) as caught:
+        check_key(f"/{'x' * (lead % 200)}{SPACED}")
+    assert "s3same" not in str(caught.value)

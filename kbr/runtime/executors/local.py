@@ -56,8 +56,12 @@ _NEEDED = re.compile(
     r"|AWS_\w+|GOOGLE_APPLICATION_CREDENTIALS|AZURE_(?:CLIENT|TENANT|FEDERATED|AUTHORITY|STORAGE)_\w+",
     re.IGNORECASE,
 )
-#: Variables that prestart() was told to withhold.
+#: What a helper of multiprocessing's needs that only watches: how it finds and runs Python.
+_HELPERS_OWN = re.compile(r"PATH|HOME|TMPDIR|TZ|LANG|LANGUAGE|LC_\w+|PYTHON\w*|LD_\w+|MALLOC_\w+|\w*SAN_OPTIONS")
+#: Variables that prestart() was told to withhold, ever.
 _withheld: frozenset[str] = frozenset()
+#: What the forkserver was given.
+_given: dict[str, str] = {}
 
 
 def worker_environment(environ: dict[str, str], withheld: Container[str] = ()) -> dict[str, str]:
@@ -79,16 +83,31 @@ def _may_pass(name: str, value: str, withheld: Container[str]) -> bool:
 def prestart(preload: Sequence[str], *, withheld: Iterable[str] = ()) -> None:
     """Start the forkserver, which imports ``preload`` while the caller goes on.
 
-    Does nothing once a forkserver runs; what that one has not imported, each worker imports by itself.
+    Does nothing once a forkserver runs; what that one has not imported, each worker imports by itself. But one that was started
+    before all secrets were known, and has inherited one of them, makes room for another, unless it has processes already.
 
     Args:
         withheld: see worker_environment(); for all processes from now on.
     """
     global _withheld
-    _withheld = frozenset(withheld)
+    _withheld |= frozenset(withheld)
+    if any(name not in worker_environment(_given, _withheld) for name in _given):
+        _end_forkserver()
     _context.set_forkserver_preload([*_OWN_PRELOAD, *preload])
     with _discreet_start():
         forkserver.ensure_running()
+
+
+def _end_forkserver() -> None:
+    """End the forkserver, if no process hangs on it."""
+    if any(isinstance(one, ForkServerProcess) for one in multiprocessing.active_children()):
+        return
+    own = forkserver._forkserver
+    pid = own.__dict__["_forkserver_pid"]
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)  # it may be at its imports, and need not end them first
+        own._stop()  # type: ignore[attr-defined]
+    _given.clear()
 
 
 @contextmanager
@@ -131,16 +150,21 @@ def _launch(path: Any, args: Any, passfds: Any) -> int:
     # the collector as kbr/__main__.py sets it: imports make objects that stay
     first = f"import sys, gc; gc.set_threshold(50_000, 20, 100); sys.path[:] = {search!r}"
     if "multiprocessing.forkserver" not in command:
-        return _popen([*options, dash_c, f"{first}; {command}"], path, passfds)
+        # the one that watches resources: it stays, whatever is known as a secret later
+        environ = {name: value for name, value in os.environ.items() if _HELPERS_OWN.fullmatch(name)}
+        return _popen([*options, dash_c, f"{first}; {command}"], path, passfds, environ)
     # the workers' parent: it must not outlive this process, which it would if somebody has stopped it
     tie = f"from kbr.runtime.orphans import die_with; die_with({os.getpid()})"
     # before anything is preloaded: a library's log handler may keep the standard error that it finds
     tie += "; from kbr.runtime.crash_dumps import forbid_core_dumps; forbid_core_dumps()"
     tie += "; from kbr.secrecy import guard_stderr; guard_stderr()"
-    return _launcher.call(lambda: _popen([*options, dash_c, f"{first}; {tie}; {command}"], path, passfds))
+    environ = worker_environment(dict(os.environ), _withheld)
+    _given.clear()
+    _given.update(environ)
+    return _launcher.call(lambda: _popen([*options, dash_c, f"{first}; {tie}; {command}"], path, passfds, environ))
 
 
-def _popen(arguments: list[str], path: Any, passfds: Any) -> int:
+def _popen(arguments: list[str], path: Any, passfds: Any, environ: dict[str, str]) -> int:
     """The pid of a new process of this interpreter."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED_SIGNALS)
     try:
@@ -148,7 +172,7 @@ def _popen(arguments: list[str], path: Any, passfds: Any) -> int:
             arguments,
             executable=path,
             pass_fds=passfds,
-            env=worker_environment(dict(os.environ), _withheld),
+            env=environ,
             close_fds=True,
             restore_signals=False,
         )

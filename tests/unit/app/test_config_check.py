@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kbr.app.check import check_config
+from kbr.app.stores import store_options
 from kbr.config import load_config
 from kbr.errors import ConfigError
 
@@ -34,3 +35,26 @@ def test_an_unknown_property_and_a_login_that_cannot_work_are_mistakes(
         _check(tmp_path, side, security__security_protocol="SASL_SSL", security__sasl_mechanism="GSSAPI")
     with pytest.raises(ConfigError, match="AWS region is not known"):
         _check(tmp_path, side, security__security_protocol="SASL_SSL", security__sasl_mechanism="AWS_MSK_IAM")
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_file_of_a_login_that_is_not_there_is_a_mistake_of_its_key(tmp_path: Path, side: str) -> None:
+    """librdkafka says 'ssl.ca.location failed: error:05880020:x509 certificate routines::BIO lib', and says it to runs only."""
+    there = tmp_path / "ca.pem"
+    there.write_bytes(b"")
+    for ca in (str(there), str(tmp_path), "probe"):
+        _check(tmp_path, side, security__security_protocol="SSL", security__ssl_ca_location=ca)
+    with pytest.raises(ConfigError, match=rf"key {side}\.security\.ssl_ca_location: its file can't be read: No such file"):
+        _check(tmp_path, side, security__security_protocol="SSL", security__ssl_ca_location=str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigError, match="ssl_key_location: its file can't be read") as caught:
+        _check(
+            tmp_path, side, security__security_protocol="SSL", security__ssl_certificate_location=str(there),
+            security__ssl_key_location="-----BEGIN PRIVATE KEY-----",
+        )  # fmt: skip
+    assert "BEGIN PRIVATE" not in f"{caught.value!r}"
+
+
+def test_a_file_of_cas_of_the_store_that_is_not_there_is_no_server_that_is_away(tmp_path: Path) -> None:
+    overrides = {"storage.url": "s3://b/p", "storage.endpoint": "https://127.0.0.1:1", "storage.ca_bundle": str(tmp_path / "none")}
+    with pytest.raises(ConfigError, match=r"key storage\.ca_bundle: its file can't be read: No such file"):
+        store_options(load_config(None, overrides=overrides, environ={}).storage)

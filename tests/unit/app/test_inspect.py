@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from kbr.app import inspect
 from kbr.app.inspect import describe_backup, list_backups
+from kbr.app.stores import storage_options
+from kbr.app.trust import make_key
+from kbr.cli.describe_cmd import describe_blocks
+from kbr.cli.documents import DescribeDocument
 from kbr.config import Config, load_config
 from kbr.format.restore_state import RestoreState, RestoreStatus
 from kbr.model import RunStatus
@@ -16,6 +21,7 @@ from kbr.repository.layout import LockPlace
 from kbr.repository.lock_claim import LockClaim, LockTimes
 from kbr.repository.publish import publish_manifest
 from kbr.repository.restore_states import save_state
+from kbr.repository.sealing import begin_backup
 from kbr.storage import ObjectStore, StorageOptions, open_store
 from tests.support.backups import manifest_of
 
@@ -111,3 +117,38 @@ def test_a_restore_that_ends_between_the_looks_is_not_called_gone(tmp_path: Path
 
     monkeypatch.setattr(inspect, "is_lock_held", ends)
     assert _restores(tmp_path) == {"a": ("complete", None)}
+
+
+# -- what the configuration wants of a backup ---------------------------------------------
+
+
+def test_describe_says_that_a_backup_is_not_signed_or_not_encrypted_as_it_is_wanted(tmp_path: Path) -> None:
+    """It shows what verify and restore refuse: whoever looks has to be told, or takes it for the genuine one."""
+    _store(tmp_path / "store", running=(), complete=("b",))
+    make_key("signing", tmp_path / "signing.pem")
+
+    def distrusted(**keys: object) -> str | None:
+        overrides = {"storage.url": str(tmp_path / "store"), **{name.replace("__", "."): value for name, value in keys.items()}}
+        config = load_config(None, overrides=overrides, environ={}, mode=None)
+        document = describe_backup(config, "b").to_document()
+        assert (document["backup_id"], document["encrypted"]) == ("b", False)
+        last = describe_blocks(cast(DescribeDocument, document))[-1]
+        assert (document["distrusted"] is not None) == str(last).startswith("Warning: only shown, and refused")
+        said: str | None = document["distrusted"]
+        return said
+
+    assert distrusted() is None
+    assert "the manifest is not signed" in (distrusted(signing__public_keys=str(tmp_path / "signing.pem.pub")) or "")
+    assert "is not encrypted" in (distrusted(encryption__key=bytes(32).hex()) or "")
+    assert distrusted(encryption__key=bytes(32).hex(), encryption__accept_plain=True) is None
+
+
+def test_describe_says_that_a_backup_is_encrypted(tmp_path: Path) -> None:
+    overrides = {"storage.url": str(tmp_path), "encryption.key": bytes(32).hex()}
+    config = load_config(None, overrides=overrides, environ={}, mode=None)
+    store = open_store(storage_options(config))
+    begin_backup(store, "b")
+    publish_manifest(store, manifest_of([], backup_id="b"))
+    document = describe_backup(config, "b").to_document()
+    assert (document["encrypted"], document["distrusted"]) == (True, None)
+    assert "Encrypted: yes" in describe_blocks(cast(DescribeDocument, document))

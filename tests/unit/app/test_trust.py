@@ -93,6 +93,23 @@ def test_keys_that_openssl_made_and_ours_are_of_one_kind(tmp_path: Path) -> None
                 assert trust.signing_key
 
 
+def test_who_goes_on_with_a_backup_and_signs_trusts_its_own_key_and_who_only_reads_those_that_are_named(tmp_path: Path) -> None:
+    own, other = (make_key("signing", tmp_path / name) for name in ("own", "other"))
+    alone = config(signing__key=own.private_file)
+    assert [one.hex() for one in trust_of(alone, goes_on=True).public_keys] == [own.key_id]
+    assert trust_of(alone).public_keys == ()
+    both = config(signing__key=own.private_file, signing__public_keys=other.public_file, signing__accept_unsigned="true")
+    assert [one.hex() for one in trust_of(both, goes_on=True).public_keys] == [other.key_id, own.key_id]
+    assert [one.hex() for one in trust_of(both).public_keys] == [other.key_id]
+    assert [trust_of(both, goes_on=goes_on).accept_unsigned for goes_on in (True, False)] == [True, False]
+    assert trust_of(config(signing__public_keys=other.public_file), goes_on=True).accept_unsigned is False
+
+
+def test_to_accept_what_is_unsigned_is_for_who_signs() -> None:
+    with pytest.raises(ConfigError, match=r"signing\.accept_unsigned.*needs key"):
+        config(signing__accept_unsigned="true")
+
+
 def test_a_key_is_never_written_over_another_file(tmp_path: Path) -> None:
     made = make_key("identity", tmp_path / "id")
     before = (tmp_path / "id").read_bytes()

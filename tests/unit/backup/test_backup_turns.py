@@ -42,6 +42,9 @@ class _Source:
     def short_of_end(self, _for_s: float) -> list[object]:
         return []
 
+    def renew(self, *, done: object) -> list[object]:
+        return []
+
     def __init__(self, worker: _BackupWorker, left: list[str], turns: int) -> None:
         self._worker = worker
         self._left = left
@@ -131,6 +134,9 @@ class _Silent:
         return []
 
     def short_of_end(self, _for_s: float) -> list[object]:
+        return []
+
+    def renew(self, *, done: object) -> list[object]:
         return []
 
     def position(self, _index: int) -> int:

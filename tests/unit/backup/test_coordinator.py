@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
+from kbr.backup import adopting as adopting_module
 from kbr.backup import checkpoints as checkpoints_module
-from kbr.backup import coordinator as coordinator_module
 from kbr.backup.options import BackupOptions
 from kbr.backup.watching import Doing, TopicNow
 from kbr.errors import (
@@ -218,7 +218,7 @@ def test_what_was_read_of_a_topic_made_anew_is_not_taken_over_when_that_one_is_g
         asked.append(set(positions))
         return Unlisted()
 
-    monkeypatch.setattr(coordinator_module, "unlisted_segments", unlisted)
+    monkeypatch.setattr(adopting_module, "unlisted_segments", unlisted)
     assert bench.run(replace(OPTIONS, include=("*",))).exit_code == 3
     assert asked == [{TopicPartition("other", 0)}]
 

@@ -406,6 +406,35 @@ def test_a_file_that_is_no_result_is_one_line(
     assert what in str(caught.value)
 
 
+# -- the command line -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", [[], ["run"], ["page"], ["throttle"], ["simulate"], ["window"], ["encryption"], ["flame"]])
+def test_help_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: list[str]) -> None:
+    """argparse formats with %: a percent sign of a text has to be doubled, and only --help shows that."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *verb, "--help"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        benchmarks_main()
+    assert caught.value.code == 0
+    assert "usage: " in capsys.readouterr().out
+
+
+def test_a_directory_that_is_not_there_is_made_or_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a" / "b"
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "run", "nosuch", "--directory", str(folder)])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit, match="no scenario nosuch"):
+        benchmarks_main()
+    assert folder.is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "run", "k1", "--directory", str(tmp_path / "file")])
+    with pytest.raises(SystemExit, match=r"--directory .*file can't be made"):
+        benchmarks_main()
+
+
 # -- pictures -------------------------------------------------------------------------------------
 
 

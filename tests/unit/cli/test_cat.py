@@ -137,6 +137,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(folder: Path) -> None:
         (["--last", "24h", "--from-timestamp", "0"], 2, "give one"),
         (["-f", "%q"], 2, "%q is no token"),
         (["-f", "%s", "-J"], 2, "exclude each other"),
+        (["-c", "kbr.yaml"], 2, "-c is the count here, as in kcat: a configuration is given by --config"),
         (["-t", "payments"], 2, "no topic payments"),
         (["-t", "orders", "-p", "2"], 2, "has no partition 2"),
     ],

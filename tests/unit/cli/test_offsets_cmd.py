@@ -13,13 +13,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kbr.cli.main import cli
+from kbr.format.data_keys import KeySecrets, symmetric_id
 from kbr.format.offset_map import OffsetMapHeader
 from kbr.format.restore_state import RestoredTopic, RestoreState, RestoreStatus
 from kbr.model import TopicPartition
+from kbr.repository.backup_keys import Trust
 from kbr.repository.layout import offset_map_key, restore_state_key
 from kbr.repository.offset_maps import new_offset_map
 from kbr.repository.publish import publish_manifest
 from kbr.repository.restore_states import save_state
+from kbr.repository.sealed_store import seal_over
+from kbr.repository.sealing import begin_backup
+from kbr.storage import ObjectStore
 from kbr.storage.local import LocalStore
 from tests.support.backups import manifest_of, partition_of, topic_of
 
@@ -32,7 +37,7 @@ ROWS = [
 ]
 
 
-def note(store: LocalStore, restore_id: str, *, created_at_ms: int = 1_714_564_800_000) -> None:
+def note(store: ObjectStore, restore_id: str, *, created_at_ms: int = 1_714_564_800_000) -> None:
     topic = RestoredTopic(name=f"to-{restore_id[:2]}", topic_id="", made=True, configs_afterwards={}, bases=(0,))
     save_state(
         store,
@@ -43,7 +48,7 @@ def note(store: LocalStore, restore_id: str, *, created_at_ms: int = 1_714_564_8
     )  # fmt: skip
 
 
-def write(store: LocalStore, restore_id: str, rows: list[tuple[str, int, int, str, int, int, int]] = ROWS) -> None:
+def write(store: ObjectStore, restore_id: str, rows: list[tuple[str, int, int, str, int, int, int]] = ROWS) -> None:
     header = OffsetMapHeader(
         kbr_version="1", backup_id="b", restore_id=restore_id, cluster_id="cluster", created_at_ms=1_714_565_000_000
     )
@@ -220,3 +225,25 @@ def test_a_damaged_mapping_is_damage(store: LocalStore) -> None:
     result = run(store, "export", "b")
     assert result.exit_code == 4
     assert offset_map_key("b", ONE) in result.stderr
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_of_an_encrypted_backup_without_its_key_nothing_is_told_and_the_keys_that_would_open_it_are(
+    tmp_path: Path, mapped: bool
+) -> None:
+    key = bytes(range(32))
+    inner = LocalStore(str(tmp_path))
+    sealed = seal_over(inner, Trust(secrets=KeySecrets(key=key)))
+    begin_backup(sealed, "b")
+    publish_manifest(sealed, manifest_of([topic_of("a", [])], backup_id="b"))
+    note(sealed, ONE)
+    if mapped:
+        write(sealed, ONE)
+    for verb in ("show", "export"):
+        for given in ({}, {"KBR_ENCRYPTION_KEY": bytes(32).hex()}):
+            with patch.dict("os.environ", given):
+                refused = run(inner, verb, "b")
+            assert (refused.exit_code, refused.stdout) == (12, ""), refused.stderr
+            assert f"it opens with any of: encryption.key {symmetric_id(key)}" in " ".join(refused.stderr.split())
+        with patch.dict("os.environ", {"KBR_ENCRYPTION_KEY": key.hex()}):
+            assert run(inner, verb, "b").exit_code == (0 if mapped else 10)

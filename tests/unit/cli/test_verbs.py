@@ -419,6 +419,8 @@ DESCRIBE: dict[str, Any] = {
     "backup_id": "a",
     "status": "incomplete",
     "lock_held": None,
+    "encrypted": False,
+    "distrusted": None,
     "made_by": "kbr",
     "notes": [],
     "created_at_ms": 0,

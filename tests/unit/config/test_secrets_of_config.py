@@ -189,3 +189,10 @@ def test_nothing_of_kbr_dumps_a_client_configuration() -> None:
     assert len(compiled) >= 6
     for path in compiled:
         assert b"conf_dump" not in path.read_bytes(), path
+
+
+def test_the_variables_that_were_referred_to_are_known_however_the_reference_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "kbr.yaml"
+    path.write_text('storage: {url: "/b/\\u0024{ONE}"}\nsource: {security: {security_protocol: SASL_SSL, sasl_mechanism: PLAIN, username: "$\\x7bTWO}", password: "${THREE:-x}${FOUR:-y}"}}\n')
+    config = load_config(path, environ={"ONE": "1", "TWO": "2", "THREE": "3", "OTHER": "o"})
+    assert config.variables == {"ONE", "TWO", "THREE"}

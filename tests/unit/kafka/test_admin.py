@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from kbr.errors import AuthenticationFailed, ClusterUnavailable, ConfigError
 from kbr.kafka.admin import CAUSE_LIFETIME_S, CONNECT_DEADLINE_S, REFUSED_DEADLINE_S, AdminSession
 from kbr.kafka.cluster import Cluster
 from kbr.kafka.settings import ClientSettings
+from kbr.renewal import SeenFiles
 from kbr.timing import SYSTEM_CLOCK
 from tests.support.clocks import FakeClock
 
@@ -194,3 +196,58 @@ def test_refused_settings_do_not_show_secrets() -> None:
     error = caught.value
     assert SECRET not in f"{error} {error.hint} {error.context} {error.__cause__}"
     assert error.__suppress_context__
+
+
+@pytest.mark.parametrize("password", ["b", "its", "kafka", "broker-1.kafka", "certificate"])
+def test_a_brokers_name_that_holds_the_password_is_still_looked_at(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def why(broker: str, _settings: ClientSettings) -> str:
+        asked.append(broker)
+        return "certificate has expired"
+
+    monkeypatch.setattr("kbr.kafka.admin.why_refused", why)
+    settings = ClientSettings(bootstrap_servers=("broker-1.kafka:1",), password=password, security_protocol="SASL_SSL")
+    session = AdminSession(settings, deadline_s=60, clock=FakeClock())
+    session._log.note_error(
+        KafkaError(
+            KafkaError._SSL,
+            "sasl_ssl://broker-1.kafka:1/bootstrap: SSL handshake failed: ssl/statem: certificate verify failed (after 3ms in state SSL_HANDSHAKE)",
+        )
+    )
+    cause = session._cause()
+    assert asked == ["broker-1.kafka:1"]
+    assert cause is not None
+    assert cause.reason == "its certificate is not valid at this time"
+
+
+def test_what_a_token_server_says_is_shown_without_the_secret() -> None:
+    settings = ClientSettings(bootstrap_servers=("b:1",), client={"sasl.oauthbearer.client.secret": SECRET})
+    session = AdminSession(settings, deadline_s=60, clock=FakeClock())
+    text = f'Failed to retrieve OIDC token from "https://t": {"x" * (295 - len(SECRET))} no {SECRET}{"y" * 400}'
+    session._log.note_error(KafkaError(KafkaError._AUTHENTICATION, text))
+    cause = session._log.cause()
+    assert cause is not None
+    assert SECRET[:4] not in cause.reason
+    assert "xxx" in cause.reason
+    assert len(cause.reason) < 350
+
+
+def test_a_password_that_is_refused_in_a_run_is_no_outage_and_a_token_is() -> None:
+    for mechanism, kind in (("SCRAM-SHA-512", AuthenticationFailed), ("OAUTHBEARER", ClusterUnavailable)):
+        session, _clock = _session(KafkaError._TRANSPORT, failures=0, deadline_s=20)
+        session._properties["sasl.mechanism"] = mechanism
+        session.metadata()
+        session._client.failures = 10_000
+        session._log.note_error(KafkaError(KafkaError._AUTHENTICATION, NO_LOGIN))
+        with pytest.raises(kind, match="authentication failed"):
+            session.metadata()
+
+
+def test_a_login_that_never_worked_is_a_wrong_one_whatever_it_is(tmp_path: Path) -> None:
+    session, _clock = _session(KafkaError._TRANSPORT)
+    session._files = SeenFiles([str(tmp_path / "cert.pem")])
+    session._properties["sasl.mechanism"] = "OAUTHBEARER"
+    session._log.note_error(KafkaError(KafkaError._SSL, NO_TLS))
+    with pytest.raises(AuthenticationFailed):
+        session.metadata()

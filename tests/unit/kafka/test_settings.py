@@ -182,3 +182,9 @@ def test_sizes_that_cannot_agree_are_left_for_librdkafka_to_refuse() -> None:
 def test_librdkafka_takes_what_clients_are_told(make) -> None:
     settings = ClientSettings(bootstrap_servers=("127.0.0.1:1",), ssl_endpoint_identification_algorithm="https")
     Producer({**make(settings), "log_level": 0})
+
+
+def test_a_short_password_is_masked_where_it_stands_alone_and_leaves_names_alone() -> None:
+    settings = ClientSettings(bootstrap_servers=("a:1",), password="kbr")
+    assert settings.redact('invalid value "kbr" for sasl.password') == 'invalid value "***" for sasl.password'
+    assert settings.redact("kbr-1.example.org:9093/1: not akbr, kbr_2") == "kbr-1.example.org:9093/1: not akbr, kbr_2"

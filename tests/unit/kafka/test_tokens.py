@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from kbr.errors import AuthenticationFailed, ConfigError
 from kbr.kafka.settings import ClientSettings, MskIamLogin, admin_properties
-from kbr.kafka.tokens import msk_region, token_source
+from kbr.kafka.tokens import SIGN_DEADLINE_S, _MskTokens, msk_region, token_source
 
 SECRET = "wJalrXUtnFEMI"
 
@@ -130,3 +131,33 @@ def test_other_mechanisms_need_no_source_and_the_wire_sees_oauthbearer() -> None
     found = admin_properties(_settings())
     assert found["sasl.mechanism"] == "OAUTHBEARER"
     assert "enable.sasl.oauthbearer.unsecure.jwt" not in found
+
+
+def test_a_signer_that_hangs_is_an_error_in_time_and_hangs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As boto does where somebody that it asks for credentials does not answer."""
+    over, calls = threading.Event(), []
+
+    class Signer:
+        @staticmethod
+        def generate_auth_token(_region: str) -> tuple[str, int]:
+            calls.append(threading.current_thread())
+            over.wait(60)
+            return "late", 1
+
+    monkeypatch.setattr("kbr.kafka.tokens.SIGN_DEADLINE_S", 0.05)
+    source = _MskTokens(Signer, MskIamLogin(), "eu-central-1")
+    for _ in range(3):
+        with pytest.raises(AuthenticationFailed, match=r"no token could be had for Amazon MSK in eu-central-1: .* 0.05 s") as caught:
+            source()
+        assert "instance's metadata" in caught.value.hint
+    assert len(calls) == 1, "each try would leave a thread behind"
+    assert calls[0].daemon, "the process ends all the same"
+    over.set()
+    calls[0].join(30)
+    monkeypatch.setattr("kbr.kafka.tokens.SIGN_DEADLINE_S", 30)
+    assert source() == ("late", 1, "")
+    assert len(calls) == 2, "what came too late is not taken for a new token"
+
+
+def test_what_a_client_waits_for_its_tokens_is_bounded() -> None:
+    assert SIGN_DEADLINE_S <= 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 import weakref
@@ -105,3 +106,33 @@ def test_a_client_that_is_closed_while_a_token_is_made_waits_for_it_and_lets_go(
         del tokens, client
         gc.collect()
         assert kept() is None
+
+
+@pytest.mark.parametrize("kind", [Source, Sink])
+def test_a_client_in_a_circle_with_its_source_is_ended_as_any_other(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector takes circles apart, the oldest object first."""
+    load_library()
+    unraisable: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", unraisable.append)
+    asked = threading.Event()
+
+    class Tokens:
+        client: Client
+
+        def __call__(self) -> tuple[str, int, str]:
+            asked.set()
+            return "token", int(time.time() * 1000) + 3_600_000, "me"
+
+    before = len(os.listdir("/proc/self/task"))
+    client = kind.__new__(kind)
+    tokens = Tokens()
+    tokens.client = client
+    sizes = {"block_bytes": 1 << 20, "open_bytes": 1 << 20} if kind is Source else {}
+    client.__init__(PROPERTIES.items(), token_source=tokens, **sizes)  # type: ignore[misc]
+    assert asked.wait(30)
+    gone = weakref.ref(tokens)
+    del tokens, client
+    gc.collect()
+    assert gone() is None
+    assert not unraisable, unraisable[0].exc_value
+    wait_until(lambda: len(os.listdir("/proc/self/task")) <= before, deadline_s=30, what="the end of the client's threads")

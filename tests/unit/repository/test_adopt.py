@@ -78,7 +78,7 @@ def test_a_segment_of_another_topic_of_that_name_is_kept_out() -> None:
     (reference, *_) = three_segments(store)
     found = unlisted_segments(store, "nightly", {KEY: 0}, {"orders": "another"})
     assert found.segments == {}
-    assert "another topic of that name" in found.damaged[reference.key]
+    assert "another topic of that name" in found.others[reference.key]
 
 
 def test_a_segment_in_the_wrong_place_is_kept_out() -> None:

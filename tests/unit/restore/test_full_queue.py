@@ -13,7 +13,7 @@ from kbr.kafka.settings import ClientSettings
 from kbr.model import Compression, TopicPartition
 from kbr.restore.feeds import HeldBlock, ReadyBlock
 from kbr.restore.plan import PartitionPlan, RestoreTask
-from kbr.restore.task import STALL_DEADLINE_S, _RestoreWorker
+from kbr.restore.task import LOGIN_STALL_S, STALL_DEADLINE_S, _RestoreWorker
 from kbr.restore.window import TimeWindow
 from kbr.runtime.pacing import UNLIMITED
 from kbr.storage import StorageOptions
@@ -25,6 +25,7 @@ class FullSink:
     """Takes so many records, and then none; a call takes as long as it waits for room."""
 
     acknowledged_total = 0
+    has_old_login = False
 
     def __init__(self, clock: FakeClock, room: int) -> None:
         self._clock = clock
@@ -78,3 +79,13 @@ def test_a_client_that_stays_full_is_a_stall() -> None:
     with pytest.raises(ClusterUnavailable, match="while 7 wait"):
         _work(FullSink(clock, room=7), clock, stop_after=10**9)
     assert clock.monotonic() - begun > STALL_DEADLINE_S
+
+
+def test_a_client_that_stays_full_with_a_login_that_was_renewed_since_makes_room_for_another_soon() -> None:
+    clock = FakeClock()
+    begun = clock.monotonic()
+    sink = FullSink(clock, room=7)
+    sink.has_old_login = True
+    with pytest.raises(ClusterUnavailable, match="files of the login have changed"):
+        _work(sink, clock, stop_after=10**9)
+    assert LOGIN_STALL_S < clock.monotonic() - begun < 2 * LOGIN_STALL_S

@@ -193,6 +193,14 @@ def test_a_missing_package_is_told_with_what_installs_it() -> None:
     assert caught.value.hint == "pip install ossfs"
 
 
+def test_an_option_that_the_filesystem_does_not_take_is_named() -> None:
+    """Before anybody is connected to: nothing listens on that port."""
+    options = StorageOptions(url="sftp://127.0.0.1:1/x", extra={"user_name": "kbr", "password": "hunter2-hunter2"})
+    with pytest.raises(ConfigError, match=r"it takes no storage\.options\.user_name") as caught:
+        open_store(options)
+    assert "hunter2" not in f"{caught.value!r}{caught.value.hint}"
+
+
 def test_a_password_in_a_url_shows_nowhere() -> None:
     options = StorageOptions(url="ftp://user:hunter2@127.0.0.1:1/x", check_deadline_s=0.1)
     assert "hunter2" not in repr(options)
