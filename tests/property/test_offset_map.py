@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from unittest.mock import patch
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbr.format.offset_map import OffsetMapHeader, OffsetMapWriter
@@ -66,6 +66,8 @@ def first_of_each(records: dict[int, tuple[TopicPartition, int]], offset: int) -
     return sorted(answers.items())
 
 
+# each example writes and reads a whole backup
+@settings(max_examples=max(1, settings().max_examples // 2))
 @given(
     st.lists(PARTITIONS, max_size=5),
     st.permutations(SOURCES),
