@@ -11,6 +11,7 @@ of the configuration.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ __all__ = [
     "is_secret_variable",
     "redact",
     "secrets_of",
+    "secrets_of_environment",
 ]
 
 #: What stands in a text in a secret's place.
@@ -78,6 +80,15 @@ _PLACES = (".location", ".url", ".file", "_file", "_location")
 _SECRET_VARIABLE = re.compile(
     r"PASS|SECRET|TOKEN|CREDENTIAL|PRIVATE|(?:API|ACCESS|ACCOUNT)_?KEY|CONNECTION_?STRING", re.IGNORECASE
 )
+#: Variables by which the stores' libraries, and AWS's signer, are given credentials: kbr's configuration never sees them.
+_CREDENTIALS = re.compile(
+    r"AWS_(?:ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|SECURITY_TOKEN|CONTAINER_AUTHORIZATION_TOKEN)"
+    r"|AZURE_(?:STORAGE_)?(?:CONNECTION_STRING|ACCOUNT_KEY|KEY|SAS_TOKEN|CLIENT_SECRET|CLIENT_CERTIFICATE_PASSWORD|PASSWORD)"
+)
+#: Proxies' URLs, which may have a password: http://user:password@host:port, or without the scheme.
+_PROXY_VARIABLE = re.compile(r"(?:https?|all|ftp)_proxy", re.IGNORECASE)
+#: What is between a = and the next ; or & of a connection string or a shared access signature, by names of secrets.
+_SECRET_PAIR = re.compile(r"(?:^|[;&?])\s*[^=;&?]*(?:key|secret|sig|signature|token|password|pwd)\s*=([^;&]+)", re.IGNORECASE)
 
 
 def is_secret_property(name: str) -> bool:
@@ -178,6 +189,27 @@ def secrets_of(value: object) -> Iterator[str]:
                     yield entry
 
 
+def secrets_of_environment(environ: Mapping[str, str]) -> Iterator[str]:
+    """The secrets in variables that libraries read by themselves: credentials for stores, passwords of proxies."""
+    for name, value in environ.items():
+        if _CREDENTIALS.fullmatch(name):
+            yield value
+        elif _PROXY_VARIABLE.fullmatch(name):
+            yield from _proxy_password(value)
+
+
+def _proxy_password(url: str) -> Iterator[str]:
+    """A proxy's password, as it is and decoded. One with / ? or # in it, which should be in percent, is torn there by who parses it."""
+    password = url.partition("://")[2] or url
+    password = password.rpartition("@")[0].partition(":")[2]
+    if password:
+        from urllib.parse import unquote
+
+        yield password
+        yield unquote(password)
+        yield from (piece for piece in re.split("[/?#]", password) if not _looks_like_words(piece))
+
+
 def is_likely_secret(name: str, value: str) -> bool:
     """Whether the value of a filesystem's option or a variable that is named like a secret is one to look for in all texts.
 
@@ -236,6 +268,8 @@ def _plain_forms(secret: str) -> Iterator[str]:
             value = pair.partition("=")[2].strip("\"';,")
             if not _looks_like_words(value):  # scope=default, principal=admin
                 yield value
+    # what a library quotes of a connection string is its key alone
+    yield from (value.strip() for value in _SECRET_PAIR.findall(secret))
 
 
 def _in_base64(data: bytes) -> Iterator[str]:
@@ -309,6 +343,10 @@ class _MaskedStream:
 
 
 def guard_stderr() -> None:
-    """From now on, what Python writes to standard error in this process shows no secret: logs, tracebacks, warnings."""
+    """From now on, what Python writes to standard error in this process shows no secret: logs, tracebacks, warnings.
+
+    Nor one of those that libraries find in this process's environment.
+    """
+    hide(secrets_of_environment(os.environ))
     if sys.stderr is not None and not isinstance(sys.stderr, _MaskedStream):  # None when the descriptor is closed
         sys.stderr = cast("TextIO", _MaskedStream(sys.stderr))
