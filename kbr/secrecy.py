@@ -235,6 +235,7 @@ def _is_secret_entry(name: str) -> bool:
 def _forms(secret: str) -> Iterator[str]:
     """How a text may show a secret."""
     import json
+    from html import escape
     from urllib.parse import quote, quote_plus
 
     yield from _plain_forms(secret)
@@ -244,7 +245,16 @@ def _forms(secret: str) -> Iterator[str]:
     yield repr(secret)[1:-1]
     yield ascii(secret)[1:-1]
     yield repr(data)[2:-1]
-    for quoted in (quote(data, safe=""), quote(data), quote_plus(data)):
+    yield escape(secret)
+    # the others as yarl writes a user's password, a path and a query: what each may hold as it is, it leaves
+    for quoted in (
+        quote(data, safe=""),
+        quote(data),
+        quote_plus(data),
+        quote(data, safe="!$&'()*+,;="),
+        quote(data, safe="!$&'()*+,;=:@/"),
+        quote_plus(data, safe="!$'()*,;:@/?"),
+    ):
         yield quoted
         yield re.sub(r"%[0-9A-F]{2}", lambda match: match.group().lower(), quoted)
     yield data.hex()

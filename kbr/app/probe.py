@@ -17,6 +17,7 @@ from kbr.kafka.selection import missing_topics, select_topics
 from kbr.maintain.probe import Outcome, ProbeLine, first_exit_code, of_error
 from kbr.maintain.store_probe import probe_store
 from kbr.model import TopicPartition
+from kbr.repository.layout import backup_folder
 from kbr.storage import open_store
 
 __all__ = ["ConfigProbe", "probe_config"]
@@ -97,7 +98,7 @@ def _storage(config: Config) -> list[ProbeLine]:
     except KbrError as error:
         return [of_error(error, place="storage", check="connect", needed_for=("backup", "restore", "verify"))]
     try:
-        return probe_store(store, part_bytes=PART_BYTES)
+        return probe_store(store, part_bytes=PART_BYTES, backup_folder=backup_folder(config.backup_id) if config.backup_id else "")
     finally:
         store.close()
 

@@ -235,6 +235,26 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_a_backup_s_own_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+    """The folder above it may be: the probe said that nothing was missing, and the backup then failed."""
+    inner = tmp_path / "backups" / "nightly"
+    (inner / "locks").mkdir(parents=True)
+    (inner / "manifest.json").write_text("{}")
+    call = [sys.executable, "-m", "kbr", "config", "check", "--probe", "--storage", str(inner.parent), "--set", "backup_id=nightly", "-o", "json"]
+    without = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    for mode, outcome in ((0o755, "ok"), (0o555, "denied")):
+        inner.chmod(mode)
+        done = subprocess.run(
+            [*without, *call], capture_output=True, text=True, check=False, timeout=60, env=kbr_environment(), stdin=subprocess.DEVNULL
+        )
+        found = _by_check(json.loads(done.stdout))
+        assert (found["write"]["outcome"], found["write into the backup"]["outcome"]) == ("ok", outcome), done.stderr
+        assert done.returncode == (0 if outcome == "ok" else 1)
+        assert sorted(one.name for one in inner.iterdir()) == ["locks", "manifest.json"]
+        assert [one.name for one in inner.parent.iterdir()] == ["nightly"]
+    assert str(inner) in found["write into the backup"]["detail"]
+
+
 def test_a_folder_is_left_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     folder.mkdir()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yarl
 
 from kbr import secrecy
 from kbr.cli.failure import report_failure
@@ -42,7 +43,7 @@ def _clean() -> Iterator[None]:
     secrecy.forget()
 
 
-@pytest.mark.parametrize("form", [form for form in forms_of(SECRET) if form not in ("HTML", "UTF-16", "backwards", "JSON in JSON")])
+@pytest.mark.parametrize("form", [form for form in forms_of(SECRET) if form not in ("UTF-16", "backwards", "JSON in JSON")])
 def test_a_secret_is_masked_in_every_form(form: str) -> None:
     text = f"before {forms_of(SECRET)[form].decode('utf-8', 'backslashreplace')} after"
     assert redact(text) == text
@@ -331,3 +332,10 @@ def test_variables_that_say_where_credentials_are_stay_readable() -> None:
         "no_proxy": "10.0.0.1:8080,me:there@x",
     }
     assert list(secrecy.secrets_of_environment(places)) == []
+
+
+def test_a_secret_in_a_url_is_masked_as_aiohttp_writes_it() -> None:
+    hide([SECRET])
+    url = yarl.URL.build(scheme="http", host="proxy", user="me", password=SECRET)
+    assert redact(f"at {url}") == "at http://me:***@proxy"
+    assert redact(str(yarl.URL("http://proxy/x").with_query({"p": SECRET}))) == "http://proxy/x?p=***"
