@@ -329,6 +329,22 @@ def test_rights_that_kafka_does_not_give_are_named(secure_kafka: SecureKafka, tm
         assert found["write topics"]["outcome"] == "ok"
 
 
+def test_a_group_that_a_backup_would_miss_is_named(secure_kafka: SecureKafka, tmp_path: Path) -> None:
+    """The backup ends with exit code 3 for a named group that the user may not see, and the probe said that nothing was missing."""
+    way = Way("SASL_SSL", "SCRAM-SHA-512")
+    topic, group = SecureHarness(secure_kafka).create_topic(secure_kafka.name("grouped")), secure_kafka.name("readers")
+    source = {**secure_kafka.cluster_config(way, "reader"), "topics": {"include": [topic]}}
+    reader = secure_kafka.principal(way, "reader")
+    config = _write(tmp_path, {"url": str(tmp_path / "backups")}, source=source, backup={"consumer_groups": [group, "other-*"]})
+    with secure_kafka.rights(reader, [Right("Read", "topic", topic)]):
+        line = _by_check(run_kbr_json("config", "check", config, "--probe", exit_code=1), "source")["read groups"]
+        assert (line["outcome"], line["missed"]) == ("denied", True)
+        assert f"Describe on group {group}" in line["detail"]
+    with secure_kafka.rights(reader, [Right("Read", "topic", topic), Right("Describe", "group", group)]):
+        found = _by_check(run_kbr_json("config", "check", config, "--probe"), "source")
+        assert found["read groups"]["outcome"] == "ok"
+
+
 def test_a_cluster_that_is_away_is_one_of_the_lines(tmp_path: Path) -> None:
     port = free_port()
     source = {"bootstrap_servers": f"127.0.0.1:{port}", "deadline_ms": 1000}
