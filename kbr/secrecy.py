@@ -63,7 +63,7 @@ _REGION = re.compile(r"[a-z]{2,9}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2}[a-z]?")
 _LIKE_WORDS = re.compile(r"[A-Z]?[a-z]+(?:[ ._-][A-Z]?[a-z]+)*|[A-Z]+(?:[ ._-][A-Z]+)*|[0-9]{1,11}|[0-9]{1,5}\.[0-9]{1,5}")
 _LONGEST_WORDS = 24
 #: Parts of names that leave nothing to guess.
-_SURE = re.compile(r"pass(?:w|phrase|$)|secret|connection_?string", re.IGNORECASE)
+_SURE = re.compile(r"pass(?:w|phrase|$)|(?:^|_)pwd$|secret|connection_?string", re.IGNORECASE)
 #: A text in JSON, and whether it is a name.
 _JSON_TEXT = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?')
 #: Lines of a longer text, such as a key in PEM, are looked for one by one; those that say only what it is are not.
@@ -74,11 +74,11 @@ _QUOTED_CHARS = 57
 #: rdkafka_conf.c) but for user names and paths, and Java's sasl.jaas.config.
 _SECRET_PARTS = ("password", "secret", "passphrase", "key.pem", "ssl_key", "private.key", "oauthbearer.config", "jaas", "token.value")
 #: Parts of names of filesystems' options whose values are secrets, or may hold one.
-_SECRET_OPTIONS = ("pass", "secret", "token", "key", "cred", "sas", "connection_string", "auth", "private", "session")
+_SECRET_OPTIONS = ("pass", "pwd", "cookie", "headers", "secret", "token", "key", "cred", "sas", "connection_string", "auth", "private", "session")
 #: Names among them that only say where something is.
 _PLACES = (".location", ".url", ".file", "_file", "_location")
 _SECRET_VARIABLE = re.compile(
-    r"PASS|SECRET|TOKEN|CREDENTIAL|PRIVATE|(?:API|ACCESS|ACCOUNT)_?KEY|CONNECTION_?STRING", re.IGNORECASE
+    r"PASS|_PWD$|SECRET|TOKEN|CREDENTIAL|PRIVATE|(?:API|ACCESS|ACCOUNT)_?KEY|CONNECTION_?STRING", re.IGNORECASE
 )
 #: Variables by which the stores' libraries, and AWS's signer, are given credentials: kbr's configuration never sees them.
 _CREDENTIALS = re.compile(

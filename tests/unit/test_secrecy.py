@@ -339,3 +339,10 @@ def test_a_secret_in_a_url_is_masked_as_aiohttp_writes_it() -> None:
     url = yarl.URL.build(scheme="http", host="proxy", user="me", password=SECRET)
     assert redact(f"at {url}") == "at http://me:***@proxy"
     assert redact(str(yarl.URL("http://proxy/x").with_query({"p": SECRET}))) == "http://proxy/x?p=***"
+
+
+def test_pwd_headers_and_cookies_are_secret_and_the_current_folder_is_not() -> None:
+    assert all(map(secrecy.is_secret_option, ("pwd", "headers", "cookies", "user_pwd")))
+    assert secrecy.is_likely_secret("pwd", "swordfish")
+    assert secrecy.is_secret_variable("DB_PWD")
+    assert not any(map(secrecy.is_secret_variable, ("PWD", "OLDPWD", "HEADERS")))
