@@ -11,6 +11,7 @@ of the configuration.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ __all__ = [
     "is_secret_variable",
     "redact",
     "secrets_of",
+    "secrets_of_environment",
 ]
 
 #: What stands in a text in a secret's place.
@@ -61,7 +63,7 @@ _REGION = re.compile(r"[a-z]{2,9}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2}[a-z]?")
 _LIKE_WORDS = re.compile(r"[A-Z]?[a-z]+(?:[ ._-][A-Z]?[a-z]+)*|[A-Z]+(?:[ ._-][A-Z]+)*|[0-9]{1,11}|[0-9]{1,5}\.[0-9]{1,5}")
 _LONGEST_WORDS = 24
 #: Parts of names that leave nothing to guess.
-_SURE = re.compile(r"pass(?:w|phrase|$)|secret|connection_?string", re.IGNORECASE)
+_SURE = re.compile(r"pass(?:w|phrase|$)|(?:^|_)pwd$|secret|connection_?string", re.IGNORECASE)
 #: A text in JSON, and whether it is a name.
 _JSON_TEXT = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?')
 #: Lines of a longer text, such as a key in PEM, are looked for one by one; those that say only what it is are not.
@@ -72,12 +74,21 @@ _QUOTED_CHARS = 57
 #: rdkafka_conf.c) but for user names and paths, and Java's sasl.jaas.config.
 _SECRET_PARTS = ("password", "secret", "passphrase", "key.pem", "ssl_key", "private.key", "oauthbearer.config", "jaas", "token.value")
 #: Parts of names of filesystems' options whose values are secrets, or may hold one.
-_SECRET_OPTIONS = ("pass", "secret", "token", "key", "cred", "sas", "connection_string", "auth", "private", "session")
+_SECRET_OPTIONS = ("pass", "pwd", "cookie", "headers", "secret", "token", "key", "cred", "sas", "connection_string", "auth", "private", "session")
 #: Names among them that only say where something is.
 _PLACES = (".location", ".url", ".file", "_file", "_location")
 _SECRET_VARIABLE = re.compile(
-    r"PASS|SECRET|TOKEN|CREDENTIAL|PRIVATE|(?:API|ACCESS|ACCOUNT)_?KEY|CONNECTION_?STRING", re.IGNORECASE
+    r"PASS|_PWD$|SECRET|TOKEN|CREDENTIAL|PRIVATE|(?:API|ACCESS|ACCOUNT)_?KEY|CONNECTION_?STRING", re.IGNORECASE
 )
+#: Variables by which the stores' libraries, and AWS's signer, are given credentials: kbr's configuration never sees them.
+_CREDENTIALS = re.compile(
+    r"AWS_(?:ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|SECURITY_TOKEN|CONTAINER_AUTHORIZATION_TOKEN)"
+    r"|AZURE_(?:STORAGE_)?(?:CONNECTION_STRING|ACCOUNT_KEY|KEY|SAS_TOKEN|CLIENT_SECRET|CLIENT_CERTIFICATE_PASSWORD|PASSWORD)"
+)
+#: Proxies' URLs, which may have a password: http://user:password@host:port, or without the scheme.
+_PROXY_VARIABLE = re.compile(r"(?:https?|all|ftp)_proxy", re.IGNORECASE)
+#: What is between a = and the next ; or & of a connection string or a shared access signature, by names of secrets.
+_SECRET_PAIR = re.compile(r"(?:^|[;&?])\s*[^=;&?]*(?:key|secret|sig|signature|token|password|pwd)\s*=([^;&]+)", re.IGNORECASE)
 
 
 def is_secret_property(name: str) -> bool:
@@ -178,6 +189,27 @@ def secrets_of(value: object) -> Iterator[str]:
                     yield entry
 
 
+def secrets_of_environment(environ: Mapping[str, str]) -> Iterator[str]:
+    """The secrets in variables that libraries read by themselves: credentials for stores, passwords of proxies."""
+    for name, value in environ.items():
+        if _CREDENTIALS.fullmatch(name):
+            yield value
+        elif _PROXY_VARIABLE.fullmatch(name):
+            yield from _proxy_password(value)
+
+
+def _proxy_password(url: str) -> Iterator[str]:
+    """A proxy's password, as it is and decoded. One with / ? or # in it, which should be in percent, is torn there by who parses it."""
+    password = url.partition("://")[2] or url
+    password = password.rpartition("@")[0].partition(":")[2]
+    if password:
+        from urllib.parse import unquote
+
+        yield password
+        yield unquote(password)
+        yield from (piece for piece in re.split("[/?#]", password) if not _looks_like_words(piece))
+
+
 def is_likely_secret(name: str, value: str) -> bool:
     """Whether the value of a filesystem's option or a variable that is named like a secret is one to look for in all texts.
 
@@ -203,6 +235,7 @@ def _is_secret_entry(name: str) -> bool:
 def _forms(secret: str) -> Iterator[str]:
     """How a text may show a secret."""
     import json
+    from html import escape
     from urllib.parse import quote, quote_plus
 
     yield from _plain_forms(secret)
@@ -212,7 +245,16 @@ def _forms(secret: str) -> Iterator[str]:
     yield repr(secret)[1:-1]
     yield ascii(secret)[1:-1]
     yield repr(data)[2:-1]
-    for quoted in (quote(data, safe=""), quote(data), quote_plus(data)):
+    yield escape(secret)
+    # the others as yarl writes a user's password, a path and a query: what each may hold as it is, it leaves
+    for quoted in (
+        quote(data, safe=""),
+        quote(data),
+        quote_plus(data),
+        quote(data, safe="!$&'()*+,;="),
+        quote(data, safe="!$&'()*+,;=:@/"),
+        quote_plus(data, safe="!$'()*,;:@/?"),
+    ):
         yield quoted
         yield re.sub(r"%[0-9A-F]{2}", lambda match: match.group().lower(), quoted)
     yield data.hex()
@@ -236,6 +278,8 @@ def _plain_forms(secret: str) -> Iterator[str]:
             value = pair.partition("=")[2].strip("\"';,")
             if not _looks_like_words(value):  # scope=default, principal=admin
                 yield value
+    # what a library quotes of a connection string is its key alone
+    yield from (value.strip() for value in _SECRET_PAIR.findall(secret))
 
 
 def _in_base64(data: bytes) -> Iterator[str]:
@@ -309,6 +353,10 @@ class _MaskedStream:
 
 
 def guard_stderr() -> None:
-    """From now on, what Python writes to standard error in this process shows no secret: logs, tracebacks, warnings."""
+    """From now on, what Python writes to standard error in this process shows no secret: logs, tracebacks, warnings.
+
+    Nor one of those that libraries find in this process's environment.
+    """
+    hide(secrets_of_environment(os.environ))
     if sys.stderr is not None and not isinstance(sys.stderr, _MaskedStream):  # None when the descriptor is closed
         sys.stderr = cast("TextIO", _MaskedStream(sys.stderr))

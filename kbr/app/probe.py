@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from kbr.kafka.selection import missing_topics, select_topics
 from kbr.maintain.probe import Outcome, ProbeLine, first_exit_code, of_error
 from kbr.maintain.store_probe import probe_store
 from kbr.model import TopicPartition
+from kbr.repository.layout import backup_folder
 from kbr.storage import open_store
 
 __all__ = ["ConfigProbe", "probe_config"]
@@ -27,6 +29,8 @@ DEADLINE_S = 20.0
 PART_BYTES = 5 << 20
 #: Topics that are named in a line, at most.
 _NAMED = 5
+#: What makes a pattern of a consumer group's name.
+_GLOB = re.compile(r"[*?\[]")
 #: Operations on topics, the rights' names, what they are for, and whether a run can't do without.
 _TO_BACK_UP = (
     ("READ", "Read", "read topics", True),
@@ -97,7 +101,7 @@ def _storage(config: Config) -> list[ProbeLine]:
     except KbrError as error:
         return [of_error(error, place="storage", check="connect", needed_for=("backup", "restore", "verify"))]
     try:
-        return probe_store(store, part_bytes=PART_BYTES)
+        return probe_store(store, part_bytes=PART_BYTES, backup_folder=backup_folder(config.backup_id) if config.backup_id else "")
     finally:
         store.close()
 
@@ -135,6 +139,7 @@ class _Cluster:
             return
         yield self._line("topics", Outcome.OK, right="Describe on the topics", detail=f"{len(topics)} are chosen")
         yield from self._described(cluster, list(topics), _TO_BACK_UP)
+        yield from self._named_groups(cluster)
         partitions = [TopicPartition(name, number) for name, count in topics.items() for number in range(count)]
         try:
             answers = cluster.offsets(partitions, self._config.backup.isolation_level)
@@ -168,6 +173,24 @@ class _Cluster:
             return self._failed(error, "topics", right="Describe on the topics")
         counts = {name: count for name, _, count in there}
         return {name: counts[name] for name in names}
+
+    def _named_groups(self, cluster: Cluster) -> Iterator[ProbeLine]:
+        """Those that a backup would miss with an error. What a glob means is what the user may see: nothing is missed there."""
+        named = [one for one in self._config.backup.consumer_groups if not _GLOB.search(one)]
+        if not named:
+            return
+        right = "Describe on the groups"
+        try:
+            answers = cluster.groups.committed(named)
+        except KbrError as error:
+            yield self._failed(error, "read groups", right=right)
+            return
+        errors = [answer for answer in answers.values() if isinstance(answer, KbrError)]
+        if errors:
+            line = self._failed(errors[0], "read groups", right=right)
+            yield replace(line, detail=f"of {len(errors)} of {len(named)} groups: {line.detail}")
+        else:
+            yield self._line("read groups", Outcome.OK, right=right, detail=f"{len(named)} groups")
 
     # -- a restore's ----------------------------------------------------------------------
 

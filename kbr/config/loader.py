@@ -20,7 +20,7 @@ from kbr.config.model import Config
 from kbr.config.problems import DEFAULT_ORIGIN, Origin, Path, Problem, as_name, raise_problems
 from kbr.config.rules import findings
 from kbr.errors import ConfigError
-from kbr.secrecy import hide, is_likely_secret
+from kbr.secrecy import hide, is_likely_secret, secrets_of_environment
 
 __all__ = ["load_config"]
 
@@ -55,6 +55,7 @@ def load_config(
     Raises:
         ConfigError: the file can't be read, or anything in the layers is wrong: all of it, with places.
     """
+    hide(secrets_of_environment(environ))
     layers = Layers(environ)
     if path is not None:
         layers.add_file(str(path), _read(path))

@@ -32,11 +32,13 @@ class _Probe:
 
     Attributes:
         rights: whether S3's names of rights mean something there.
+        backup_folder: of the backup that a run will write, which may be another user's; empty where that is not known.
     """
 
     store: ObjectStore
     part_bytes: int
     rights: bool
+    backup_folder: str = ""
     name: str = field(default_factory=lambda: f"{PROBE_NAME}{secrets.token_hex(6)}")
     data: bytes = field(default_factory=lambda: os.urandom(_BYTES))
     written: list[str] = field(default_factory=list)
@@ -63,6 +65,8 @@ class _Probe:
         yield from self._small_object()
         if self.rights:
             yield from self._parts()
+        elif self.backup_folder:
+            yield from self._into_the_backup()
         yield from self._condition()
         yield from self._removal()
 
@@ -145,6 +149,22 @@ class _Probe:
 
         self.written.append(key)
         line = self._tried("write in parts", _WRITERS, rights, write)
+        yield line
+
+    def _into_the_backup(self) -> Iterator[ProbeLine]:
+        """In folders, each one has rights of its own: only in a backup that is there, as a folder that is made would stay."""
+        key = f"{self.backup_folder}{self.name}"
+
+        def write() -> str:
+            if next(iter(self.store.list(self.backup_folder)), None) is None:
+                return "there is none yet"
+            self.written.append(key)
+            self.store.put(key, self.data, metadata=_METADATA)
+            return self.backup_folder
+
+        line = self._tried("write into the backup", _WRITERS, "", write)
+        if line.outcome is not Outcome.OK and not self._is_there(key):
+            self.written = [one for one in self.written if one != key]
         yield line
 
     def _condition(self) -> Iterator[ProbeLine]:
@@ -247,16 +267,17 @@ class _Probe:
         )
 
 
-def probe_store(store: ObjectStore, *, part_bytes: int) -> list[ProbeLine]:
+def probe_store(store: ObjectStore, *, part_bytes: int, backup_folder: str = "") -> list[ProbeLine]:
     """Try everything that a run does in a store.
 
     Args:
         part_bytes: above this an object goes in parts, on S3.
+        backup_folder: of the backup that a run will write; tried, too, where folders have rights of their own.
 
     Returns:
         A line for each thing, in the order in which they were tried; errors are lines.
     """
-    return list(_Probe(store=store, part_bytes=part_bytes, rights=isinstance(store, Probed)).lines())
+    return list(_Probe(store=store, part_bytes=part_bytes, rights=isinstance(store, Probed), backup_folder=backup_folder).lines())
 
 
 def _differs(what: str) -> StorageError:

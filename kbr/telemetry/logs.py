@@ -101,9 +101,10 @@ class _PlainFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = _LEVEL_NAMES.get(record.levelname, record.levelname)
-        words = [f"{self.stamp(record)} {level:<5} {printable(record.getMessage())}"]
+        # masked before characters are written out as escapes, by which a secret that has some would not be known
+        words = [f"{self.stamp(record)} {level:<5} {printable(redact(record.getMessage()))}"]
         words += [f"{printable(name)}={_quoted(value)}" for name, value in _fields_of(record).items()]
-        lines = [" ".join(words), *(f"  {printable(line)}" for line in self.traceback(record).splitlines())]
+        lines = [" ".join(words), *(f"  {printable(line)}" for line in redact(self.traceback(record)).splitlines())]
         return "\n".join(lines)
 
 
@@ -137,7 +138,7 @@ def _fields_of(record: logging.LogRecord) -> Mapping[str, Field]:
 def _quoted(value: Field) -> str:
     if value is None or isinstance(value, (bool, int, float)):
         return str(value).lower()
-    text = str(value)
+    text = redact(str(value))
     if _PLAIN_WORD.fullmatch(text):
         return printable(text)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')

@@ -235,6 +235,26 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_a_backup_s_own_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+    """The folder above it may be: the probe said that nothing was missing, and the backup then failed."""
+    inner = tmp_path / "backups" / "nightly"
+    (inner / "locks").mkdir(parents=True)
+    (inner / "manifest.json").write_text("{}")
+    call = [sys.executable, "-m", "kbr", "config", "check", "--probe", "--storage", str(inner.parent), "--set", "backup_id=nightly", "-o", "json"]
+    without = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    for mode, outcome in ((0o755, "ok"), (0o555, "denied")):
+        inner.chmod(mode)
+        done = subprocess.run(
+            [*without, *call], capture_output=True, text=True, check=False, timeout=60, env=kbr_environment(), stdin=subprocess.DEVNULL
+        )
+        found = _by_check(json.loads(done.stdout))
+        assert (found["write"]["outcome"], found["write into the backup"]["outcome"]) == ("ok", outcome), done.stderr
+        assert done.returncode == (0 if outcome == "ok" else 1)
+        assert sorted(one.name for one in inner.iterdir()) == ["locks", "manifest.json"]
+        assert [one.name for one in inner.parent.iterdir()] == ["nightly"]
+    assert str(inner) in found["write into the backup"]["detail"]
+
+
 def test_a_folder_is_left_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     folder.mkdir()
@@ -307,6 +327,22 @@ def test_rights_that_kafka_does_not_give_are_named(secure_kafka: SecureKafka, tm
     with secure_kafka.rights(writer, [Right("Write", "topic", topic), Right("Create", "topic", dark)]):
         found = _by_check(run_kbr_json("config", "check", config, "--probe"), "target")
         assert found["write topics"]["outcome"] == "ok"
+
+
+def test_a_group_that_a_backup_would_miss_is_named(secure_kafka: SecureKafka, tmp_path: Path) -> None:
+    """The backup ends with exit code 3 for a named group that the user may not see, and the probe said that nothing was missing."""
+    way = Way("SASL_SSL", "SCRAM-SHA-512")
+    topic, group = SecureHarness(secure_kafka).create_topic(secure_kafka.name("grouped")), secure_kafka.name("readers")
+    source = {**secure_kafka.cluster_config(way, "reader"), "topics": {"include": [topic]}}
+    reader = secure_kafka.principal(way, "reader")
+    config = _write(tmp_path, {"url": str(tmp_path / "backups")}, source=source, backup={"consumer_groups": [group, "other-*"]})
+    with secure_kafka.rights(reader, [Right("Read", "topic", topic)]):
+        line = _by_check(run_kbr_json("config", "check", config, "--probe", exit_code=1), "source")["read groups"]
+        assert (line["outcome"], line["missed"]) == ("denied", True)
+        assert f"Describe on group {group}" in line["detail"]
+    with secure_kafka.rights(reader, [Right("Read", "topic", topic), Right("Describe", "group", group)]):
+        found = _by_check(run_kbr_json("config", "check", config, "--probe"), "source")
+        assert found["read groups"]["outcome"] == "ok"
 
 
 def test_a_cluster_that_is_away_is_one_of_the_lines(tmp_path: Path) -> None:
