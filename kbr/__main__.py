@@ -19,8 +19,10 @@ def main() -> None:
     status = 1
     atexit.register(lambda: leave(status))  # the first that is registered runs last
     try:
-        from kbr.cli.main import cli
-
+        try:
+            from kbr.cli.main import cli
+        except KeyboardInterrupt:  # the command line, which says so, is not there yet; nothing has begun
+            raise SystemExit(130) from None
         cli.main(prog_name="kbr")
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1

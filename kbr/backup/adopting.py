@@ -33,10 +33,13 @@ def take_leftovers(
     check_lock: Callable[[], None] | None,
     warn: Callable[[str], None],
     clock: Clock,
+    ended_well: bool = False,
 ) -> frozenset[str]:
     """Go on behind what earlier runs committed and could not list, or have it read anew.
 
     Args:
+        ended_well: the run before has listed all that it committed. Then there is something only if an older manifest was put
+            back, and it is found when its place is written to; but where the log has lost that place, nobody writes there.
         check_lock: raises where the lock is another run's by now; None where nothing may be written.
         warn: takes what is to be said of it.
 
@@ -61,15 +64,15 @@ def take_leftovers(
         if key.topic in same and (there.get(key.topic) or not state.failed_for_good(key))
     }
     aside = partial(_put_aside, store, backup_id, check_lock, warn)
+    if ended_well:
+        known = state.known(list(same))
+        positions = {key: position for key, position in positions.items() if _log_start(survey, key) > known[key].reached}
     if lists_only(store, backup_id):
         return aside(names_behind(store, backup_id, positions), "as only what is signed is used")
     unlisted = unlisted_segments(store, backup_id, positions, same)
     left = unlisted.left_out
     for key, references in unlisted.segments.items():
-        offsets = survey.offsets.get(key)
-        for reference in state.found(
-            key, references, log_start=0 if offsets is None else offsets.log_start, now_ms=clock.now_ms()
-        ):
+        for reference in state.found(key, references, log_start=_log_start(survey, key), now_ms=clock.now_ms()):
             left[reference.key] = "it does not follow the segments before it"
     if unlisted.segments:
         _log.info("took over segments that no manifest listed of %d partitions", len(unlisted.segments))
@@ -80,6 +83,11 @@ def take_leftovers(
     for name, reason in left.items():
         warn(f"{name} is in no manifest and was left alone: {reason}")
     return aside(in_the_way, f"as nobody can read it ({reasons[0]})" if reasons else "")
+
+
+def _log_start(survey: Survey, key: TopicPartition) -> int:
+    offsets = survey.offsets.get(key)
+    return 0 if offsets is None else offsets.log_start
 
 
 def _put_aside(

@@ -215,8 +215,7 @@ class BackupCoordinator:
             self._capture = self._new_capture(source)
             self._capture.look()
         survey = survey_topics(self._cluster, self._options, known=state.topic_names, begun=state.begun)
-        # a run that ended well has listed all that it committed; a stray segment is found when its place is written to
-        if self._previous is not None and self._previous.status is not RunStatus.COMPLETE:
+        if self._previous is not None:
             in_the_way = take_leftovers(
                 state,
                 survey,
@@ -225,6 +224,7 @@ class BackupCoordinator:
                 check_lock=None if dry_run else self._run_lock.check,
                 warn=self._notices.warn,
                 clock=self._clock,
+                ended_well=self._previous.status is RunStatus.COMPLETE,
             )
             self._places = replace(self._places, replaces=in_the_way)
         return state, survey

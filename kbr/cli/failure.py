@@ -31,7 +31,10 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
         return UsageError.exit_code
     if isinstance(error, click.ClickException):
         error = _from_click(error)
-    elif isinstance(error, (KeyboardInterrupt, click.Abort)):
+    elif isinstance(error, (KeyboardInterrupt, click.Abort)) or (
+        # what becomes of Ctrl-C within librdkafka's client, which returns a result all the same
+        isinstance(error, SystemError) and isinstance(error.__cause__, KeyboardInterrupt)
+    ):
         error = Interrupted("interrupted")
     if isinstance(error, KbrError):
         code, name, message, hint = error.exit_code, error.id, error.message, error.hint

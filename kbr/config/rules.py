@@ -63,7 +63,7 @@ def findings(config: Config, mode: str | None) -> Iterator[Finding]:
     yield from _security(config.source, "source")
     yield from _security(config.target, "target")
     yield from _storage(config)
-    yield from _trust(config)
+    yield from _trust(config, wanted)
     yield from _compression(config)
     yield from _window("backup", config.backup.time_window_start, config.backup.time_window_end)
     yield from _window("restore", config.restore.time_window_start, config.restore.time_window_end)
@@ -255,7 +255,7 @@ def _backend(config: Config) -> Iterator[Finding]:
         yield Finding(path=(*here, "endpoint"), what="is missing: backend is ceph", involved=involved)
 
 
-def _trust(config: Config) -> Iterator[Finding]:
+def _trust(config: Config, mode: str | None) -> Iterator[Finding]:
     encryption, signing = config.encryption, config.signing
     for section, one, name in (
         ("encryption", encryption, "key"),
@@ -274,6 +274,14 @@ def _trust(config: Config) -> Iterator[Finding]:
     if signing.accept_unsigned and signing.key is None:
         what = "needs key: it is for a backup that is to be signed from now on; to read one, leave public_keys out"
         yield Finding(path=("signing", "accept_unsigned"), what=what, involved=(("signing", "key"),))
+    elif mode == "backup" and signing.public_keys and signing.key is None:
+        # else it would take the signature from a backup that has one, and nobody with public_keys could use it any more
+        yield Finding(
+            path=("signing", "public_keys"),
+            what="needs key: a run without it would leave a manifest that nobody has signed",
+            hint="give signing.key, whose public key the others know; or leave public_keys out, for a backup without signatures",
+            involved=(("signing", "key"),),
+        )
 
 
 def _compression(config: Config) -> Iterator[Finding]:

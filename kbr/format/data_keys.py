@@ -16,6 +16,7 @@ from kbr.format.sealed import BadValue, fail, seal, unseal, value_at
 
 __all__ = [
     "MAX_KEYS_BYTES",
+    "SYMMETRIC",
     "DataKey",
     "KeySecrets",
     "KeysDocument",

@@ -24,6 +24,7 @@ from kbr.errors import (
 )
 from kbr.format.data_keys import (
     MAX_KEYS_BYTES,
+    SYMMETRIC,
     DataKey,
     KeysDocument,
     KeySecrets,
@@ -31,7 +32,6 @@ from kbr.format.data_keys import (
     new_keys,
     open_keys,
     own_ids,
-    recipient_id,
     wrong_key,
 )
 from kbr.format.envelope import HEADER_BYTES, broken, is_sealed_object, parse_header
@@ -381,11 +381,10 @@ class BackupKeys:
 
     def _tell_recipients(self, backup_id: str, keys: KeysDocument) -> None:
         """Who can open it is not who the configuration says."""
-        known = {one.key_id for one in keys.wrapped}
-        for one in map(recipient_id, self._trust.secrets.recipients):
-            if one not in known:
-                _log.warning("recipient %s can't open backup %s: who can is fixed when a backup begins", one, backup_id)
         own = own_ids(self._trust.secrets)
+        for kind, key_id in sorted(own - {(one.kind, one.key_id) for one in keys.wrapped}):
+            what = "encryption.key" if kind == SYMMETRIC else "recipient"
+            _log.warning("%s %s can't open backup %s: who can is fixed when a backup begins", what, key_id, backup_id)
         others = tuple(one for one in keys.wrapped if (one.kind, one.key_id) not in own)
         if others:
             _log.warning(

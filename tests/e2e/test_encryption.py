@@ -369,14 +369,15 @@ def test_only_a_manifest_that_a_trusted_key_has_signed_is_verified_restored_read
         assert all("b/manifest.json" in one.stderr for one in done), [one.stderr for one in done]
         return [one.returncode for one in done]
 
-    assert refusals({**key, "KBR_SIGNING_PUBLIC_KEYS": str(tmp_path / "other.pub")}) == [4, 4, 4, 4]
+    other = {"KBR_SIGNING_KEY": str(tmp_path / "other"), "KBR_SIGNING_PUBLIC_KEYS": str(tmp_path / "other.pub")}
+    assert refusals({**key, **other}) == [4, 4, 4, 4]
     both = {**key, "KBR_SIGNING_PUBLIC_KEYS": f"{tmp_path / 'other.pub'},{tmp_path / 'mine.pub'}"}
     assert folder.json("verify", "b", keys=both)["undamaged"]
     # gone on with by who does not sign: readers without public keys read on, the others don't
     fill(kafka, topic, 700, 10)
     folder.back_up(topic, keys=key)
     assert folder.json("verify", "b", keys=key)["undamaged"]
-    assert refusals(mine) == [4, 4, 4, 4]
+    assert refusals(signing) == [4, 4, 4, 4]
     column = "with encryption" if encrypted else "without encryption"
     record_property("compatibility", {"table": "encryption", "row": "signed manifests", "column": column})
 

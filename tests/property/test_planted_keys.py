@@ -19,7 +19,7 @@ from kbr.errors import (
     WrongKey,
 )
 from kbr.format import crypto
-from kbr.format.data_keys import DataKey, KeySecrets, load_keys, new_keys, open_keys
+from kbr.format.data_keys import DataKey, KeySecrets, load_keys, new_keys, open_keys, recipient_id, symmetric_id
 from kbr.maintain.presence import with_keys
 from kbr.maintain.verify import verify
 from kbr.repository.backup_keys import Trust
@@ -241,6 +241,16 @@ def test_a_run_seals_what_it_writes_with_its_own_keys_and_goes_on_with_them() ->
     before = inner.data(PATH)
     assert _Bench(inner, secrets=ASYMMETRIC["identity"]).run(OPTIONS).exit_code == 0
     assert inner.data(PATH) == before
+
+
+def test_keys_of_the_configuration_that_do_not_open_what_is_gone_on_with_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    inner = RecordingStore()
+    a_backup(inner, KeySecrets(identity=IDENTITY))
+    begin_backup(sealed(inner, KeySecrets(identity=IDENTITY)), "nightly")
+    assert "can't open backup" not in caplog.text
+    begin_backup(sealed(inner, KeySecrets(key=KEY, identity=IDENTITY, recipients=(OTHERS_PUBLIC,))), "nightly")
+    assert f"encryption.key {symmetric_id(KEY)} can't open backup nightly" in caplog.text
+    assert f"recipient {recipient_id(OTHERS_PUBLIC)} can't open backup nightly" in caplog.text
 
 
 def test_who_else_can_read_a_backup_that_is_gone_on_with_is_told(caplog: pytest.LogCaptureFixture) -> None:

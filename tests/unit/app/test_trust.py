@@ -110,6 +110,19 @@ def test_to_accept_what_is_unsigned_is_for_who_signs() -> None:
         config(signing__accept_unsigned="true")
 
 
+def test_a_backup_that_wants_signatures_has_to_sign_or_nobody_could_use_it_any_more(tmp_path: Path) -> None:
+    made = make_key("signing", tmp_path / "sig")
+    given = {"storage.url": "/x", "backup_id": "b", "signing.public_keys": made.public_file}
+    clusters = {"source.bootstrap_servers": "h:1", "target.bootstrap_servers": "h:1"}
+    with pytest.raises(ConfigError, match=r"signing\.public_keys: needs key") as caught:
+        load_config(None, mode="backup", overrides={**given, **clusters}, environ={})
+    assert "leave public_keys out" in str(caught.value.hint) + str(caught.value)
+    signed = {**given, **clusters, "signing.key": made.private_file}
+    assert load_config(None, mode="backup", overrides=signed, environ={}).signing.key
+    for mode in ("restore", None):  # who reads
+        assert load_config(None, mode=mode, overrides={**given, **clusters}, environ={}).signing.public_keys  # type: ignore[arg-type]
+
+
 def test_a_key_is_never_written_over_another_file(tmp_path: Path) -> None:
     made = make_key("identity", tmp_path / "id")
     before = (tmp_path / "id").read_bytes()

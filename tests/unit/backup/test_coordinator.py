@@ -22,7 +22,7 @@ from kbr.errors import (
 )
 from kbr.model import PartitionStatus, RunStatus, TopicPartition
 from kbr.repository.adopt import Unlisted
-from tests.support.backup_bench import CONTINUOUS, OPTIONS, Bench, FailingStore, Topics
+from tests.support.backup_bench import CONTINUOUS, OPTIONS, Bench, FailingStore, Topics, segment
 
 
 def test_a_continuous_run_that_is_stopped_while_nothing_comes_says_in_the_store_that_it_has_ended() -> None:
@@ -221,6 +221,28 @@ def test_what_was_read_of_a_topic_made_anew_is_not_taken_over_when_that_one_is_g
     monkeypatch.setattr(adopting_module, "unlisted_segments", unlisted)
     assert bench.run(replace(OPTIONS, include=("*",))).exit_code == 3
     assert asked == [{TopicPartition("other", 0)}]
+
+
+@pytest.mark.parametrize(("start", "asked"), [(20, [TopicPartition("t", 1)]), (10, [])], ids=["the log lost it", "the log has it"])
+def test_what_a_backup_lists_no_more_and_the_log_has_no_more_is_taken_over_after_a_run_that_ended_well(
+    monkeypatch: pytest.MonkeyPatch, start: int, asked: list[TopicPartition]
+) -> None:
+    """An older manifest was put back: what the log has lost since is in the store, and nobody would write to its place."""
+    bench = Bench(Topics(t=[30, 10]))
+    bench.run(OPTIONS)
+    bench.topics.start, bench.topics.ends["t"] = start, [30, 40]
+    looked_for: list[TopicPartition] = []
+
+    def unlisted(_store: object, _backup_id: str, positions: dict[TopicPartition, int], _ids: object) -> Unlisted:
+        looked_for.extend(positions)
+        return Unlisted(segments={key: [segment(key, 10, 25)] for key in positions})
+
+    monkeypatch.setattr(adopting_module, "unlisted_segments", unlisted)
+    report = bench.run(OPTIONS)
+    assert looked_for == asked
+    entry = report.manifest.topics[0].partitions[1]
+    assert [one.sequence for one in entry.segments] == [0, 10, 25][: 2 + len(asked)]
+    assert (report.exit_code, entry.gaps, entry.record_count) == (0, (), 40)
 
 
 def test_a_pass_over_a_backup_that_has_its_place_in_a_manifest_writes_none_first() -> None:

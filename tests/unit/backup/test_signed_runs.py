@@ -169,3 +169,15 @@ def test_workers_of_a_signed_plain_run_take_nothing_over_and_those_of_any_other_
         runs = _Runs(secrets)
         runs.run(key)
         assert runs.bench.workers.took_over == [takes_over]
+
+
+def test_of_a_signed_backup_whose_older_manifest_was_put_back_what_the_log_has_lost_is_put_aside_and_told() -> None:
+    runs = _Runs(KeySecrets())
+    runs.run(MINE)
+    key = "topics/t/partition=0/segment-00000000000000000010.zst"
+    runs.inner.put(f"b/{key}", b"listed by a newer manifest that is gone")
+    runs.bench.topics.ends["t"], runs.bench.topics.start = [30], 20
+    report = runs.run(MINE)
+    assert [(gap.start_offset, gap.end_offset_exclusive) for gap in report.manifest.topics[0].partitions[0].gaps] == [(10, 20)]
+    assert any("aside" in one for one in report.warnings)
+    assert f"b/unlisted/1/{key}" in runs.inner.stored_keys()

@@ -174,6 +174,16 @@ def test_an_interrupt_is_exit_code_130(failing: Callable[[BaseException], None],
     assert result.stderr.strip().endswith("Error: interrupted")
 
 
+def test_an_interrupt_within_a_client_that_does_not_heed_it_is_one_too(failing: Callable[[BaseException], None]) -> None:
+    error = SystemError("<built-in method describe_topics> returned a result with an exception set")
+    error.__cause__ = KeyboardInterrupt()
+    failing(error)
+    result = run("list", "--storage", "/y")
+    assert (result.exit_code, result.stderr) == (130, "Error: interrupted\n")
+    failing(SystemError("another"))
+    assert run("list", "--storage", "/y").exit_code == 1
+
+
 def test_memory_that_is_gone_is_one_line_too(failing: Callable[[BaseException], None]) -> None:
     failing(MemoryError())
     result = run("list", "--storage", "/y")
