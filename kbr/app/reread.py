@@ -52,7 +52,7 @@ FIXED_OPTIONS = (
     "time_window_end_ms",
 )
 #: Where the keys are that a backup goes by.
-_SECTIONS = ("backup_id", "source", "storage", "backup")
+_SECTIONS = ("backup_id", "source", "storage", "backup", "encryption", "signing", "limits", "logging")
 #: A line shows no more of one value, characters.
 _MAX_SHOWN = 200
 

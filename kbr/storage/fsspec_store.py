@@ -42,6 +42,7 @@ _REQUEST = (
     botocore.exceptions.NoRegionError,
     botocore.exceptions.InvalidRegionError,
     botocore.exceptions.UnknownServiceError,
+    botocore.exceptions.ConfigParseError,
     ValueError,
     TypeError,
 )

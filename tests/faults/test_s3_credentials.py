@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from kbr.errors import AccessDenied
+from kbr.errors import AccessDenied, ConfigError
 from kbr.storage import StorageOptions
 from kbr.storage.fsspec_store import S3fsClient
 from kbr.storage.s3 import S3Store
@@ -197,6 +197,16 @@ def test_a_profile_that_is_not_there_is_told(server: ScriptedS3, opened: Opened)
     with pytest.raises(AccessDenied, match="nowhere") as caught:
         opened(profile="nowhere").check()
     assert "storage.profile" in caught.value.hint
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["config", "credentials"])
+def test_a_shared_file_that_can_not_be_read_is_told_at_once(server: ScriptedS3, opened: Opened, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("aws_access_key_id AKHUSH\n")
+    with pytest.raises(ConfigError, match="config file") as caught:
+        opened().check()
+    assert str(tmp_path / name) in str(caught.value)
+    assert "AKHUSH" not in str(caught.value)
     assert server.requests == []
 
 

@@ -102,6 +102,27 @@ def test_what_can_not_change_stays_and_is_told_without_values(bench: _Bench, lin
     assert "Compression." not in line
 
 
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("encryption: {key: hush-hush-hush}", "encryption.key"),
+        ("signing: {accept_unsigned: true, key: /etc/kbr/signing.pem}", "signing.key"),
+        ("limits: {max_block_bytes: 1MiB}", "limits.max_block_bytes"),
+        ("logging: {format: json}", "logging.format"),
+    ],
+)
+def test_keys_and_limits_that_are_new_in_the_file_do_not_hold_and_are_told(
+    bench: _Bench, lines: Callable[[], list[str]], section: str, key: str
+) -> None:
+    """Whoever adds a key for encryption to a run may think that it encrypts from then on."""
+    bench.file.write_text(bench.file.read_text() + section + "\n")
+    assert bench.read() is not None
+    (line,) = lines()
+    assert "does not follow a change of" in line
+    assert key in line
+    assert "hush" not in line
+
+
 @pytest.mark.parametrize("text", ["nonsense: [", "backup: {rate_limit: never}\nbackup_id: ' '\n"])
 def test_a_file_that_is_wrong_is_one_line_and_everything_stays(
     bench: _Bench, lines: Callable[[], list[str]], text: str
