@@ -149,7 +149,7 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
     """A real Kafka, one broker."""
-    server = KafkaServer(servers_folder / "kafka", brokers=1, port=free_port(4), proxied=True)
+    server = KafkaServer(servers_folder / "kafka", brokers=1, port=free_port(4), proxied=True, light=True)
     try:
         server.start()
         yield KafkaHarness(server)
@@ -164,10 +164,11 @@ def network(kafka: KafkaHarness) -> Iterator[FaultProxy]:
         yield proxy
 
 
-@pytest.fixture(scope="session")
-def three_kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
+# Not for a session, as the others: few files use these two, and each idle broker takes a tenth of a core.
+@pytest.fixture(scope="module")
+def three_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaHarness]:
     """A real Kafka, three brokers."""
-    server = KafkaServer(servers_folder / "kafka3", brokers=3, port=free_port(12), proxied=True)
+    server = KafkaServer(tmp_path_factory.mktemp("kafka3"), brokers=3, port=free_port(12), proxied=True, light=True)
     try:
         server.start()
         yield KafkaHarness(server)
@@ -175,10 +176,10 @@ def three_kafka(servers_folder: Path) -> Iterator[KafkaHarness]:
         server.stop()
 
 
-@pytest.fixture(scope="session")
-def secure_kafka(servers_folder: Path) -> Iterator[SecureKafka]:
+@pytest.fixture(scope="module")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     """A real Kafka with a listener for every way to log in, and with access rights."""
-    server = SecureKafka(servers_folder / "secure-kafka")
+    server = SecureKafka(tmp_path_factory.mktemp("secure-kafka"))
     try:
         server.start()
         yield server

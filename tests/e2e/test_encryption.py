@@ -70,7 +70,7 @@ class Place:
         return next(path for path in self.stored.rglob("b") if path.is_dir()) / below
 
 
-@pytest.fixture(params=["folder", "S3"])
+@pytest.fixture(params=["folder", pytest.param("S3", marks=pytest.mark.long)])
 def place(request: pytest.FixtureRequest, kafka: KafkaHarness, tmp_path: Path) -> Iterator[Place]:
     if request.param == "folder":
         yield Place(kafka, str(tmp_path / "store"), tmp_path / "store", {})
@@ -121,6 +121,7 @@ def descendants(pid: int) -> list[int]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("place", ["S3", pytest.param("folder", marks=pytest.mark.long)], indirect=True)
 def test_an_encrypted_backup_is_gone_on_with_verified_read_and_restored_and_shows_nothing(
     place: Place, record_property: Any, request: pytest.FixtureRequest
 ) -> None:
@@ -338,7 +339,7 @@ def test_damage_of_an_encrypted_backup_is_found_and_named(folder: Place) -> None
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("encrypted", [False, pytest.param(True, marks=pytest.mark.long)], ids=["plain", "encrypted"])
 def test_only_a_manifest_that_a_trusted_key_has_signed_is_verified_restored_read_and_gone_on_with(
     folder: Place, tmp_path: Path, encrypted: bool, record_property: Any
 ) -> None:

@@ -100,8 +100,8 @@ def mapped(kafka: KafkaHarness, folder: Path, restore_id: str) -> dict[tuple[str
     ("partitioner", "clients", "count"),
     [
         ("murmur2", ("murmur2", "murmur2_random"), 7),
-        ("consistent", ("consistent", "consistent_random"), 2),
-        ("round-robin", (), 5),
+        pytest.param("consistent", ("consistent", "consistent_random"), 2, marks=pytest.mark.long),
+        pytest.param("round-robin", (), 5, marks=pytest.mark.long),
     ],
 )
 def test_a_topic_is_spread_over_another_number_of_partitions(
@@ -136,7 +136,9 @@ def test_a_topic_is_spread_over_another_number_of_partitions(
     assert_lanes(kafka.read_all(target), lanes)
 
 
-@pytest.mark.parametrize("partitioner", ["murmur2", "consistent", "round-robin"])
+@pytest.mark.parametrize(
+    "partitioner", [pytest.param("murmur2", marks=pytest.mark.long), pytest.param("consistent", marks=pytest.mark.long), "round-robin"]
+)
 def test_a_killed_one_goes_on_and_the_backup_may_have_grown_meanwhile(
     kafka: KafkaHarness, tmp_path: Path, partitioner: str
 ) -> None:

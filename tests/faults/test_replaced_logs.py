@@ -21,7 +21,7 @@ BASE_MS = 1_714_564_800_000
 @pytest.fixture
 def kafka(tmp_path: Path) -> Iterator[KafkaHarness]:
     """A Kafka of its own, to be stopped."""
-    server = KafkaServer(tmp_path / "kafka", brokers=1, port=free_port(2))
+    server = KafkaServer(tmp_path / "kafka", brokers=1, port=free_port(2), light=True)
     try:
         server.start()
         yield KafkaHarness(server)

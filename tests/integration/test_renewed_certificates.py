@@ -140,6 +140,7 @@ def test_a_continuous_backup_goes_on_with_a_certificate_that_was_renewed_after_t
     assert not report.anomalies, report
 
 
+@pytest.mark.long  # 54 s, of which nearly all is waiting for one record a second
 @pytest.mark.timeout(240)
 def test_a_restore_goes_on_with_a_certificate_that_was_renewed_after_the_old_one_had_expired(secure_kafka: SecureKafka, tmp_path: Path) -> None:
     user = secure_kafka.name("short-lived")

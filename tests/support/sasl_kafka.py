@@ -13,7 +13,7 @@ class SaslKafkaServer(KafkaServer):
     """Plain clients on ``bootstrap_servers``, those who log in on ``sasl_bootstrap_servers``."""
 
     def __init__(self, folder: Path, *, user: str, password: str) -> None:
-        super().__init__(folder, port=free_port(3))
+        super().__init__(folder, port=free_port(3), light=True)
         self._user = user
         self._password = password
 

@@ -27,7 +27,7 @@ from confluent_kafka.admin import (
 from .certificates import Authority, JwtKey
 from .kafka import KafkaHarness
 from .oidc import OidcServer
-from .servers import CLUSTER_ID, Process, ServerError, _registered_brokers, _run, free_port, kafka_jars
+from .servers import CLUSTER_ID, LIGHT_JVM, Process, ServerError, _registered_brokers, _run, free_port, kafka_jars
 from .waiting import wait_until
 
 __all__ = ["LISTENERS", "MECHANISMS", "Right", "SecureKafka", "Way"]
@@ -105,13 +105,14 @@ class SecureKafka:
             for name, password in PASSWORDS.items()
         ]
         _run(
-            [java, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)]
+            [java, *LIGHT_JVM, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)]
             + [argument for one in scram for argument in ("--add-scram", one)]
         )
         self._process.start(
             [
                 java,
                 "-Xmx512m",
+                *LIGHT_JVM,
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
                 f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks.as_uri()}",
                 f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={jwks}",
