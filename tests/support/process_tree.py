@@ -17,7 +17,7 @@ from pathlib import Path
 from .cli import kbr_environment
 from .waiting import wait_until
 
-__all__ = ["ROLES", "Kill", "KbrRun"]
+__all__ = ["ROLES", "Kill", "KbrRun", "children_of"]
 
 #: Whom a kill can hit.
 ROLES = ("supervisor", "worker", "forkserver", "tree")
@@ -149,6 +149,11 @@ def _stat(pid: int) -> list[str]:
 
 def _state(pid: int) -> str:
     return _stat(pid)[0]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has made and that live; zombies don't."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(int(name)) == pid and _state(int(name)) != "Z"]
 
 
 def _parent(pid: int) -> int:
