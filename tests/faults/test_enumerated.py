@@ -134,16 +134,21 @@ def _first(bench: Bench) -> Scenario:
     return Scenario(options, None, _truth(bench, options), _record(bench, options, None))
 
 
-def _after_a_kill(bench: Bench, folder: Path) -> Scenario:
-    """Killed in the middle of a write, with segments that no manifest lists yet, and a temp file."""
-    options = _options("killed")
-    _produce(bench, "killed")
+def _kill(bench: Bench, folder: Path, options: BackupOptions) -> None:
+    """In the middle of a write: segments that no manifest lists yet are left, and a temp file."""
     trace = _record(bench, options, None)
     second_checkpoint = [number for number, one in enumerate(trace) if one.key.endswith("manifest.json")][2]
     commits = [one for one in trace[second_checkpoint:] if one.name == "commit"]
     at = next(one for one in trace if one.name == "write" and one.key == commits[2].key)
     with pytest.raises(Killed):
         bench.back_up(LocalStore(str(folder)), options, Script(at=at, fault=Fault.PARTLY))
+
+
+def _after_a_kill(bench: Bench, folder: Path) -> Scenario:
+    """Killed in the middle of a write, with segments that no manifest lists yet, and a temp file."""
+    options = _options("killed")
+    _produce(bench, "killed")
+    _kill(bench, folder, options)
     return Scenario(options, folder, _truth(bench, options), _record(bench, options, folder))
 
 

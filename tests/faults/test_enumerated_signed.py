@@ -33,6 +33,7 @@ from tests.faults.test_enumerated import (
     Scenario,
     Shelf,
     _copy,
+    _kill,
     _options,
     _produce,
     _record,
@@ -43,7 +44,7 @@ from tests.faults.test_enumerated import (
 from tests.support.archive import FolderObjects, Objects
 from tests.support.backups import block_of, write_segment
 from tests.support.checker import check_backup
-from tests.support.fault_store import Fault, Killed, Script, chosen
+from tests.support.fault_store import Fault, Script, chosen
 from tests.support.inline import Bench, mock_bench
 
 __all__ = ["place"]
@@ -64,12 +65,7 @@ def _killed(bench: Bench, folder: Path, prefix: str) -> Scenario:
     """With segments that no manifest lists yet: see _after_a_kill() of test_enumerated.py."""
     options = _options(prefix)
     _produce(bench, prefix)
-    trace = _record(bench, options, None)
-    second_checkpoint = [number for number, one in enumerate(trace) if one.key.endswith("manifest.json")][2]
-    commits = [one for one in trace[second_checkpoint:] if one.name == "commit"]
-    at = next(one for one in trace if one.name == "write" and one.key == commits[2].key)
-    with pytest.raises(Killed):
-        bench.back_up(LocalStore(str(folder)), options, Script(at=at, fault=Fault.PARTLY))
+    _kill(bench, folder, options)
     return Scenario(options, folder, _truth(bench, options), _record(bench, options, folder))
 
 
@@ -288,12 +284,7 @@ def test_segments_of_an_encrypted_backup_prove_themselves_and_are_taken_over(
         folder = tmp_path_factory.mktemp("sealed") / "killed"
         options = _options("sealed-and-signed")
         _produce(bench, "sealed-and-signed")
-        trace = _record(bench, options, None)
-        third = [number for number, one in enumerate(trace) if one.key.endswith("manifest.json")][2]
-        commits = [one for one in trace[third:] if one.name == "commit"]
-        at = next(one for one in trace if one.name == "write" and one.key == commits[2].key)
-        with pytest.raises(Killed):
-            bench.back_up(LocalStore(str(folder)), options, Script(at=at, fault=Fault.PARTLY))
+        _kill(bench, folder, options)
         segments = {path: path.read_bytes() for path in (folder / "b" / "topics").rglob("segment-*.zst")}
         assert bench.back_up(LocalStore(str(folder)), options, Script()).manifest.status is RunStatus.COMPLETE
         assert {path: path.read_bytes() for path in segments} == segments

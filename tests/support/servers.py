@@ -92,6 +92,11 @@ def kafka_jars() -> Path:
 def versitygw_binary() -> Path:
     """The versitygw program, built once from the Go module."""
     binary = CACHE / f"versitygw-{VERSITYGW_VERSION}" / "versitygw"
+    return go_installed(binary, f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW_VERSION}")
+
+
+def go_installed(binary: Path, package: str) -> Path:
+    """A program, built once from a Go module's package at a version."""
     if binary.exists():
         return binary
     go = shutil.which("go")
@@ -100,7 +105,7 @@ def versitygw_binary() -> Path:
     with _filling(binary.parent), tempfile.TemporaryDirectory(dir=binary.parent) as scratch:
         if not binary.exists():
             _run(
-                [go, "install", f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW_VERSION}"],
+                [go, "install", package],
                 # auto: a Go older than the module asks for fetches the newer one as a module
                 env={**os.environ, "GOBIN": scratch, "GOTOOLCHAIN": "auto", "GOFLAGS": ""},
             )
