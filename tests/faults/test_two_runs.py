@@ -36,8 +36,8 @@ def words(kafka: KafkaHarness, folder: Path, topic: str, *more: str) -> list[str
     ]  # fmt: skip
 
 
-def identical(kafka: KafkaHarness, folder: Path, topic: str) -> None:
-    report = check_backup(read_truth(kafka, [topic]), FolderObjects(folder), "b")
+def identical(kafka: KafkaHarness, folder: Path, topic: str, *, leftovers: bool = False) -> None:
+    report = check_backup(read_truth(kafka, [topic]), FolderObjects(folder), "b", leftovers=leftovers)
     assert not report.anomalies, report
 
 
@@ -58,18 +58,20 @@ def test_of_commands_started_at_the_same_moment_one_goes_on_and_the_others_name_
     identical(kafka, tmp_path, topic)
 
 
-@pytest.mark.fault("P3", "the whole command, with its workers", promise=1)
+@pytest.mark.fault("P3", "the whole command, with its workers, between writes and in the midst of one", promise=1)
+@pytest.mark.parametrize("in_a_write", [False, True])
 def test_a_command_that_was_frozen_past_its_locks_life_harms_nothing_and_ends_with_11(
-    kafka: KafkaHarness, tmp_path: Path
+    kafka: KafkaHarness, tmp_path: Path, in_a_write: bool
 ) -> None:
     topic = make_topic(kafka, 3000)
     frozen = _start_group(words(kafka, tmp_path, topic, "--rate-limit", "150kB/s"))
     try:
         wait_until(lambda: list(tmp_path.rglob("segment-*")), deadline_s=60, what="a first segment")
-        os.killpg(frozen.pid, signal.SIGSTOP)
+        _freeze(frozen, tmp_path, in_a_write=in_a_write)
         done = run_kbr(*words(kafka, tmp_path, topic, "--set", "backup.lock_wait_ms=60000"))
         assert done.returncode == 0, done.stderr
-        identical(kafka, tmp_path, topic)
+        # What the frozen worker is in the midst of writing is its own, and stays until it ends.
+        identical(kafka, tmp_path, topic, leftovers=True)
         os.killpg(frozen.pid, signal.SIGCONT)
         _output, errors = frozen.communicate(timeout=60)
         assert frozen.returncode == 11, errors
@@ -78,7 +80,7 @@ def test_a_command_that_was_frozen_past_its_locks_life_harms_nothing_and_ends_wi
         if frozen.poll() is None:
             os.killpg(frozen.pid, signal.SIGKILL)
             frozen.communicate()
-    identical(kafka, tmp_path, topic)
+    identical(kafka, tmp_path, topic, leftovers=True)
     again = run_kbr(*words(kafka, tmp_path, topic), "-o", "json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["added"]["segments"] == 0
@@ -107,6 +109,20 @@ def _start_group(command: list[str]) -> subprocess.Popen[str]:
         env=kbr_environment(),
         start_new_session=True,
     )
+
+
+def _freeze(run: subprocess.Popen[str], folder: Path, *, in_a_write: bool) -> None:
+    """Stop all its processes, while a temporary file of theirs is there or while none is."""
+
+    def is_so() -> bool:
+        os.killpg(run.pid, signal.SIGSTOP)
+        if any(folder.rglob(".kbr-tmp-*")) == in_a_write:
+            return True
+        os.killpg(run.pid, signal.SIGCONT)
+        assert run.poll() is None, "it ended before it was frozen"
+        return False
+
+    wait_until(is_so, deadline_s=60, what=f"a moment {'within' if in_a_write else 'outside'} a write")
 
 
 @pytest.mark.fault("P3", "a segment of a run that lost the backup, behind a manifest that says complete", promise=1)
