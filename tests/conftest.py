@@ -5,6 +5,7 @@ A missing server is a failure, never a skip; a skipped test fails the run.
 
 from __future__ import annotations
 
+import gc
 import importlib.machinery
 import itertools
 import signal
@@ -53,6 +54,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """A run that is told to end (a CI job beyond its time) stops its servers, as after Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and all modules stay until the end: no collection needs to look through them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

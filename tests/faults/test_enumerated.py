@@ -275,7 +275,7 @@ def test_after_a_fault_at_some_operations_on_a_real_s3_server_the_same_command_g
         assert bench.back_up(undisturbed.store, options, whole).manifest.status is RunStatus.COMPLETE
     failures = []
     for fault in Fault:
-        for operation in source.sample(whole.trace, 4):
+        for operation in source.sample(whole.trace, 3):
             with shelf() as fresh:
                 wrong = _try(bench, options, truth, fresh, Script(at=operation, fault=fault))
             if wrong is not None:

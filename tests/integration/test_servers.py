@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -261,26 +262,27 @@ def run_pytest(folder: Path, test: str, *options: str) -> subprocess.CompletedPr
     )
 
 
-# texts of test files, each run in a pytest of its own that has to refuse it: none of them is a skip of this suite
-@pytest.mark.parametrize(
-    "body",
-    [
-        "def test_it():\n    pytest.skip('why')",
-        "pytest.skip('why', allow_module_level=True)",
-        "@pytest.mark.skip(reason='why')\ndef test_it():\n    pass",
-        "@pytest.mark.xfail(reason='why')\ndef test_it():\n    raise ValueError('why')",
-        "@pytest.mark.parametrize('one', [])\ndef test_it(one):\n    pass",
-        "@pytest.fixture\ndef one():\n    pytest.skip('why')\n\ndef test_it(one):\n    pass",
-        "pytest.importorskip('no_such_module_why', exc_type=ImportError)",
-    ],
-    ids=["in_a_test", "a_module", "by_mark", "expected_to_fail", "no_parameters", "in_a_fixture", "import"],
-)
-def test_a_skip_fails_the_run(body: str, tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, f"import pytest\n\ndef test_good():\n    pass\n\n{body}\n")
+#: Texts of test files for a pytest of their own, which has to refuse each: none of them is a skip of this suite.
+SKIPS = {
+    "in_a_test": "def test_it():\n    pytest.skip('why')",
+    "a_module": "pytest.skip('why', allow_module_level=True)",
+    "by_mark": "@pytest.mark.skip(reason='why')\ndef test_it():\n    pass",
+    "expected_to_fail": "@pytest.mark.xfail(reason='why')\ndef test_it():\n    raise ValueError('why')",
+    "no_parameters": "@pytest.mark.parametrize('one', [])\ndef test_it(one):\n    pass",
+    "in_a_fixture": "@pytest.fixture\ndef one():\n    pytest.skip('why')\n\ndef test_it(one):\n    pass",
+    "import": "pytest.importorskip('no_such_module_why', exc_type=ImportError)",
+}
+
+
+def test_a_skip_fails_the_run(tmp_path: Path) -> None:
+    for name, body in SKIPS.items():
+        (tmp_path / f"test_{name}.py").write_text(f"import pytest\n\n{body}\n")
+    done = run_pytest(tmp_path, "def test_good():\n    pass\n", "--continue-on-collection-errors")
     assert done.returncode not in {0, 5}, done.stdout
-    assert "was skipped, which fails the run" in done.stdout
+    for name in SKIPS:
+        assert re.search(rf"test_{name}\.py\S* was skipped, which fails the run", done.stdout), (name, done.stdout)
     last = done.stdout.splitlines()[-1]
-    assert "1 failed" in last or "1 error" in last
+    assert "2 failed, 1 passed, 5 errors" in last, last
     assert "skipped" not in last
 
 

@@ -181,6 +181,8 @@ class SecureKafka:
             "transaction.state.log.num.partitions=1",
             "transaction.state.log.replication.factor=1",
             "transaction.state.log.min.isr=1",
+            # a restore with the least rights makes topics of the broker's defaults, and its records are old
+            "log.retention.ms=-1",
             "group.initial.rebalance.delay.ms=0",
             # tokens: a session ends with its token, and an expired one is not taken for another half minute
             "sasl.oauthbearer.jwks.endpoint.url=" + jwks.as_uri(),

@@ -239,7 +239,7 @@ def test_two_runs_never_count_on_one_backup_at_the_same_time_nor_by_turns(faults
     By turns: one that had lost it never comes back, not even when the other is gone.
     """
     taken_over = 0
-    for seed in range(250):
+    for seed in range(120):
         rng = random.Random(f"{faults} {seed}")
         world = World(3, times=SHORT, replies=True, deletes=rng.random() < 0.7, off_ms=rng.choice([-1, 1, 7_200_000]))
         commits: list[int] = []
@@ -250,4 +250,4 @@ def test_two_runs_never_count_on_one_backup_at_the_same_time_nor_by_turns(faults
         turns = [one for one, before in zip(commits, [-1, *commits], strict=False) if one != before]
         assert len(turns) == len(set(turns)), (seed, commits)
         taken_over += len(turns) > 1
-    assert taken_over > 20
+    assert taken_over > 10

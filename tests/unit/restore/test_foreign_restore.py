@@ -138,7 +138,7 @@ def test_after_any_fault_at_any_operation_the_same_command_gives_an_identical_ta
     sends = [one for one in script.trace if one.name == "send"]
     assert len(sends) > 3
     wrong = []
-    for number, operation in chosen(script.trace, fault, everything=pytestconfig.getoption("--long"), shift=False):
+    for number, operation in chosen(script.trace, fault, everything=pytestconfig.getoption("--long"), every=5):
         told = options(bench, f"fault-{fault.name}-{number}")
         before = look(tmp_path)
         try:
