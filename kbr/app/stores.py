@@ -87,10 +87,10 @@ def check_readable(key: str, path: str) -> None:
 
 def warn_of_plain_http(options: StorageOptions) -> None:
     """Say once a run that others can read what goes to the store."""
-    if options.is_readable_on_the_way:
+    if options.plain_http is not None:
         _log.warning(
             "%s is plain HTTP: whoever is in between can read the backup%s; use https://",
-            options.endpoint_url,
+            options.plain_http,
             " and the session token" if options.session_token is not None else "",
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
@@ -114,9 +114,9 @@ class StorageOptions:
                 "the storage endpoint holds a user name or password",
                 hint="set storage.access_key and storage.secret_key instead",
             )
-        if self.objects.sse_customer_key is not None and self.is_readable_on_the_way:
+        if self.objects.sse_customer_key is not None and self.plain_http is not None:
             raise ConfigError(
-                f"storage.sse_customer_key would go to {self.endpoint_url} unencrypted with every request",
+                f"storage.sse_customer_key would go to {self.plain_http} unencrypted with every request",
                 hint="use an https:// endpoint",
             )
 
@@ -127,13 +127,12 @@ class StorageOptions:
         return bool(separator) and scheme not in {"file", "memory"}
 
     @property
-    def is_readable_on_the_way(self) -> bool:
-        """Whether whoever is between here and the S3 server can read what is sent: plain HTTP, and not to this machine."""
-        return (
-            self.endpoint_url is not None
-            and self.endpoint_url.startswith("http://")
-            and not is_loopback(self.endpoint_url)
-        )
+    def plain_http(self) -> str | None:
+        """An address of another machine that is plain HTTP, if there is one: whoever is in between can read what is sent."""
+        for address in (self.endpoint_url or "", *_addresses(self.extra)):
+            if address.lower().startswith("http://") and not is_loopback(address):
+                return without_secrets(address)
+        return None
 
     @property
     def upload_bytes(self) -> int:
@@ -146,6 +145,13 @@ class StorageOptions:
 
     def __repr__(self) -> str:
         return f"StorageOptions(url={without_secrets(self.url)!r}, endpoint_url={self.endpoint_url!r})"
+
+
+def _addresses(extra: Mapping[str, object]) -> Iterator[str]:
+    """What options of a filesystem's constructor may name as its server; a proxy only passes on what may be encrypted."""
+    for name, value in extra.items():
+        if isinstance(value, str) and "proxy" not in name.lower():
+            yield value
 
 
 def is_loopback(url: str) -> bool:
