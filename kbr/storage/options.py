@@ -156,7 +156,10 @@ def _addresses(extra: Mapping[str, object]) -> Iterator[str]:
 
 def is_loopback(url: str) -> bool:
     """Whether a URL's host is this machine, by its name alone."""
-    host = urlsplit(url).hostname or ""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # it is no URL, and who opens it says so
+        return False
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -333,7 +333,7 @@ def main() -> int:
             faulthandler.dump_traceback_later(60, exit=True)
             data = mutated(source.choice(good), seeds, runner.kind, source)
             runner.run(data)
-    except Exception:
+    except Exception:  # it is what is looked for, and goes into the result with its input
         failed = traceback.format_exc()[-1500:]
     faulthandler.cancel_dump_traceback_later()
     _config.path.unlink(missing_ok=True)  # type: ignore[attr-defined]

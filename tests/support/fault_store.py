@@ -91,8 +91,8 @@ class Script:
 
 def chosen(
     trace: Sequence[Operation], fault: Fault, *, everything: bool, shift: int = 0, every: int = 3
-) -> Iterator[tuple[int, Operation]]:
-    """Operations to disturb with a fault, with their numbers: all, or each third or fifth one.
+) -> list[tuple[int, Operation]]:
+    """Operations to disturb with a fault, with their numbers: all, or each third one, say.
 
     Which ones depends on the fault, so that the five faults together hit each operation; and on ``shift``, which tells
     apart situations that have the same operations.
@@ -101,7 +101,7 @@ def chosen(
         every: at most as many as there are faults.
     """
     first = (list(Fault).index(fault) + shift) % every
-    return ((number, one) for number, one in enumerate(trace) if everything or number % every == first)
+    return [(number, one) for number, one in enumerate(trace) if everything or number % every == first]
 
 
 def open_view(inner: ObjectStore, script: Script, *, is_worker: bool = False) -> FaultStore:

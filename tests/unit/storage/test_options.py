@@ -18,6 +18,7 @@ from kbr.storage import StorageOptions
         ("http://s3.example.net", {}, "http://s3.example.net"),
         (None, {"endpoint_url": "HTTP://gcs.example.net/x?sig=hidden"}, "HTTP://gcs.example.net/x"),
         (None, {"endpoint_url": "http://localhost:4443"}, None),
+        (None, {"endpoint_url": "http://[no-address"}, "http://[no-address"),
         (None, {"account_host": "https://a.example.net", "timeout": 5, "proxy": "http://proxy.example.net"}, None),
     ],
 )
